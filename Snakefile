@@ -1,0 +1,218 @@
+# The pipeline: data set → train → detect → evaluate → table and figure.
+# What is run stands in experiments/, how it is done in workbench/; here are only the rules.
+
+from pathlib import Path
+
+from snakemake_interface_common.exceptions import WorkflowError
+
+from workbench.catalog import data_folder, load_table, table_names
+from workbench.config import read_config
+from workbench.devices import gpu_indices
+from workbench.errors import WorkbenchError
+from workbench.pipeline import metrics_file, scale_folder, settings_digest, write_settings
+
+
+configfile: "experiments/config.yaml"
+
+
+try:
+    settings = read_config(config)
+    RESULTS = Path("results")
+    FOLDER = scale_folder(RESULTS, settings.scale, settings.rehearsal)
+    DATA = data_folder(settings.scale, RESULTS, settings.data_root)
+    TABLES = {n: load_table(n, settings.scale, settings.data_root, settings.rehearsal)[1] for n in table_names()}
+except WorkbenchError as error:
+    raise WorkflowError(str(error))
+
+SEEDS = range(settings.seeds)
+ROWS = [row for rows in TABLES.values() for row in rows]
+EXPERIMENTS = {row.run: row.experiment for row in ROWS}
+TRAIN_ANNOTATIONS = f"{DATA}/annotations/instances_train2017.json"
+VAL_ANNOTATIONS = f"{DATA}/annotations/instances_val2017.json"
+TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
+EVALUATED = f"{TRAINED}/{{variant}}"
+
+GPUS = gpu_indices()
+# On a CPU a thread a training, as many side by side as there are cores; on GPUs as many as there are devices.
+THREADS = max(1, workflow.cores * settings.gpus // len(GPUS)) if GPUS and workflow.cores else 1
+
+
+def metrics_of(rows):
+    return [str(metrics_file(FOLDER, row, seed)) for row in rows for seed in SEEDS]
+
+
+def logs_of(rows):
+    return [f"{FOLDER}/runs/{row.run}/seed{seed}/train.csv" for row in rows for seed in SEEDS]
+
+
+def pretrained(wildcards):
+    """The file of pretrained weights that a run starts from, if it does."""
+    backbone = EXPERIMENTS[wildcards.run].backbone
+    return [ancient(f"{RESULTS}/weights/{backbone.name}.pth")] if backbone.pretrained else []
+
+
+onstart:
+    # Named by their content, so they are no inputs: what changes has another name.
+    write_settings(FOLDER, ROWS)
+
+
+wildcard_constraints:
+    run="|".join(EXPERIMENTS),
+    seed=r"\d+",
+    table="|".join(TABLES),
+
+
+localrules:
+    all,
+    tables,
+    figures,
+
+
+rule all:
+    input:
+        expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
+        expand(f"{FOLDER}/figures/{{table}}_loss.png", table=TABLES),
+
+
+rule tables:
+    input:
+        expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
+
+
+rule figures:
+    input:
+        expand(f"{FOLDER}/figures/{{table}}_loss.png", table=TABLES),
+
+
+for name, rows in TABLES.items():
+
+    rule:
+        name:
+            name
+        input:
+            f"{FOLDER}/tables/{name}.csv",
+            f"{FOLDER}/figures/{name}_loss.png",
+        localrule: True
+
+    for row in rows:
+
+        rule:
+            name:
+                row.id
+            input:
+                metrics_of([row]),
+            localrule: True
+
+
+if str(DATA).startswith(f"{RESULTS}/"):
+
+    rule dataset:
+        output:
+            TRAIN_ANNOTATIONS,
+            VAL_ANNOTATIONS,
+        log:
+            f"{DATA}.log",
+        threads: workflow.cores or 1
+        resources:
+            mem_mb=2000,
+            runtime=10,
+        shell:
+            f"workbench dataset {DATA} --scale {settings.scale} 2>&1 | tee {{log}}"
+
+
+rule weights:
+    output:
+        f"{RESULTS}/weights/{{backbone}}.pth",
+    log:
+        f"{RESULTS}/weights/{{backbone}}.log",
+    localrule: True
+    shell:
+        "workbench weights {wildcards.backbone} {output} 2>&1 | tee {log}"
+
+
+rule train:
+    input:
+        # What they hold is part of the run's name; a new date on the file alone must not retrain.
+        annotations=ancient(TRAIN_ANNOTATIONS),
+        validation=ancient(VAL_ANNOTATIONS),
+        pretrained=pretrained,
+    output:
+        f"{TRAINED}/model.safetensors",
+        f"{TRAINED}/train.csv",
+        f"{TRAINED}/train.json",
+    log:
+        f"{TRAINED}/train.log",
+    threads: THREADS
+    resources:
+        gpu=settings.gpus if GPUS else 0,
+        mem_mb=lambda wildcards: 2000 if EXPERIMENTS[wildcards.run].image.long < 600 else 24000,
+        runtime=lambda wildcards: 60 if EXPERIMENTS[wildcards.run].image.long < 600 else 4320,
+    params:
+        pretrained=lambda wildcards, input: f"--pretrained {input.pretrained}" if input.pretrained else "",
+    shell:
+        f"workbench train {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
+        f" --devices {settings.gpus if GPUS else 1} {f'--micro-batch {settings.micro_batch}' if settings.micro_batch else ''}"
+        " {params.pretrained} 2>&1 | tee -a {log}"
+
+
+rule detect:
+    input:
+        f"{TRAINED}/model.safetensors",
+        VAL_ANNOTATIONS,
+    output:
+        f"{EVALUATED}/detections.json",
+        f"{EVALUATED}/detection.json",
+    log:
+        f"{EVALUATED}/detect.log",
+    threads: THREADS
+    resources:
+        gpu=1 if GPUS else 0,
+        mem_mb=lambda wildcards: 2000 if EXPERIMENTS[wildcards.run].image.long < 600 else 12000,
+        runtime=120,
+    shell:
+        f"workbench detect {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
+        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | tee {{log}}"
+
+
+rule evaluate:
+    input:
+        f"{EVALUATED}/detections.json",
+        f"{EVALUATED}/detection.json",
+        f"{TRAINED}/train.json",
+        VAL_ANNOTATIONS,
+    output:
+        f"{EVALUATED}/metrics.json",
+    log:
+        f"{EVALUATED}/evaluate.log",
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        f"workbench evaluate {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
+        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | tee {{log}}"
+
+
+rule table:
+    input:
+        lambda wildcards: metrics_of(TABLES[wildcards.table]),
+    output:
+        f"{FOLDER}/tables/{{table}}.csv",
+        f"{FOLDER}/tables/{{table}}.md",
+    log:
+        f"{FOLDER}/tables/{{table}}.log",
+    params:
+        rows=lambda wildcards: settings_digest(TABLES[wildcards.table]),
+    shell:
+        f"workbench table {{wildcards.table}} {settings.options} 2>&1 | tee {{log}}"
+
+
+rule figure:
+    input:
+        lambda wildcards: logs_of(TABLES[wildcards.table]),
+    output:
+        f"{FOLDER}/figures/{{table}}_loss.png",
+        f"{FOLDER}/figures/{{table}}_loss.pdf",
+    log:
+        f"{FOLDER}/figures/{{table}}.log",
+    shell:
+        f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | tee {{log}}"

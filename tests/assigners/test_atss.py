@@ -1,0 +1,154 @@
+"""ATSS against a slow reading of its text: loops over images, objects, levels and anchors, in double precision."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.assigners.assignment import BACKGROUND, PADDING, Assignment
+from workbench.assigners.atss import assign_atss
+from workbench.boxes import cells_in_images, pyramid_points
+
+STRIDES = (8, 16, 32, 64, 128)
+NEAR = 1e-4
+"""Comparisons this close to a tie are left to rounding, and to the sort."""
+
+
+def iou(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
+
+
+def slow_atss(canvas, size, boxes, scale=8):
+    """Index of each cell of one image, and the cells that hang on a tie."""
+    padded = [32 * math.ceil(side / 32) for side in size]
+    cells, levels = [], []
+    for stride in STRIDES:
+        level = []
+        for i in range(math.ceil(canvas[0] / stride)):
+            for j in range(math.ceil(canvas[1] / stride)):
+                if i < math.ceil(padded[0] / stride) and j < math.ceil(padded[1] / stride):
+                    level.append(len(cells))
+                    cells.append((j * stride, i * stride, scale * stride / 2))
+                else:
+                    cells.append(None)
+        levels.append(level)
+
+    owner = [PADDING if cell is None else BACKGROUND for cell in cells]
+    best = [-1.0] * len(cells)
+    doubtful = set()
+    for g, box in enumerate(boxes):
+        cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        candidates, tied = [], False
+        for level in levels:
+            ranked = sorted((math.hypot(cells[c][0] - cx, cells[c][1] - cy), c) for c in level)
+            candidates += [c for _, c in ranked[:9]]
+            tied |= len(ranked) > 9 and ranked[9][0] - ranked[8][0] < NEAR
+        overlaps = {}
+        for c in candidates:
+            x, y, half = cells[c]
+            overlaps[c] = iou((x - half, y - half, x + half, y + half), box)
+        values = list(overlaps.values())
+        threshold = sum(values) / len(values) + np.std(values, ddof=1)
+        for c, overlap in overlaps.items():
+            x, y, _ = cells[c]
+            margin = min(x - box[0], y - box[1], box[2] - x, box[3] - y)
+            if abs(min(overlap - threshold, margin - 0.01)) < NEAR:
+                doubtful.add(c)
+            if overlap >= threshold and margin > 0.01:
+                if abs(overlap - best[c]) < NEAR:
+                    doubtful.add(c)
+                if overlap > best[c]:
+                    best[c], owner[c] = overlap, g
+        if tied:  # another choice of the ninth moves the threshold, too
+            near = [
+                c for level in levels for _, c in sorted((math.dist(cells[c][:2], (cx, cy)), c) for c in level)[:16]
+            ]
+            doubtful.update(near)
+    return owner, doubtful
+
+
+def objects(rng, count, canvas, kind):
+    """Boxes of many sizes; some stick out of the image, some are a pixel wide."""
+    side = {"any": (1, max(canvas)), "tiny": (1, 16), "large": (max(canvas) / 2, 2 * max(canvas))}[kind]
+    wh = np.exp(rng.uniform(*np.log(side), (count, 2)))
+    centre = rng.uniform(-0.1, 1.1, (count, 2)) * canvas[::-1]
+    return np.concatenate([centre - wh / 2, centre + wh / 2], axis=1).astype(np.float32)
+
+
+def run(canvas, sizes, boxes, scale=8):
+    shapes = [(math.ceil(canvas[0] / s), math.ceil(canvas[1] / s)) for s in STRIDES]
+    padded = torch.zeros(len(boxes), max(map(len, boxes)), 4)
+    valid = torch.zeros(padded.shape[:2], dtype=torch.bool)
+    for b, own in enumerate(boxes):
+        padded[b, : len(own)] = torch.as_tensor(own)
+        valid[b, : len(own)] = True
+    cells = cells_in_images(shapes, STRIDES, torch.tensor(sizes))
+    points = pyramid_points(shapes, STRIDES, "cpu")
+    return assign_atss(points, [scale * s for s in STRIDES], padded, valid, cells)
+
+
+CANVASES = [(96, 96), (160, 64), (64, 224), (32, 32), (256, 192)]
+
+
+@pytest.mark.parametrize("kind", ["any", "tiny", "large"])
+@pytest.mark.parametrize("canvas", CANVASES, ids=lambda c: f"{c[0]}x{c[1]}")
+def test_agrees_with_the_slow_reading(canvas, kind):
+    """In all 300 batches of two or three images, whose sizes differ."""
+    rng = np.random.default_rng([*canvas, len(kind)])
+    compared = positives = 0
+    for repeat in range(20):
+        counts = [[2, 0], [30, 7, 0], [0, 0], [30, 1], [50, 20 if repeat < 19 else 200]][repeat % 5]
+        sizes = [canvas] + [tuple(int(rng.integers(1, side + 1)) for side in canvas) for _ in counts[1:]]
+        boxes = [objects(rng, n, canvas, kind) for n in counts]
+        scale = 8 if repeat % 3 else 4
+        found = run(canvas, sizes, boxes, scale).index
+        for b in range(len(counts)):
+            expected, doubtful = slow_atss(canvas, sizes[b], boxes[b].astype(float), scale)
+            sure = [c for c in range(len(expected)) if c not in doubtful]
+            assert [found[b, c].item() for c in sure] == [expected[c] for c in sure]
+            compared += sum(expected[c] >= 0 for c in sure)
+            positives += sum(owner >= 0 for owner in expected)
+    assert compared > 0.95 * positives > 20  # ties excuse few
+
+
+def test_cells_in_the_padding_are_marked_with_and_without_objects():
+    for boxes in ([np.zeros((0, 4))] * 2, [np.array([[10.0, 10, 50, 50]])] * 2):
+        index = run((96, 96), [(96, 96), (40, 20)], boxes).index
+        grid = index[1, :144].view(12, 12)
+        inside = torch.zeros(12, 12, dtype=torch.bool)
+        inside[:8, :4] = True  # 40 × 20 pixels in a canvas of 64 × 32
+        assert torch.equal(grid != PADDING, inside)
+        assert not (index[0] == PADDING).any()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_cell_claimed_twice_goes_to_the_better_anchor(order):
+    """Both objects centre on the cell at (48, 48) of stride 8; its anchor of side 64 fits the first one."""
+    boxes = np.array([[16.0, 16, 80, 80], [24.0, 24, 72, 72]])[list(order)]
+    index = run((96, 96), [(96, 96)], [boxes]).index[0]
+    assert index[6 * 12 + 6] == order.index(0)
+
+
+def test_an_object_may_end_without_a_cell():
+    index = run((96, 96), [(96, 96)], [np.array([[1.0, 1, 7, 7]])]).index[0]
+    assert (index == BACKGROUND).all()
+
+
+def test_objects_that_are_not_valid_claim_nothing():
+    index = run((96, 96), [(96, 96)] * 2, [np.array([[16.0, 16, 80, 80]]), np.zeros((0, 4))]).index
+    assert (index[0] == 0).any()
+    assert (index[1] == BACKGROUND).all()
+
+
+def test_gather_takes_the_objects_of_the_positives_in_order():
+    assignment = Assignment(torch.tensor([[BACKGROUND, 1, 0], [0, PADDING, BACKGROUND]]))
+    assert assignment.positive.tolist() == [[False, True, True], [True, False, False]]
+    assert assignment.gather(torch.tensor([[10, 11], [20, 21]])).tolist() == [11, 10, 20]
+    assert assignment.gather(torch.zeros(2, 2, 4)).shape == (3, 4)

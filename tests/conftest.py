@@ -1,0 +1,28 @@
+"""What many tests share: a tiny data set, drawn once, and an experiment that learns it in a second."""
+
+import pytest
+
+from workbench.catalog import load_row
+from workbench.data.embedded import EmbeddedData, draw_data_set
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """24 + 6 drawn images."""
+    root = tmp_path_factory.mktemp("tiny") / "data"
+    draw_data_set(EmbeddedData(train_images=24, val_images=6), root, processes=1)
+    return root
+
+
+@pytest.fixture
+def tiny_experiment():
+    """The full VFNet, narrower still, for two epochs."""
+    experiment = load_row("table3", "t3_full_vfl").experiment
+    return experiment.model_copy(
+        update={
+            "head": experiment.head.model_copy(update={"channels": 16, "stacked_convs": 1}),
+            "training": experiment.training.model_copy(
+                update={"epochs": 2, "batch": 8, "validate_every": 1, "warmup_steps": 2}
+            ),
+        }
+    )

@@ -1,0 +1,53 @@
+"""Small data sets made on the spot, and the way to the shared real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with ``coco-tiny`` and ``bccd``; a checkout that lies elsewhere skips what needs it."""
+    beside = Path(__file__).resolve().parents[2] / ".." / "shared"
+    folder = Path(os.environ.get("WORKBENCH_SHARED", beside)).resolve() / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not at {folder}: set WORKBENCH_SHARED to the folder that holds data/")
+    return folder
+
+
+@pytest.fixture
+def document() -> dict:
+    """A sound annotation file: two categories, two images, one annotation each."""
+    return {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 80} for i in (1, 2)],
+        "annotations": [
+            {"id": 10 + i, "image_id": i, "category_id": i, "bbox": [10, 20, 30, 40], "area": 1200, "iscrowd": 0}
+            for i in (1, 2)
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a document (or raw text) as the annotations of ``train2017``, with images if asked; returns the root."""
+
+    def write(document: dict | str, *, images: bool = False) -> Path:
+        root = tmp_path / "set"
+        (root / "annotations").mkdir(parents=True, exist_ok=True)
+        text = document if isinstance(document, str) else json.dumps(document)
+        (root / "annotations" / "instances_train2017.json").write_text(text)
+        (root / "train2017").mkdir(exist_ok=True)
+        for image in document["images"] if images else ():
+            pixels = np.random.default_rng(image["id"]).integers(0, 256, (image["height"], image["width"], 3), np.uint8)
+            Image.fromarray(pixels).save(root / "train2017" / image["file_name"], quality=95)
+        return root
+
+    return write

@@ -1,0 +1,205 @@
+"""The COCO reader: id schemes, filters, and one clear line for each thing that can be wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from workbench.data.coco import read_coco
+from workbench.data.digest import annotation_digest
+from workbench.errors import WorkbenchError
+
+
+def train(root, **options):
+    return read_coco(root, "train2017", training=True, **options)
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 2), (1, 2, 3), (90, 7, 13)], ids=["0-based", "1-based", "gapped, unordered"])
+def test_category_ids_become_contiguous_in_ascending_order(write, document, ids):
+    document["categories"] = [{"id": i, "name": f"class {i}"} for i in ids]
+    template = document["annotations"][0]
+    document["annotations"] = [template | {"id": k, "category_id": i} for k, i in enumerate(ids)]
+    data = train(write(document))
+    assert data.category_ids == tuple(sorted(ids))
+    assert data.class_names == tuple(f"class {i}" for i in sorted(ids))
+    assert [data.category_ids[label] for label in data.images[0].labels] == list(ids)
+
+
+def test_record(write, document):
+    document["annotations"][1] |= {"image_id": 1, "bbox": [-5.5, 70, 20, 30]}
+    root = write(document)
+    data = read_coco(root, "train2017", training=False)
+    first, second = data.images
+    assert (first.id, first.file_name, first.width, first.height) == (1, "1.jpg", 100, 80)
+    assert first.path == root / "train2017" / "1.jpg"
+    np.testing.assert_array_equal(first.boxes, np.float32([[10, 20, 40, 60], [-5.5, 70, 14.5, 100]]))  # not clipped
+    assert (first.boxes.dtype, first.labels.dtype, first.labels.tolist()) == (np.float32, np.int64, [0, 1])
+    assert (second.boxes.shape, second.labels.shape) == ((0, 4), (0,))
+    assert data.skipped == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"category_id": 99}, "annotations of unknown categories"),
+        ({"iscrowd": 1}, "crowd annotations"),
+        ({"ignore": 1}, "annotations flagged ignore"),
+        ({"bbox": [100, 10, 20, 20]}, "annotations outside their image"),
+        ({"bbox": [10, -20, 20, 20]}, "annotations outside their image"),
+        ({"area": 0}, "annotations without area"),
+        ({"bbox": [10, 10, 0.9, 20]}, "annotations under 1 pixel"),
+        ({"bbox": [10, 10, 20, 0.9]}, "annotations under 1 pixel"),
+    ],
+)
+def test_annotation_filter(write, document, change, reason):
+    document["annotations"][0] |= change
+    root = write(document)
+    data = read_coco(root, "train2017", training=False)
+    assert data.skipped == {reason: 1}
+    assert [len(image.labels) for image in data.images] == [0, 1]
+    # An image stays in training with any annotation of a known category, also one that is left out.
+    expected = [2] if "unknown" in reason else [1, 2]
+    assert [image.id for image in train(root).images] == expected
+
+
+def test_annotations_at_the_limits_stay(write, document):
+    document["annotations"][0] |= {"bbox": [99, 79, 1, 1]}
+    document["annotations"][1].pop("iscrowd")
+    document["annotations"][1].pop("area")  # width times height stands in for it
+    document["annotations"].append(document["annotations"][1] | {"id": 50, "area": None})
+    data = train(write(document))
+    assert [len(image.labels) for image in data.images] == [1, 2]
+
+
+def test_image_filter(write, document):
+    document["images"] += [
+        {"id": 3, "file_name": "3.jpg", "width": 200, "height": 31},
+        {"id": 4, "file_name": "4.jpg", "width": 200, "height": 32},
+        {"id": 5, "file_name": "5.jpg", "width": 200, "height": 200},
+    ]
+    template = document["annotations"][0]
+    document["annotations"] += [template | {"id": 20 + i, "image_id": i, "bbox": [0, 0, 9, 9]} for i in (3, 4)]
+    root = write(document)
+    data = train(root)
+    assert [image.id for image in data.images] == [1, 2, 4]
+    assert data.skipped == {"images without annotations": 1, "images under 32 pixels": 1}
+    assert [image.id for image in read_coco(root, "train2017", training=False).images] == [1, 2, 3, 4, 5]
+    assert [image.id for image in train(root, limit=2).images] == [1, 2]
+
+
+def broken(**changes):
+    """A change of the document's first entry of a list, as a function."""
+
+    def apply(document):
+        for name, change in changes.items():
+            document[name][0] |= change
+
+    return apply
+
+
+def without(name, key):
+    def apply(document):
+        del document[name][0][key]
+
+    return apply
+
+
+def emptied(*names):
+    def apply(document):
+        for name in names:
+            document[name] = []
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("annotations"), "no list 'annotations'"),
+        (lambda d: d.update(images={}), "no list 'images'"),
+        (emptied("categories"), "'categories' is empty"),
+        (emptied("images", "annotations"), "no images are left"),
+        (emptied("annotations"), "no images are left (left out: 2 images without annotations)"),
+        (lambda d: [a.update(iscrowd=1) for a in d["annotations"]], "no annotations are left to train on"),
+        (broken(images={"id": 2}), "image id 2 occurs 2 times"),
+        (broken(annotations={"id": 12}), "annotation id 12 occurs 2 times"),
+        (broken(categories={"id": 2}), "category id 2 occurs 2 times"),
+        (broken(annotations={"bbox": [1, 2, -3, 4]}), "annotation 11 has a box with a negative width or height"),
+        (broken(annotations={"bbox": [1, 2, float("nan"), 4]}), "annotation 11 has a box with NaN or infinity"),
+        (broken(annotations={"bbox": [1, 2, 3]}), "annotation 11 has the 'bbox' [1, 2, 3]: it needs 4 number(s)"),
+        (broken(annotations={"bbox": {"x": 1}}), "annotation 11 has the 'bbox'"),
+        (broken(annotations={"area": "big"}), "annotation 11 has the 'area' 'big'"),
+        (broken(annotations={"image_id": 77}), "annotation 11 belongs to image 77"),
+        (broken(images={"id": "1"}), "image number 1 of the file has the 'id' '1': make it a whole number"),
+        (broken(annotations={"category_id": 1.5}), "the 'category_id' 1.5"),
+        (broken(annotations={"id": 2**70}), "make it a whole number"),
+        (broken(images={"width": 0}), "image 1 has the size 0x80"),
+        (broken(images={"file_name": None}), "image 1 has the 'file_name' None"),
+        (without("images", "width"), "image number 1 of the file has no 'width'"),
+        (without("annotations", "bbox"), "annotation number 1 of the file has no 'bbox'"),
+        (without("categories", "name"), "category number 1 of the file has no 'name'"),
+        (lambda d: d["annotations"].insert(0, "x"), "annotation number 1 of the file has no 'id'"),
+    ],
+)
+def test_faulty_files_are_told_in_one_line(write, document, change, message):
+    change(document)
+    root = write(document)
+    with pytest.raises(WorkbenchError) as caught:
+        train(root)
+    text = str(caught.value)
+    assert message in text
+    assert text.startswith(str(root / "annotations" / "instances_train2017.json"))
+    assert "\n" not in text
+
+
+def test_missing_and_truncated_files(write, document, tmp_path):
+    with pytest.raises(WorkbenchError, match="no such data folder"):
+        train(tmp_path / "nowhere")
+    with pytest.raises(WorkbenchError, match=r"instances_val2017\.json: no such annotation file"):
+        read_coco(write(document), "val2017", training=False)
+    with pytest.raises(WorkbenchError, match=r"not valid JSON at line 4, column 12 .*the file is incomplete"):
+        train(write(json.dumps(document, indent=1)[:30]))
+    with pytest.raises(WorkbenchError, match="no list 'images'"):
+        train(write("[1, 2]"))
+
+
+def test_reading_needs_no_torch():
+    code = "import sys, workbench.data.coco, workbench.data.digest; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_real_data(shared_data):
+    data = read_coco(shared_data / "coco-tiny", "train2017", training=True)
+    assert (len(data.images), len(data.category_ids), data.category_ids[-1]) == (80, 80, 90)
+    assert sum(len(image.labels) for image in data.images) == 705 - sum(data.skipped.values())
+    data = read_coco(shared_data / "bccd", "val2017", training=False)
+    assert (len(data.images), data.category_ids) == (72, (1, 2, 3))
+
+
+def test_digest_follows_the_content(tmp_path):
+    file, cache = tmp_path / "a.json", tmp_path / "cache" / "digests.json"
+    file.write_text("one")
+    digest = annotation_digest(file, cache)
+    assert len(digest) == 32
+    assert digest == annotation_digest(file)
+    entries = json.loads(cache.read_text())
+    entries[str(file)]["digest"] = "from the cache"
+    cache.write_text(json.dumps(entries))
+    assert annotation_digest(file, cache) == "from the cache"
+    file.write_text("other")
+    assert annotation_digest(file, cache) == annotation_digest(file) != digest
+    assert [path.name for path in cache.parent.iterdir()] == ["digests.json"]
+
+
+def test_digest_without_a_usable_cache(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text("one")
+    (tmp_path / "broken").write_text("{")
+    assert annotation_digest(file, tmp_path / "broken") == annotation_digest(file)
+    assert annotation_digest(file, file / "below a file") == annotation_digest(file)
+    with pytest.raises(WorkbenchError, match="cannot read the annotation file"):
+        annotation_digest(tmp_path / "none")

@@ -1,0 +1,281 @@
+"""The embedded data set: its bytes, its statistics, its COCO format, and what is left of a run that was killed."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from pydantic import ValidationError
+
+from workbench.data import shapes
+from workbench.data.embedded import CATEGORIES, EmbeddedData, draw_data_set, draw_image
+from workbench.errors import WorkbenchError
+
+SMALL = EmbeddedData(seed=5, train_images=24, val_images=9)
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def annotations(root: Path, split: str) -> dict:
+    return json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Large enough for the statistics; drawn once."""
+    root = tmp_path_factory.mktemp("embedded") / "data"
+    draw_data_set(EmbeddedData(train_images=220, val_images=100), root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    root = tmp_path_factory.mktemp("embedded") / "small"
+    draw_data_set(SMALL, root, processes=1)
+    return root
+
+
+def test_same_bytes_with_any_number_of_processes(small, tmp_path):
+    draw_data_set(SMALL, tmp_path / "two", processes=2)
+    assert digests(tmp_path / "two") == digests(small)
+
+
+def test_other_seed_other_pictures(small, tmp_path):
+    draw_data_set(SMALL.model_copy(update={"seed": 6}), tmp_path / "other", processes=1)
+    other = digests(tmp_path / "other")
+    assert other.keys() == digests(small).keys()
+    assert all(other[name] != digest for name, digest in digests(small).items())
+
+
+def test_more_images_keep_the_first_ones(small, tmp_path):
+    draw_data_set(SMALL.model_copy(update={"train_images": 30, "val_images": 12}), tmp_path / "more", processes=1)
+    more = digests(tmp_path / "more")
+    assert all(more[name] == digest for name, digest in digests(small).items() if name.endswith(".jpg"))
+    for split in ("train2017", "val2017"):
+        few, many = annotations(small, split), annotations(tmp_path / "more", split)
+        for key in ("images", "annotations"):
+            assert many[key][: len(few[key])] == few[key]
+            assert len(many[key]) > len(few[key])
+
+
+def test_train_and_val_differ():
+    assert np.asarray(draw_image(SMALL, 0, 0)[0]).tobytes() != np.asarray(draw_image(SMALL, 1, 0)[0]).tobytes()
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_format_is_cocos(data, split):
+    content = annotations(data, split)
+    assert list(content) == ["info", "licenses", "images", "annotations", "categories"]
+    assert [(c["id"], c["name"]) for c in content["categories"]] == list(CATEGORIES)
+    assert max(np.diff([number for number, _ in CATEGORIES])) > 1
+    assert {a["category_id"] for a in content["annotations"]} == {number for number, _ in CATEGORIES}
+    for image in content["images"]:
+        assert image["file_name"] == f"{image['id']:012d}.jpg"
+        with Image.open(data / split / image["file_name"]) as picture:
+            assert (picture.size, picture.mode) == ((image["width"], image["height"]), "RGB")
+    assert {(i["width"], i["height"]) for i in content["images"]} == {(192, 144), (144, 192)}
+    assert {path.name for path in (data / split).iterdir()} == {image["file_name"] for image in content["images"]}
+
+
+def test_no_id_twice(data):
+    images = [image["id"] for split in ("train2017", "val2017") for image in annotations(data, split)["images"]]
+    assert len(set(images)) == len(images) == 320
+    for split in ("train2017", "val2017"):
+        found = [a["id"] for a in annotations(data, split)["annotations"]]
+        assert found == list(range(1, len(found) + 1))  # not from 0, which pycocotools takes for "no match"
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_size_bands_empty_images_and_crowds(data, split):
+    content = annotations(data, split)
+    objects = [a for a in content["annotations"] if not a["iscrowd"]]
+    share = np.bincount(np.digitize([a["area"] for a in objects], [32**2, 96**2])) / len(objects)
+    assert (share > [0.4, 0.25, 0.035]).all(), share
+    per_image = Counter(a["image_id"] for a in objects)
+    assert max(per_image.values()) >= 8
+    assert 0.005 < 1 - len({a["image_id"] for a in content["annotations"]}) / len(content["images"]) < 0.07
+    crowds = [a for a in content["annotations"] if a["iscrowd"]]
+    assert 0.005 < len(crowds) / len(content["images"]) < 0.05
+
+
+def test_aspect_ratios_span_three_to_one_both_ways(data):
+    ratio = np.array([a["bbox"][2] / a["bbox"][3] for a in annotations(data, "train2017")["annotations"]])
+    assert ratio.min() < 1 / 2.8
+    assert ratio.max() > 2.8
+    assert (ratio > 1).mean() == pytest.approx(0.5, abs=0.08)
+
+
+def test_boxes_and_areas_lie_inside_the_image_and_fit_each_other(data):
+    content = annotations(data, "train2017")
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    for a in content["annotations"]:
+        (x, y, w, h), (width, height) = a["bbox"], sizes[a["image_id"]]
+        assert x >= 0
+        assert y >= 0
+        assert x + w <= width + 0.02  # written to two decimals
+        assert y + h <= height + 0.02
+        assert 0 < a["area"] <= w * h + 0.5
+        if a["iscrowd"]:
+            assert sum(a["segmentation"]["counts"]) == width * height
+            assert a["segmentation"]["size"] == [height, width]
+            continue
+        polygon = np.array(a["segmentation"][0]).reshape(-1, 2)
+        assert (polygon >= 0).all()
+        assert (polygon <= [width, height]).all()
+        # The box holds what is visible, the polygon the whole object; masks have thirds of a pixel.
+        assert (polygon.min(axis=0) <= np.array([x, y]) + 0.35).all()
+        assert (polygon.max(axis=0) >= np.array([x + w, y + h]) - 0.35).all()
+
+
+def test_box_of_an_object_that_nothing_hides_is_that_of_its_outline(data):
+    """To a third of a pixel, a little more at a sharp tip; the area to a fringe of that along the outline."""
+    single = Counter(a["image_id"] for a in annotations(data, "train2017")["annotations"])
+    checked = 0
+    for a in annotations(data, "train2017")["annotations"]:
+        if single[a["image_id"]] > 1 or a["iscrowd"]:
+            continue
+        polygon = np.array(a["segmentation"][0]).reshape(-1, 2)
+        x, y, w, h = a["bbox"]
+        np.testing.assert_allclose([x, y, x + w, y + h], [*polygon.min(0), *polygon.max(0)], rtol=0, atol=0.6)
+        perimeter = np.linalg.norm(polygon - np.roll(polygon, 1, axis=0), axis=1).sum()
+        assert abs(shapes.polygon_area(polygon) - a["area"]) < 0.25 * perimeter
+        checked += 1
+    assert checked >= 10
+
+
+def test_pixels_change_where_the_mask_says_and_nowhere_else():
+    rng = np.random.Generator(np.random.PCG64(0))
+    for name in shapes.OUTLINES:
+        points = shapes.outline(name, rng, 20, 14, 0.3) + np.array([24, 20])  # too small for a shadow or for soft edges
+        mask = shapes.draw_mask([points], 48, 40)
+        canvas = np.full((40, 48, 3), 128, np.float32)
+        shapes.paint_object(rng, canvas, mask, points, 0.2)
+        x, y, w, h = shapes.mask_box(np.asarray(mask) > 0)
+        rows, columns = np.nonzero(np.abs(canvas - 128).max(axis=-1) > 0.5)
+        assert (columns.min(), rows.min()) == (int(x), int(y))
+        assert (columns.max() + 1, rows.max() + 1) == (np.ceil(x + w - 1e-9), np.ceil(y + h - 1e-9))
+
+
+def test_clipped_outline_keeps_its_inside():
+    points = np.array([[-30.0, 10], [70, -20], [35, 80]])
+    clipped = shapes.clip_outline(points, 48, 40)
+    assert clipped.min() >= 0
+    assert (clipped <= [48, 40]).all()
+    whole, part = (np.asarray(shapes.draw_mask([p], 48, 40)) > 0 for p in (points, clipped))
+    assert (whole != part).mean() < 0.01
+
+
+def test_run_lengths_start_with_zeros():
+    mask = np.array([[True, False], [True, True]])
+    assert shapes.run_lengths(mask) == {"size": [2, 2], "counts": [0, 2, 1, 1]}
+    assert shapes.run_lengths(~mask) == {"size": [2, 2], "counts": [2, 1, 1]}
+
+
+def test_pycocotools_finds_the_truth_true(data):
+    coco = COCO(str(data / "annotations" / "instances_val2017.json"))
+    keys = ("image_id", "category_id", "bbox")
+    truth = [{**{key: a[key] for key in keys}, "score": 1.0} for a in coco.anns.values() if not a["iscrowd"]]
+    evaluation = COCOeval(coco, coco.loadRes(truth), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == 1.0
+    assert (evaluation.stats[3:6] > -1).all()  # all three size bands have objects
+
+
+def test_pycocotools_reads_polygons_and_crowds(data):
+    coco = COCO(str(data / "annotations" / "instances_train2017.json"))
+    for a in coco.anns.values():
+        area = coco.annToMask(a).sum()
+        assert area > 0
+        if a["iscrowd"]:
+            assert area == pytest.approx(a["area"], rel=0.15)
+
+
+def test_complete_data_set_is_replaced_and_nothing_else_is(small, tmp_path):
+    root, settings = tmp_path / "data", EmbeddedData(train_images=2, val_images=1)
+    (root / "annotations").mkdir(parents=True)  # empty folders, as a workflow manager makes them
+    draw_data_set(settings, root, processes=1)
+    draw_data_set(settings.model_copy(update={"train_images": 1}), root, processes=1)
+    assert len(list((root / "train2017").iterdir())) == 1
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "precious.txt").write_text("mine")
+    with pytest.raises(WorkbenchError, match="name another folder"):
+        draw_data_set(settings, tmp_path / "coco", processes=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["coco", "data"]
+    assert (tmp_path / "coco" / "precious.txt").read_text() == "mine"
+
+
+def test_failure_leaves_nothing_and_says_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkbenchError) as caught:
+        draw_data_set(SMALL, tmp_path / "file" / "data", processes=1)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "file") in str(caught.value)
+
+    def stop(done: int, total: int) -> None:
+        assert total == 33
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw_data_set(SMALL, tmp_path / "data", processes=1, progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_killed_run_leaves_no_data_set_and_no_process(tmp_path):
+    script = tmp_path / "draw.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from workbench.data.embedded import EmbeddedData, draw_data_set\n"
+        "if __name__ == '__main__':\n"
+        f"    draw_data_set(EmbeddedData(train_images=100_000), Path({str(tmp_path / 'data')!r}), processes=2)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.DEVNULL)
+    unfinished = tmp_path / f"data.partial-{process.pid}"
+    wait_until(lambda: any(unfinished.glob("train2017/*.jpg")))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "data").exists()
+    wait_until(lambda: drawing_stopped(unfinished))
+    os.utime(unfinished, (0, 0))  # as if an hour had passed: the next run tidies up
+    draw_data_set(EmbeddedData(train_images=1, val_images=1), tmp_path / "data", processes=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "draw.py"]
+
+
+def drawing_stopped(folder: Path) -> bool:
+    before = len(list(folder.glob("train2017/*.jpg")))
+    time.sleep(0.3)
+    return len(list(folder.glob("train2017/*.jpg"))) == before
+
+
+def wait_until(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"train_images": 0}, {"short_side": 200}, {"colour": "red"}])
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        EmbeddedData(**wrong)
+
+
+def test_no_torch_is_imported():
+    code = "import sys, workbench.data.embedded; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -1,0 +1,124 @@
+"""The back ends of deformable convolution against each other, a plain convolution and a loop."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from workbench.layers.deform import DeformConv, deform_conv2d, regular_grid
+
+BACK_ENDS = ["torchvision", "sample"]
+MAPS = [(1, 1), (1, 7), (6, 1), (2, 2), (5, 9), (12, 4)]
+
+
+def case(rows, columns, reach=3.0, batch=2, channels=3, out=4):
+    """Map, offsets at least a thousandth off the lattice and the border, weight."""
+    generator = torch.Generator().manual_seed(rows * 100 + columns)
+    x = torch.randn(batch, channels, rows, columns, generator=generator)
+    offset = (torch.rand(batch, 18, rows, columns, generator=generator) * 2 - 1) * reach
+    fraction = offset - offset.floor()
+    offset = offset.floor() + fraction.clamp(1e-2, 1 - 1e-2)
+    return x, offset, torch.randn(out, channels, 3, 3, generator=generator)
+
+
+def slow(x, offset, weight):
+    """Sum over taps of weight times the bilinear sample, by loops over plain numbers."""
+    batch, channels, rows, columns = x.shape
+
+    def value(b, c, i, j):
+        return x[b, c, i, j].item() if 0 <= i < rows and 0 <= j < columns else 0.0
+
+    def sample(b, c, y, column):
+        i, j = math.floor(y), math.floor(column)
+        return sum(
+            value(b, c, i + di, j + dj) * (1 - abs(y - i - di)) * (1 - abs(column - j - dj))
+            for di in (0, 1)
+            for dj in (0, 1)
+        )
+
+    found = torch.zeros(batch, len(weight), rows, columns, dtype=torch.float64)
+    for b, o, i, j in (
+        (b, o, i, j) for b in range(batch) for o in range(len(weight)) for i in range(rows) for j in range(columns)
+    ):
+        for tap in range(9):
+            dy, dx = offset[b, 2 * tap, i, j].item(), offset[b, 2 * tap + 1, i, j].item()
+            y, column = i + tap // 3 - 1 + dy, j + tap % 3 - 1 + dx
+            for c in range(channels):
+                found[b, o, i, j] += weight[o, c, tap // 3, tap % 3].item() * sample(b, c, y, column)
+    return found
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 3), (3, 1), (2, 2), (3, 4)])
+def test_agrees_with_a_loop(back_end, rows, columns):
+    x, offset, weight = case(rows, columns, reach=2.0, batch=1, channels=2, out=2)
+    expected = slow(x.double(), offset.double(), weight.double())
+    torch.testing.assert_close(deform_conv2d(x, offset, weight, back_end).double(), expected, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize(("rows", "columns"), MAPS)
+def test_back_ends_agree_forward_and_backward(rows, columns):
+    results = []
+    for back_end in BACK_ENDS:
+        leaves = [t.requires_grad_() for t in case(rows, columns)]
+        y = deform_conv2d(*leaves, back_end)
+        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    for one, other, tolerance in zip(*results, (3e-5, 1e-4, 1e-3, 1e-4), strict=True):
+        assert one.abs().max() > 0.01
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize(("rows", "columns"), MAPS)
+def test_zero_offsets_are_a_plain_convolution(back_end, rows, columns):
+    x, offset, weight = (t.requires_grad_() for t in case(rows, columns))
+    plain = F.conv2d(x, weight, padding=1)
+    deformed = deform_conv2d(x, torch.zeros_like(offset), weight, back_end)
+    torch.testing.assert_close(deformed, plain, rtol=0, atol=3e-5)
+    for one, other in zip(
+        torch.autograd.grad(plain.square().sum(), (x, weight)),
+        torch.autograd.grad(deformed.square().sum(), (x, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("far", [40.0, -40.0, 1e6, -1e6, 1e20])
+def test_samples_far_outside_are_zero(back_end, far):
+    x, offset, weight = (t.requires_grad_() for t in case(5, 9))
+    y = deform_conv2d(x, offset * 0 + far, weight, back_end)
+    y.sum().backward()
+    assert (y == 0).all()
+    for leaf in (x, offset, weight):
+        assert (leaf.grad == 0).all()
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_one_cell_outside_is_zero_and_half_a_cell_is_half(back_end):
+    """Only the centre tap has weight; dy comes before dx."""
+    x, weight = torch.ones(1, 1, 1, 3), torch.zeros(1, 1, 3, 3)
+    weight[..., 1, 1] = 1
+    for dy, dx, expected in [(1, 0, [0, 0, 0]), (-0.5, 0, [0.5] * 3), (0, 0.5, [1, 1, 0.5]), (0, -1, [0, 1, 1])]:
+        offset = torch.zeros(1, 18, 1, 3)
+        offset[:, 8], offset[:, 9] = dy, dx
+        assert deform_conv2d(x, offset, weight, back_end).flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_regular_grid_is_row_major_pairs_of_dy_and_dx():
+    assert regular_grid("cpu").view(9, 2).tolist() == [[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+
+
+def test_module_and_choice_of_back_end():
+    layer = DeformConv(3, 4)
+    x, offset, _ = case(5, 9)
+    assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {"weight": (4, 3, 3, 3)}  # no bias
+    torch.testing.assert_close(
+        layer(x, offset), deform_conv2d(x, offset, layer.weight, "torchvision"), atol=3e-5, rtol=0
+    )
+    with pytest.raises(ValueError, match="mmdet"):
+        deform_conv2d(x, offset, layer.weight, "mmdet")

@@ -1,0 +1,37 @@
+"""Parity with MMDetection 3.3.0, run as a black box. It is no dependency: where it is missing these tests are skipped.
+
+It needs mmcv 2.1.0 with its compiled operators, numpy < 2 and setuptools < 81 beside it.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def mm():
+    """What the tests use of MMDetection: its registries, data containers and shipped configurations."""
+    try:
+        import mmcv.ops  # noqa: F401  the compiled operators are what is missing most often
+        import mmdet
+        from mmdet.registry import MODELS, TASK_UTILS
+        from mmdet.structures import DetDataSample
+        from mmdet.utils import register_all_modules
+        from mmengine.config import Config
+        from mmengine.structures import InstanceData
+    except Exception as error:  # an unfit mmcv raises AssertionError, missing operators ModuleNotFoundError
+        pytest.skip(f"MMDetection cannot be imported: {type(error).__name__}: {error}")
+    register_all_modules(init_default_scope=True)
+
+    def config(name):
+        from pathlib import Path
+
+        return Config.fromfile(Path(mmdet.__file__).parent / ".mim" / "configs" / name)
+
+    return SimpleNamespace(
+        config=config,
+        model=MODELS.build,
+        task=TASK_UTILS.build,
+        Sample=DetDataSample,
+        Instances=InstanceData,
+    )

@@ -1,0 +1,496 @@
+"""VFNet, its raw ancestors, their losses and ATSS against MMDetection 3.3.0, with the same random weights.
+
+Where MMDetection differs on purpose (recipes g and j of the fact sheet) the inputs are chosen so that both ways agree.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from workbench.assigners.assignment import BACKGROUND, PADDING
+from workbench.assigners.atss import assign_atss
+from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, encode_distances, pairwise_iou, pyramid_points
+from workbench.catalog import load_experiment, load_row
+from workbench.data.coco import ImageRecord
+from workbench.data.transforms import Sample, collate
+from workbench.detectors import build_detector
+from workbench.detectors.layers import flatten_levels
+from workbench.detectors.vfnet import STRIDES, VFNetHead
+from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
+from workbench.losses.regression import giou_loss
+
+CLASSES = 80
+SHAPES = {  # one or more images (height, width)
+    "square": [(192, 192)],
+    "tall": [(256, 128)],
+    "wide": [(96, 288)],
+    "unequal": [(160, 224), (128, 75)],
+}
+FOCAL = {
+    "use_vfl": False,
+    "loss_cls": {"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "loss_weight": 1.0},
+}
+
+
+# The two detectors with the same weights.
+
+
+def enliven(model, seed):
+    """Random weights under which every signal is of ordinary size and no scale, norm or bias is neutral."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(tensor, low, high):
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+    def normal(tensor, std, mean=0.0):
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * std + mean)
+
+    gains = {"vfnet_reg": 0.4, "vfnet_reg_refine": 0.3, "vfnet_cls": 1.0, "conv_reg": 0.4, "conv_centerness": 1.0}
+    with torch.no_grad():
+        for path, module in model.named_modules():
+            name, weight, bias = path.rpartition(".")[2], getattr(module, "weight", None), getattr(module, "bias", None)
+            if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+                last_of_block = name == "bn3"
+                uniform(weight, *((0.1, 0.5) if last_of_block else (0.5, 1.5)))
+                normal(bias, 0.2)
+                if isinstance(module, nn.BatchNorm2d):
+                    normal(module.running_mean, 0.3)
+                    uniform(module.running_var, 0.5, 1.5)
+            elif weight is not None and weight.ndim == 4:
+                gain = gains.get(name, 1.0 if path.startswith("neck") else 2**0.5)
+                normal(weight, gain / weight[0].numel() ** 0.5)
+                if bias is not None:
+                    normal(bias, *((0.7, -5.2) if name in ("vfnet_cls", "conv_cls") else (0.1,)))
+            elif hasattr(module, "scale"):
+                uniform(module.scale, 0.8, 1.2)
+    return model.eval()
+
+
+def take_weights(ours, theirs, name_of):
+    """Copy every tensor of ``theirs`` into ``ours``, each exactly once.
+
+    Args:
+        ours: state to be overwritten.
+        theirs: state of the reference.
+        name_of: their name → our name, or our name and the element of our tensor.
+    """
+    state, filled = (
+        {k: torch.full_like(v, -1) if v.dtype == torch.int64 else v * torch.nan for k, v in ours.items()},
+        set(),
+    )
+    for name, tensor in theirs.items():
+        target = name_of(name)
+        assert target not in filled, f"{name} is a second source of {target}"
+        filled.add(target)
+        place = state[target] if isinstance(target, str) else state[target[0]][target[1]]
+        assert place.shape == tensor.shape, (name, target)
+        place.copy_(tensor)
+    for name, tensor in state.items():
+        assert not (tensor == -1).any() if tensor.dtype == torch.int64 else tensor.isfinite().all(), (
+            f"{name} not filled"
+        )
+    return state
+
+
+def _renamed(name, starts):
+    """Their name with its longest matching start replaced."""
+    start = max((s for s in starts if name.startswith(s)), key=len)
+    return starts[start] + name.removeprefix(start)
+
+
+def _block(name):
+    return name.replace(".conv.", ".0.").replace(".gn.", ".1.")
+
+
+def vfnet_name(name):
+    """MMDetection's name of a tensor of VFNet → ours."""
+    starts = {
+        "backbone.": "backbone.net.",
+        "neck.lateral_convs.": "neck.laterals.",
+        "neck.fpn_convs.": "neck.outputs.",
+        "neck.fpn_convs.3.": "neck.extra.0.",
+        "neck.fpn_convs.4.": "neck.extra.1.",
+        "bbox_head.cls_convs.": "head.cls_tower.",
+        "bbox_head.reg_convs.": "head.reg_tower.",
+        "bbox_head.vfnet_reg_conv.": "head.box_conv.",
+        "bbox_head.vfnet_reg.": "head.box_out.",
+        "bbox_head.vfnet_reg_refine_dconv.": "head.box_star.",
+        "bbox_head.vfnet_reg_refine.": "head.refine_out.",
+        "bbox_head.vfnet_cls_dconv.": "head.cls_star.",
+        "bbox_head.vfnet_cls.": "head.cls_out.",
+        "bbox_head.scales.": "head.scales.",
+        "bbox_head.scales_refine.": "head.refine_scales.",
+    }
+    name = _renamed(name, starts)
+    if name.startswith(("head.scales.", "head.refine_scales.")):
+        module, level, _ = name.rsplit(".", 2)
+        return f"{module}.factors", int(level)
+    return name.replace(".conv.", ".") if name.startswith("neck.") else _block(name)
+
+
+def raw_name(name):
+    """MMDetection's name of a tensor of a four-block FCOS head → ours of FCOS + ATSS."""
+    starts = {
+        "cls_convs.": "cls_tower.",
+        "reg_convs.": "reg_tower.",
+        "cls_convs.3.": "cls_conv.",
+        "reg_convs.3.": "box_conv.",
+        "conv_cls.": "cls_out.",
+        "conv_reg.": "box_out.",
+        "conv_centerness.": "centerness_out.",
+        "scales.": "scales.",
+    }
+    name = _renamed(name, starts)
+    return ("scales.factors", int(name.split(".")[1])) if name.startswith("scales.") else _block(name)
+
+
+@pytest.fixture(scope="session")
+def theirs(mm):
+    """MMDetection's VFNet by its shipped configuration; ``.focal`` is a second head that shares its weights."""
+    config = mm.config("vfnet/vfnet_r50_fpn_1x_coco.py").model
+    config.backbone.init_cfg = None
+    model = enliven(mm.model(config), 0)
+    head = dict(config.bbox_head, train_cfg=config.train_cfg, test_cfg=config.test_cfg)
+    focal = mm.model({**head, **FOCAL})
+    for name, parameter in model.bbox_head.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        setattr(focal.get_submodule(owner), leaf, parameter)
+    model.__dict__["focal"] = focal.eval()  # no submodule, lest it be listed
+    return model
+
+
+@pytest.fixture(scope="session")
+def ours(theirs):
+    detector = build_detector(load_experiment("table3", "t3_full_vfl", "coco"))
+    detector.load_state_dict(take_weights(detector.state_dict(), theirs.state_dict(), vfnet_name))
+    return detector.eval()
+
+
+# Inputs in both formats.
+
+
+def draw_boxes(rng, count, height, width, smallest=4.0):
+    """Boxes ``[count, 4]`` of all sizes and shapes within an image."""
+    size = smallest * (np.array([width, height]) / smallest) ** rng.random((count, 2))
+    corner = rng.random((count, 2)) * (np.array([width, height]) - size)
+    return np.concatenate([corner, corner + size], axis=1).astype(np.float32)
+
+
+def draw_samples(sizes, counts, seed=0):
+    """Our samples: images with structure at several scales, and objects."""
+    rng, samples = np.random.default_rng(seed), []
+    for number, ((height, width), count) in enumerate(zip(sizes, counts, strict=True)):
+        noise = [torch.from_numpy(rng.random((1, 3, 2**k, 2**k), np.float32)) for k in (1, 3, 5)]
+        image = sum(F.interpolate(x, size=(height, width), mode="bilinear") for x in noise)[0] / 3
+        boxes, labels = draw_boxes(rng, count, height, width), rng.integers(0, CLASSES, count)
+        record = ImageRecord(number, f"{number}.png", Path(f"{number}.png"), width, height, boxes, labels)
+        samples.append(Sample((image * 255).to(torch.uint8), boxes, labels, record))
+    return samples
+
+
+def as_theirs(mm, model, samples):
+    """Their inputs and data samples, made of our samples by their own pre-processing."""
+    listed = []
+    for sample in samples:
+        _, height, width = sample.image.shape
+        entry = mm.Sample(
+            metainfo={"img_shape": (height, width), "ori_shape": (height, width), "scale_factor": (1.0, 1.0)}
+        )
+        entry.gt_instances = mm.Instances(
+            bboxes=torch.from_numpy(sample.boxes).reshape(-1, 4), labels=torch.from_numpy(sample.labels)
+        )
+        listed.append(entry)
+    bgr = [sample.image.flip(0) for sample in samples]
+    data = model.data_preprocessor({"inputs": bgr, "data_samples": listed}, training=True)
+    return data["inputs"], data["data_samples"]
+
+
+def difference(a, b):
+    """Largest difference relative to the largest value."""
+    assert a.shape == b.shape
+    return float((a - b).abs().max() / b.abs().max())
+
+
+# 1. Predictions.
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_predictions(mm, ours, theirs, shape):
+    samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
+    batch = collate(samples)
+    images, _ = as_theirs(mm, theirs, samples)
+    torch.testing.assert_close(batch.images, images, rtol=0, atol=1e-6)
+
+    found = ours.predict(batch.images)
+    theirs.train()  # only then it returns the initial boxes as well; its BatchNorm stays frozen
+    logits, initial, refined = theirs(images, mode="tensor")
+    theirs.eval()
+    points = torch.cat(list(found.points))
+    assert difference(found.logits, flatten_levels(logits)) < 1e-4
+    assert flatten_levels(logits).std() > 0.5
+    for boxes, distances in ((found.initial_boxes, initial), (found.boxes, refined)):
+        mine, wanted = encode_distances(points, boxes), flatten_levels(distances)
+        assert wanted.log().std() > 0.3
+        assert ((mine - wanted).abs() / wanted).max() < 1e-3  # of each distance, however short
+        start = 0
+        for level in distances:
+            cells = level[0, 0].numel()
+            assert difference(mine[:, start : start + cells], wanted[:, start : start + cells]) < 1e-4
+            start += cells
+
+
+# 2. Losses and 3. their gradients.
+
+OBJECTS = {"none": (0, 0), "one": (0, 1), "200 and 120": (200, 120)}
+
+
+@pytest.fixture(scope="module")
+def outputs(mm, ours, theirs):
+    """By number of objects: (our predictions, our batch, their outputs, their ground truth, their image facts)."""
+    made = {}
+    for name, counts in OBJECTS.items():
+        samples = draw_samples(SHAPES["unequal"], counts, seed=1)
+        batch = collate(samples)
+        images, listed = as_theirs(mm, theirs, samples)
+        instances, facts = [x.gt_instances for x in listed], [x.metainfo for x in listed]
+        if not made:  # in training mode, where BatchNorm must stay as it is
+            found, out = ours.train().predict(batch.images), theirs.train()(images, mode="tensor")
+            ours.eval(), theirs.eval()
+        made[name] = found, batch, out, instances, facts
+    return made
+
+
+def both_losses(ours, theirs, case, monkeypatch, loss):
+    found, batch, out, instances, facts = case
+    head = theirs.bbox_head if isinstance(loss, VarifocalLoss) else theirs.focal
+    monkeypatch.setattr(ours.head, "classification_loss", loss)
+    wanted = head.loss_by_feat(*out, instances, facts)
+    assert set(wanted) == {"loss_cls", "loss_bbox", "loss_bbox_rf"}
+    renamed = {"cls": wanted["loss_cls"], "box_initial": wanted["loss_bbox"], "box": wanted["loss_bbox_rf"]}
+    return ours.head.loss(found, batch), renamed
+
+
+@pytest.mark.parametrize("loss", [VarifocalLoss(), FocalLoss()], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("objects", OBJECTS)
+@torch.no_grad()
+def test_losses(ours, theirs, outputs, monkeypatch, objects, loss):
+    mine, wanted = both_losses(ours, theirs, outputs[objects], monkeypatch, loss)
+    assert mine.keys() == wanted.keys()
+    for term, value in wanted.items():
+        assert value.isfinite()
+        assert (value > 0) == (term == "cls" or objects != "none")
+        assert float(mine[term]) == pytest.approx(float(value), rel=1e-5), term
+
+
+@pytest.mark.parametrize("loss", [VarifocalLoss(), FocalLoss()], ids=lambda loss: loss.name)
+def test_gradients(ours, theirs, outputs, monkeypatch, loss):
+    mine, wanted = both_losses(ours, theirs, outputs["200 and 120"], monkeypatch, loss)
+    gradients = {}
+    for side, model, terms in (("mine", ours, mine), ("theirs", theirs, wanted)):
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        values = torch.autograd.grad(sum(terms.values()), list(trained.values()), retain_graph=True)
+        gradients[side] = dict(zip(trained, values, strict=True))
+    assert not any(
+        name.startswith(("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")) for name in gradients["mine"]
+    )
+    reference = take_weights(gradients["mine"], gradients["theirs"], vfnet_name)
+    for name, gradient in gradients["mine"].items():
+        assert reference[name].any(), name
+        assert difference(gradient, reference[name]) < 1e-3, name
+        assert (gradient - reference[name]).norm() < 1e-3 * reference[name].norm(), name
+
+
+# 4. Assignment.
+
+
+def square_anchors(mm):
+    return mm.task(
+        {
+            "type": "AnchorGenerator",
+            "ratios": [1.0],
+            "octave_base_scale": 8,
+            "scales_per_octave": 1,
+            "center_offset": 0.0,
+            "strides": list(STRIDES),
+        }
+    )
+
+
+def tied(anchors, counts, boxes, nearness=1e-5):
+    """Which objects hang on rounding: candidates, threshold or centre test within ``nearness``, in double precision."""
+    anchors, boxes = anchors.double(), boxes.double()
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    result = torch.zeros(len(boxes), dtype=torch.bool)
+    distance = torch.cdist((boxes[:, :2] + boxes[:, 2:]) / 2, centres, compute_mode="donot_use_mm_for_euclid_dist")
+    iou = pairwise_iou(boxes, anchors)
+    candidates, start = [], 0
+    for count in counts:
+        values, cells = distance[:, start : start + count].sort(dim=1)
+        if count > 9:
+            result |= (values[:, 9] - values[:, 8]) < nearness * values[:, 9]
+        candidates.append(cells[:, :9] + start)
+        start += count
+    chosen = iou.gather(1, torch.cat(candidates, dim=1))
+    threshold = chosen.mean(1) + chosen.std(1)
+    result |= ((chosen - threshold[:, None]).abs() < nearness).any(1)
+    margin = encode_distances(centres[torch.cat(candidates, dim=1)], boxes[:, None]).amin(-1) - 0.01
+    return result | (margin.abs() < nearness * 100).any(1), iou
+
+
+def test_atss_assignment(mm):
+    assigner, generator = mm.task({"type": "ATSSAssigner", "topk": 9}), square_anchors(mm)
+    rng = np.random.default_rng(4)
+    images, positives, differing = 0, 0, 0
+    while images < 240:
+        sizes = rng.integers(33, 420, (3, 2))
+        counts = [int(n) for n in rng.choice([0, 1, 2, 5, 20, 60], 3)]
+        boxes, valid = torch.zeros(3, max(counts), 4), torch.zeros(3, max(counts), dtype=torch.bool)
+        for i, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+            boxes[i, :count], valid[i, :count] = torch.from_numpy(draw_boxes(rng, count, *size, smallest=1.0)), True
+        canvas = -(-sizes.max(0) // 32) * 32
+        shapes = [tuple(int(-(-side // 8)) for side in canvas)]
+        while len(shapes) < 5:
+            shapes.append(tuple(-(-side // 2) for side in shapes[-1]))
+        priors = generator.grid_priors(shapes, device="cpu")
+        points = pyramid_points(shapes, STRIDES, "cpu")
+        cells = cells_in_images(shapes, STRIDES, torch.from_numpy(sizes))
+        index = assign_atss(points, [8 * s for s in STRIDES], boxes, valid, cells).index
+        for level, (anchors, at) in enumerate(zip(priors, points, strict=True)):
+            half = 4 * STRIDES[level]
+            assert torch.equal(anchors, torch.cat([at - half, at + half], dim=1))
+        for i, count in enumerate(counts):
+            pad = tuple(int(-(-side // 32) * 32) for side in sizes[i])
+            flags = generator.valid_flags(shapes, pad, device="cpu")
+            keep = torch.cat(flags)
+            assert torch.equal(keep, cells[i])
+            per_level, anchors = [int(x.sum()) for x in flags], torch.cat(priors)[keep]
+            truth = mm.Instances(bboxes=boxes[i, :count], labels=torch.zeros(count, dtype=torch.int64))
+            found = assigner.assign(mm.Instances(priors=anchors), per_level, truth).gt_inds - 1
+            assert (index[i][~keep] == PADDING).all()
+            mine = index[i][keep]
+            images, positives = images + 1, positives + int((found >= 0).sum())
+            if torch.equal(mine, found):
+                continue
+            differing += 1
+            doubtful, iou = tied(anchors, per_level, boxes[i, :count])
+            for cell in (mine != found).nonzero().flatten().tolist():
+                owners = [owner for owner in (int(mine[cell]), int(found[cell])) if owner != BACKGROUND]
+                equal = len(owners) == 2 and abs(float(iou[owners[0], cell] - iou[owners[1], cell])) < 1e-6
+                assert equal or any(doubtful[owner] for owner in owners), (images, cell, owners)
+    assert positives > 5000
+    assert differing <= images // 50
+
+
+# 5. Detections.
+
+
+def pairs_of_level(found, level):
+    """Logits ``[B, pairs]`` of all (cell, class) pairs of a level."""
+    ends = np.cumsum([rows * columns for rows, columns in found.shapes])
+    return found.logits[:, ends[level] - np.prod(found.shapes[level]) : ends[level]].flatten(1)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [*list(SHAPES.values())[:3], [(160, 224), (150, 195)], [(256, 320)]],
+    ids=[*list(SHAPES)[:3], "two", "large"],
+)
+@torch.no_grad()
+def test_detections(mm, ours, theirs, monkeypatch, sizes):
+    # MMDetection keeps the best 1000 pairs above the threshold of each level, we the best 1000 cells and all their
+    # pairs above it: with fewer than 1000 pairs above it in every level, even one of 1280 cells, both are the same.
+    samples = draw_samples(sizes, [0] * len(sizes), seed=5)
+    batch = collate(samples)
+    images, listed = as_theirs(mm, theirs, samples)
+    found = ours.predict(batch.images)
+    threshold = float(torch.tensor(0.05).logit())
+    raised = min(
+        threshold - float(logits.topk(900).values[:, -1].max())
+        for logits in (pairs_of_level(found, level) for level in range(5))
+        if logits.shape[1] > 900
+    )
+    for classifier in (ours.head.cls_out, theirs.bbox_head.vfnet_cls):
+        monkeypatch.setitem(classifier._parameters, "bias", nn.Parameter(classifier.bias + raised))
+    mine = ours.detect(batch.images, batch.sizes, load_row("table3", "t3_full_vfl", "coco").variant)
+    wanted = [x.pred_instances for x in theirs.predict(images, listed, rescale=False)]
+    for here, there in zip(mine, wanted, strict=True):
+        assert len(there) >= 50
+        assert there.labels.unique().numel() >= 10
+        assert (here.boxes[:, 2:] > here.boxes[:, :2]).all()  # MMDetection alone drops empty boxes: there are none
+        assert torch.equal(here.labels, there.labels)
+        torch.testing.assert_close(here.scores, there.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(here.boxes, there.bboxes, rtol=0, atol=1e-2)
+
+
+# The pieces of which the ancestors and the ablations are made.
+
+
+@torch.no_grad()
+def test_head_of_fcos_atss(mm):
+    """Raw VFNet is this head without its centerness. FCOS's distances lack the factor of the level."""
+    torch.manual_seed(0)
+    settings = {"type": "FCOSHead", "num_classes": CLASSES, "in_channels": 64, "feat_channels": 64, "stacked_convs": 4}
+    theirs = enliven(mm.model({**settings, "strides": list(STRIDES), "centerness_on_reg": True}), 6)
+    ours = VFNetHead(CLASSES, 64, 64, FocalLoss(), star=False, refine=False, centerness=True)
+    ours.load_state_dict(take_weights(ours.state_dict(), theirs.state_dict(), raw_name))
+    pyramid = [torch.randn(2, 64, *size) for size in ((12, 20), (6, 10), (3, 5), (2, 3), (1, 2))]
+    found, (logits, distances, centerness) = ours(pyramid), theirs(pyramid)
+    assert difference(found.logits, flatten_levels(logits)) < 1e-4
+    assert difference(found.centerness, flatten_levels(centerness).squeeze(-1)) < 1e-4
+    wanted = flatten_levels([x * 8 * stride for x, stride in zip(distances, STRIDES, strict=True)])
+    mine = encode_distances(torch.cat(list(found.points)), found.boxes)
+    assert ((mine - wanted).abs() / wanted).max() < 1e-3
+    assert found.initial_boxes is None
+
+
+def classification_inputs():
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(60, CLASSES, generator=generator) * 4
+    labels = torch.randint(0, CLASSES + 1, (60,), generator=generator)  # the last one is background
+    quality = torch.rand(60, generator=generator)
+    hot = F.one_hot(labels, CLASSES + 1)[:, :CLASSES].float()
+    return logits.requires_grad_(), labels, quality, hot
+
+
+def assert_same_with_gradient(mine, wanted, of):
+    torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
+    (one,), (other,) = (torch.autograd.grad(value.sum(), of) for value in (mine, wanted))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(1.0, 0.5), (1.5, 0.75), (2.0, 0.75), (2.5, 1.25), (3.0, 1.0)])
+@pytest.mark.parametrize("weighting", [True, False])
+def test_varifocal_loss(mm, gamma, alpha, weighting):
+    logits, _, quality, hot = classification_inputs()
+    target = hot * quality[:, None]
+    theirs = mm.model({"type": "VarifocalLoss", "alpha": alpha, "gamma": gamma, "iou_weighted": weighting})
+    mine = VarifocalLoss(alpha=alpha, gamma=gamma, q_weighting=weighting)(logits, target)
+    assert_same_with_gradient(mine, theirs(logits, target, reduction_override="none"), logits)
+
+
+def test_focal_and_quality_focal_loss(mm):
+    logits, labels, quality, hot = classification_inputs()
+    focal, quality_focal = mm.model(FOCAL["loss_cls"]), mm.model({"type": "QualityFocalLoss", "beta": 2.0})
+    assert_same_with_gradient(FocalLoss()(logits, hot), focal(logits, labels, reduction_override="none"), logits)
+    mine = QualityFocalLoss()(logits, hot * quality[:, None]).sum(1)
+    assert_same_with_gradient(mine, quality_focal(logits, (labels, quality), reduction_override="none"), logits)
+
+
+def test_overlaps(mm):
+    rng = np.random.default_rng(8)
+    a, b = (torch.from_numpy(draw_boxes(rng, 400, 300, 300, smallest=0.5)) for _ in range(2))
+    near = b + torch.from_numpy(rng.normal(0, 5, (400, 4)).astype(np.float32)).sort(dim=1).values  # keeps x1 < x2
+    a[:300] = near[:300]
+    a[0] = torch.tensor([5.0, 5.0, 5.0, 5.0])  # empty
+    a.requires_grad_()
+    overlaps = mm.task({"type": "BboxOverlaps2D"})
+    assert_same_with_gradient(giou_loss(a, b), mm.model({"type": "GIoULoss"})(a, b, reduction_override="none"), a)
+    with torch.no_grad():
+        torch.testing.assert_close(aligned_iou(a, b), overlaps(a, b, "iou", True))
+        torch.testing.assert_close(pairwise_iou(a, b), overlaps(a, b, "iou", False))
+        torch.testing.assert_close(aligned_giou(a, b), overlaps(a, b, "giou", True))

@@ -1,0 +1,151 @@
+"""The pipeline as a user runs it: snakemake on a copy of the repository, end to end and in dry runs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+REHEARSAL = ("--config", "limit_steps=2", "limit_images=4")
+
+
+def snakemake(folder, *arguments, check=True):
+    """Run it; the processes that it starts find the package of ``folder`` first."""
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    result = subprocess.run(
+        [BIN / "snakemake", "--cores", "2", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if check else subprocess.PIPE,
+        text=True,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout
+    return result
+
+
+def planned(folder, *arguments):
+    """Number of jobs of each rule in a dry run."""
+    said = snakemake(folder, "-n", *arguments).stdout
+    table = said.rsplit("Job stats:", 1)[-1] if "Job stats:" in said else ""
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+
+def copy(folder):
+    for name in ("Snakefile", "workbench", "experiments", "profiles"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return copy(tmp_path_factory.mktemp("repository"))
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    """A copy in which Table 3 has been rehearsed, on fewer drawn images."""
+    folder = copy(tmp_path_factory.mktemp("rehearsed"))
+    scale = folder / "experiments" / "scales" / "mini.yaml"
+    text = scale.read_text()
+    assert "seed: 0}" in text
+    scale.write_text(text.replace("seed: 0}", "seed: 0, train_images: 24, val_images: 8}"))
+    snakemake(folder, "table3", *REHEARSAL)
+    return folder
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text, f"{path} has no {old}"
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_rehearsal_ends_in_a_table_and_a_figure(rehearsed):
+    results = rehearsed / "results" / "mini-rehearsal"
+    table = pandas.read_csv(results / "tables" / "table3.csv", keep_default_na=False)
+    assert list(table["row"]) == ["t3_raw_fl", "t3_raw_vfl", "t3_star_vfl", "t3_full_vfl", "t3_fcos_atss"]
+    assert (table != "").all().all()
+    assert list(table["AP_published"]) == [39.0, 40.1, 40.7, 41.6, 39.2]
+    assert (results / "tables" / "table3.md").read_text().count("\n| `t3_") == 5
+    assert (results / "figures" / "table3_loss.png").stat().st_size > 20_000
+    metrics = json.loads(next(results.glob("runs/vfnet-*/seed0/*/metrics.json")).read_text())
+    assert metrics["images"] == 4
+    assert metrics["provenance"]["training"]["versions"]["torch"]
+
+
+def test_nothing_is_left_to_do(rehearsed):
+    assert "Nothing to be done" in snakemake(rehearsed, "table3", *REHEARSAL).stdout
+    assert planned(rehearsed, "table2", *REHEARSAL)["train"] == 5
+
+
+def test_comments_and_new_dates_retrain_nothing(rehearsed):
+    for name in ("workbench/training.py", "workbench/detectors/vfnet.py", "experiments/table3.yaml"):
+        path = rehearsed / name
+        path.write_text(f"# a comment\n\n{path.read_text()}")
+    for path in (rehearsed / "experiments").rglob("*.yaml"):
+        os.utime(path)
+    assert planned(rehearsed, "table3", *REHEARSAL) == {}
+
+
+def test_a_changed_loss_plans_one_training_and_another_nms_none(rehearsed, tmp_path):
+    shutil.copytree(rehearsed, tmp_path / "copy")
+    table, recipes = (tmp_path / "copy" / "experiments" / name for name in ("table3.yaml", "recipes.yaml"))
+    edit(table, "{name: focal}", "{name: focal, alpha: 0.3}")
+    assert planned(tmp_path / "copy", "table3", *REHEARSAL)["train"] == 1
+    edit(table, "{name: focal, alpha: 0.3}", "{name: focal}")
+    edit(recipes, "nms_iou: 0.6", "nms_iou: 0.5")
+    jobs = planned(tmp_path / "copy", "table3", *REHEARSAL)
+    assert "train" not in jobs
+    assert (jobs["detect"], jobs["evaluate"], jobs["table"]) == (5, 5, 1)
+
+
+def test_a_published_number_remakes_the_table_alone(rehearsed, tmp_path):
+    shutil.copytree(rehearsed, tmp_path / "copy")
+    edit(tmp_path / "copy" / "experiments" / "table3.yaml", "AP: 39.0", "AP: 39.1")
+    assert planned(tmp_path / "copy", "table3", *REHEARSAL).keys() == {"table", "table3", "total"}
+
+
+def test_plans(repository):
+    assert planned(repository, "table3")["train"] == 5
+    assert planned(repository, "table2")["train"] == 6
+    assert planned(repository, "all")["train"] == 10
+    assert planned(repository, "t3_full_vfl")["train"] == 1
+    assert planned(repository, "table3", "--config", "seeds=3")["train"] == 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--config", "sceeds=3"), "--config: sceeds: unknown key; did you mean 'seeds'?"),
+        (("--config", "seeds=many"), "--config: seeds: input should be a valid integer"),
+        (("--config", "scale=coko"), "unknown scale 'coko'; did you mean 'coco'?"),
+        (("--config", "scale=coco"), "scale coco needs a data set: add data_root=FOLDER"),
+        (("--config", "scale=coco", "data_root=/nowhere"), "/nowhere/annotations/instances_train2017.json: no such file"),
+        (("--config", "data_root=/nowhere"), "scale mini draws its own data set"),
+    ],
+)  # fmt: skip
+def test_mistakes_on_the_command_line(repository, arguments, said):
+    result = snakemake(repository, "-n", "table3", *arguments, check=False)
+    assert result.returncode != 0
+    assert said in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_the_linter_asks_for_nothing_but_containers(repository):
+    """One environment serves all rules and `make` sets it up, so no rule names a container of its own."""
+    said = snakemake(repository, "--lint", check=False).stderr
+    assert set(re.findall(r"^ +\* (.+)$", said, re.MULTILINE)) == {
+        "Specify a conda environment or container for each rule.:"
+    }

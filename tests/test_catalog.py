@@ -1,0 +1,219 @@
+"""Experiments as data: rows resolve to the paper's recipe, equal experiments are one run, mistakes are told in one line."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workbench import catalog
+from workbench.catalog import Rehearsal, load_row, load_table
+from workbench.errors import WorkbenchError
+from workbench.experiment import Experiment, VFNet, essence, run_id, variant_id
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = {"table2": 6, "table3": 5}
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    """A copy of experiments/ that a test may spoil."""
+    folder = tmp_path / "experiments"
+    shutil.copytree(ROOT / "experiments", folder)
+    monkeypatch.setattr(catalog, "FOLDER", folder)
+    return folder
+
+
+def spoil(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("scale", ["mini", "coco", "bccd"])
+def test_every_row_is_a_run_of_its_own(table, scale):
+    _, rows = load_table(table, scale)
+    assert len({row.run for row in rows}) == len(rows) == TABLES[table]
+
+
+def test_tables_2_and_3_share_the_default_vfnet_and_nothing_else():
+    runs = [{row.run: row.id for row in load_table(table, "mini")[1]} for table in TABLES]
+    shared = runs[0].keys() & runs[1].keys()
+    assert [(runs[0][run], runs[1][run]) for run in shared] == [("t2_g2p0_a0p75_q", "t3_full_vfl")]
+
+
+def test_published_numbers_are_the_papers():
+    shared = Path(os.environ.get("WORKBENCH_SHARED", ROOT.parent / "shared")) / "reference" / "paper_tables.json"
+    if not shared.is_file():
+        pytest.skip("paper_tables.json is not at hand")
+    paper = json.loads(shared.read_text())
+    for table in TABLES:
+        ours = {row.id: row.published for row in load_table(table, "mini")[1]}
+        assert ours == {row["id"]: row["metrics"] for row in paper[table]["rows"]}
+
+
+def test_the_coco_scale_is_the_papers_recipe_to_the_letter():
+    row = load_row("table3", "t3_full_vfl", "coco")
+    said = row.experiment.model_dump(exclude={"data"})
+    assert said == {
+        "image": {"long": 1333, "short": 800},
+        "backbone": {
+            "name": "resnet50",
+            "layers": None,
+            "channels": None,
+            "stem": None,
+            "pretrained": True,
+            "frozen_stages": 1,
+            "norm": "frozen",
+        },
+        "head": {"channels": 256, "stacked_convs": 3, "norm_groups": 32, "anchor_scale": 8.0, "init_std": 0.01},
+        "detector": {"family": "vfnet", "star": True, "refine": True, "centerness": False},
+        "loss": {"name": "varifocal", "alpha": 0.75, "gamma": 2.0, "q_weighting": True},
+        "training": {
+            "epochs": 12,
+            "batch": 16,
+            "reference_batch": 16,
+            "optimiser": "sgd",
+            "learning_rate": 0.01,
+            "weight_decay": 1e-4,
+            "bias_lr_factor": 2.0,
+            "bias_weight_decay": False,
+            "warmup_steps": 500,
+            "warmup_ratio": 0.1,
+            "schedule": "step",
+            "decay_epochs": (8, 11),
+            "clip_gradient": None,
+            "flip": 0.5,
+            "precision": "fp32",
+            "validate_every": 1,
+            "limit_steps": None,
+        },
+    }
+    assert row.variant.model_dump() == {
+        "image": {"long": 1333, "short": 800},
+        "score_threshold": 0.05,
+        "nms_iou": 0.6,
+        "candidates": 1000,
+        "max_detections": 100,
+        "limit_images": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "switches", "loss"),
+    [
+        ("t3_raw_fl", (False, False, False), "focal"),
+        ("t3_raw_vfl", (False, False, False), "varifocal"),
+        ("t3_star_vfl", (True, False, False), "varifocal"),
+        ("t3_full_vfl", (True, True, False), "varifocal"),
+        ("t3_fcos_atss", (False, False, True), "focal"),
+    ],
+)
+def test_switches_of_table_3(row, switches, loss):
+    experiment = load_row("table3", row).experiment
+    detector = experiment.detector
+    assert (detector.star, detector.refine, detector.centerness) == switches
+    assert experiment.loss.name == loss
+
+
+def test_an_id_covers_what_decides_and_nothing_else():
+    experiment = load_row("table3", "t3_full_vfl").experiment
+    training = experiment.training
+    same = experiment.model_copy(update={"training": training.model_copy(update={"validate_every": 99})})
+    other = experiment.model_copy(update={"training": training.model_copy(update={"learning_rate": 0.123})})
+    assert run_id(same) == run_id(experiment) != run_id(other)
+    # Left-out defaults: a field that did not exist when a run was trained does not rename it.
+    assert "precision" not in essence(experiment)["training"]
+    # What tells one kind from another is said even where it is a default.
+    assert essence(experiment)["loss"] == {"name": "varifocal"}
+    again = Experiment.model_validate_json(experiment.model_dump_json())
+    assert run_id(again) == run_id(experiment)
+
+
+def test_the_evaluation_is_no_part_of_the_run(experiments):
+    before = load_row("table3", "t3_full_vfl")
+    spoil(experiments / "recipes.yaml", "nms_iou: 0.6", "nms_iou: 0.5")
+    after = load_row("table3", "t3_full_vfl")
+    assert after.run == before.run
+    assert variant_id(after.variant) != variant_id(before.variant)
+
+
+def test_a_changed_loss_renames_one_run_and_a_comment_none(experiments):
+    before = [row.run for row in load_table("table3")[1]]
+    spoil(experiments / "table3.yaml", "rows:", "# a comment\n\nrows:")
+    assert [row.run for row in load_table("table3")[1]] == before
+    spoil(experiments / "table3.yaml", "loss: {name: focal}", "loss: {name: focal, gamma: 1.5}")
+    after = [row.run for row in load_table("table3")[1]]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False, True, True, True, True]
+
+
+def test_a_rehearsal_is_short_and_starts_from_random_weights():
+    _, rows = load_table("table3", "coco", rehearsal=Rehearsal(steps=2, images=4))
+    experiment = rows[0].experiment
+    assert (experiment.training.limit_steps, experiment.training.batch) == (2, 1)
+    assert not experiment.backbone.pretrained
+    assert rows[0].variant.limit_images == 4
+    assert rows[0].run != load_table("table3", "coco")[1][0].run
+
+
+def test_a_scale_of_ones_own_states_only_what_differs(experiments):
+    (experiments / "scales" / "mine.yaml").write_text(
+        "extends: mini\ntitle: mine\ndata: {kind: coco, classes: 7}\nimage: {long: 320, short: 256}\n"
+    )
+    mine, mini = (load_row("table3", "t3_full_vfl", scale).experiment for scale in ("mine", "mini"))
+    assert (mine.data.kind, mine.data.classes, mine.image.long) == ("coco", 7, 320)
+    assert mine.training == mini.training
+    assert mine.backbone == mini.backbone
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("table3.yaml", "refine: false", "refin: false", "table3.yaml: rows.t3_star_vfl.detector.refin: unknown key; did you mean 'refine'?"),
+        ("table3.yaml", "base: vfnet_raw", "base: vfnet_rwa", "rows.t3_raw_fl.base: unknown recipe 'vfnet_rwa'; did you mean 'vfnet_raw'?"),
+        ("table3.yaml", "labels:", "lables:", "table3.yaml: rows.t3_raw_fl.lables: unknown key; did you mean 'labels'?"),
+        ("table3.yaml", "{name: focal}", "{name: vocal}", "rows.t3_raw_fl.loss: unknown name 'vocal'; did you mean 'focal'?"),
+        ("table3.yaml", "{name: focal}", "{name: focal, gama: 2}", "loss.gama: unknown key; did you mean 'gamma'? (known: name, alpha, gamma)"),
+        ("table3.yaml", "{name: focal}", "{name: focal, gamma: often}", "loss.gamma: input should be a valid number"),
+        ("table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    base: vfnet", "line 9: not valid YAML: key 'base' stands twice"),
+        ("table3.yaml", "rows:", "rows: [", "table3.yaml"),
+        ("recipes.yaml", "warmup_ratio", "warmup_ration", "recipes.yaml: vfnet.training.warmup_ration: unknown key; did you mean 'warmup_ratio'"),
+        ("recipes.yaml", "schedule: 1x", "schedule: 3x", "recipes.yaml: vfnet.schedule: unknown schedule '3x'; known: 1x"),
+        ("recipes.yaml", "name: resnet50", "name: resnet500", "unknown backbone 'resnet500'; did you mean 'resnet50'?"),
+        ("scales/mini.yaml", "optimiser: adamw", "optimiser: adam", "scales/mini.yaml: training.optimiser: input should be 'sgd' or 'adamw' (found 'adam')"),
+        ("scales/mini.yaml", "optimiser:", "optimizer:", "training.optimizer: unknown key; did you mean 'optimiser'?"),
+        ("scales/mini.yaml", "image:", "imgae:", "scales/mini.yaml: imgae: unknown key; did you mean 'image'?"),
+        ("scales/mini.yaml", "title:", "# title:", "scales/mini.yaml: title: missing; add it"),
+        ("scales/mini.yaml", "kind: embedded", "kind: embeded", "scales/mini.yaml: data: unknown kind 'embeded'"),
+        ("scales/mini.yaml", "norm_groups: 8", "norm_groups: 7", "are not a multiple of norm_groups"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_place(experiments, file, old, new, said):
+    spoil(experiments / file, old, new)
+    with pytest.raises(WorkbenchError) as error:
+        load_table("table3", "mini")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "scale", "said"),
+    [
+        ("table33", "t3_full_vfl", "mini", "unknown table 'table33'; did you mean 'table3'?"),
+        ("table3", "t3_ful_vfl", "mini", "unknown row 't3_ful_vfl'; did you mean 't3_full_vfl'?"),
+        ("table3", "t3_full_vfl", "coko", "unknown scale 'coko'; did you mean 'coco'?"),
+    ],
+)
+def test_unknown_names(table, row, scale, said):
+    with pytest.raises(WorkbenchError, match="unknown") as error:
+        load_row(table, row, scale)
+    assert said in str(error.value)
+
+
+def test_impossible_combinations_are_refused():
+    with pytest.raises(ValueError, match="refine needs star"):
+        VFNet(star=False, refine=True)
+    with pytest.raises(ValueError, match="centerness belongs"):
+        VFNet(centerness=True)

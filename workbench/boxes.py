@@ -1,0 +1,105 @@
+"""Box arithmetic: areas, IoU, GIoU, the distance code, and the cells of a feature pyramid.
+
+Boxes are ``x1, y1, x2, y2`` in pixels, width ``x2 - x1`` (no +1 anywhere). Everything works on whole batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-6
+"""Smallest union or enclosing area that is divided by, as in the released code."""
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas ``[...]`` of boxes ``[..., 4]``."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection and union ``[...]`` of boxes of broadcastable shapes ``[..., 4]``."""
+    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = sides[..., 0] * sides[..., 1]
+    return intersection, area(a) + area(b) - intersection
+
+
+def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU ``[...]`` of each box of ``a`` with its counterpart in ``b``, both ``[..., 4]`` (or broadcastable)."""
+    intersection, union = _overlap(a, b)
+    return intersection / union.clamp(min=FLOOR)
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU ``[..., M, N]`` of every box of ``a`` ``[..., M, 4]`` with every box of ``b`` ``[..., N, 4]``."""
+    return aligned_iou(a.unsqueeze(-2), b.unsqueeze(-3))
+
+
+def aligned_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU ``[...]``, in [-1, 1], of counterparts ``[..., 4]`` (Rezatofighi et al., CVPR 2019, alg. 1)."""
+    intersection, union = _overlap(a, b)
+    union = union.clamp(min=FLOOR)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0)
+    enclosing = (hull[..., 0] * hull[..., 1]).clamp(min=FLOOR)
+    return intersection / union - (enclosing - union) / enclosing
+
+
+def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
+    """Boxes ``[..., 4]`` whose sides lie ``l, t, r, b`` = ``distances`` ``[..., 4]`` from ``points`` ``[..., 2]``."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+def encode_distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """Distances ``l, t, r, b`` ``[..., 4]`` in pixels from points ``[..., 2]`` to the sides of boxes ``[..., 4]``."""
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
+def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes ``[B, N, 4]`` clipped to ``[0, W] x [0, H]`` of images of ``sizes`` ``[B, 2]`` (height, width)."""
+    limit = sizes.flip(-1).repeat(1, 2).unsqueeze(1).to(boxes.dtype)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def pyramid_points(
+    shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device | str
+) -> list[Tensor]:
+    """Reference points of each level's cells, row-major: cell (i, j) of stride s is at ``(j s, i s)``.
+
+    Args:
+        shapes: (rows, columns) of each level.
+        strides: pixels a cell of each level.
+
+    Returns:
+        One float tensor ``[rows * columns, 2]`` a level, ``x, y`` in pixels.
+    """
+    points = []
+    for (rows, columns), stride in zip(shapes, strides, strict=True):
+        y, x = torch.meshgrid(
+            torch.arange(rows, device=device) * stride, torch.arange(columns, device=device) * stride, indexing="ij"
+        )
+        points.append(torch.stack([x, y], dim=-1).reshape(-1, 2).float())
+    return points
+
+
+def cells_in_images(
+    shapes: Sequence[tuple[int, int]], strides: Sequence[int], sizes: Tensor, divisor: int = 32
+) -> Tensor:
+    """Which cells lie in an image's own padded size, the next multiple of ``divisor``, not just in the batch's canvas.
+
+    Args:
+        shapes, strides: the pyramid, L levels with P cells in all.
+        sizes: ``[B, 2]`` height and width of the images before padding.
+
+    Returns:
+        ``[B, P]`` bool.
+    """
+    padded = -(-sizes // divisor) * divisor
+    levels = []
+    for (rows, columns), stride in zip(shapes, strides, strict=True):
+        inside = -(-padded // stride)
+        in_rows = torch.arange(rows, device=sizes.device) < inside[:, :1]
+        in_columns = torch.arange(columns, device=sizes.device) < inside[:, 1:]
+        levels.append((in_rows[:, :, None] & in_columns[:, None, :]).flatten(1))
+    return torch.cat(levels, dim=1)

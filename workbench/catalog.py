@@ -1,0 +1,286 @@
+"""The catalogue of experiments: tables, recipes and scales in ``experiments/`` → the experiment of each row.
+
+An experiment is put together of four layers, later ones over earlier ones: what the scale says of its world, the recipe
+that a row starts from, the row's own differences, and the scale's counterpart of the backbone and schedule they name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from workbench.data.digest import annotation_digest
+from workbench.data.embedded import EmbeddedData
+from workbench.errors import WorkbenchError
+from workbench.experiment import Experiment, ImageSize, Settings, Variant, hash8, run_id, variant_id
+from workbench.yamlfile import Origins, choose, merge, read_yaml, validated
+
+FOLDER = Path(__file__).resolve().parent.parent / "experiments"
+METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+
+Overrides = dict[str, Any]
+
+
+class Recipe(Settings):
+    """Differences from a scale, or from the recipe it ``extends``."""
+
+    extends: str | None = None
+    detector: Overrides = {}
+    loss: Overrides = {}
+    backbone: Overrides = {}
+    head: Overrides = {}
+    training: Overrides = {}
+    evaluation: Overrides = {}
+    schedule: str | None = None
+
+
+class RowSpec(Recipe):
+    """A table's row as its file states it."""
+
+    extends: None = None
+    labels: dict[str, str | bool | int | float]
+    published: dict[Literal["AP", "AP50", "AP75", "APS", "APM", "APL"], float]
+    base: str
+    note: str = ""
+
+
+class TableSpec(Settings):
+    """A table's file."""
+
+    title: str
+    split: str
+    rows: dict[str, RowSpec] = Field(min_length=1)
+
+
+class ScaleSpec(Settings):
+    """A scale's file: the world in which experiments are run."""
+
+    title: str
+    data: Overrides
+    root: str | None = None
+    image: ImageSize
+    backbones: dict[str, Overrides]
+    head: Overrides = {}
+    schedules: dict[str, Overrides]
+    training: Overrides = {}
+    evaluation: Overrides = {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: what it says, what the paper published, and how it is made."""
+
+    id: str
+    table: str
+    labels: dict[str, Any]
+    published: dict[str, float]
+    note: str
+    experiment: Experiment
+    variant: Variant
+
+    @property
+    def run(self) -> str:
+        """Folder name of the run."""
+        return run_id(self.experiment)
+
+    @property
+    def variant_folder(self) -> str:
+        """Folder name of the evaluation within each seed."""
+        return variant_id(self.variant)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A run that only shows that everything works: few steps of one image, few test images."""
+
+    steps: int | None = None
+    images: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.steps is not None or self.images is not None
+
+
+def table_names() -> list[str]:
+    """Names of all tables, in order."""
+    return sorted(path.stem for path in FOLDER.glob("*table*.yaml"))
+
+
+def read_table(name: str) -> TableSpec:
+    """A table's file, checked, its rows not yet resolved."""
+    choose(name, table_names(), "table", "tables")
+    path = FOLDER / f"{name}.yaml"
+    return validated(TableSpec, read_yaml(path), _shown(path))
+
+
+def scale_names() -> list[str]:
+    """Names of all scales."""
+    return sorted(path.stem for path in (FOLDER / "scales").glob("*.yaml"))
+
+
+def read_scale(name: str) -> tuple[ScaleSpec, dict, Origins]:
+    """A scale: its checked form, its merged content and where each key of it was written."""
+    choose(name, scale_names(), "scale", "scales")
+    content, origins = _read_scale_content(name, ())
+    return validated(ScaleSpec, content, origins), content, origins
+
+
+def _read_scale_content(name: str, above: tuple[str, ...]) -> tuple[dict, Origins]:
+    path = FOLDER / "scales" / f"{name}.yaml"
+    own = read_yaml(path)
+    base = own.pop("extends", None)
+    content: dict = {}
+    origins: Origins = {}
+    if base is not None:
+        choose(base, [s for s in scale_names() if s not in (*above, name)], "scale", f"{_shown(path)}: extends")
+        content, origins = _read_scale_content(base, (*above, name))
+        # Settings of another data set mean nothing to this one.
+        if own.get("data", {}).get("kind", content["data"].get("kind")) != content["data"].get("kind"):
+            content["data"] = {}
+    origins[()] = f"{_shown(path)}: "
+    merge(content, own, origins, origins[()])
+    return content, origins
+
+
+def load_table(
+    name: str, scale: str = "mini", data_root: Path | None = None, rehearsal: Rehearsal | None = None
+) -> tuple[TableSpec, list[Row]]:
+    """A table with its rows resolved at a scale.
+
+    Args:
+        name: e.g. ``table3``.
+        scale: e.g. ``mini`` or ``coco``.
+        data_root: a COCO-format data set; its annotations are part of a run's id. Without it the ids are provisional.
+        rehearsal: shorten everything.
+
+    Raises:
+        WorkbenchError: an unknown table, scale or key, or a value that does not fit; names file and key.
+    """
+    table = read_table(name)
+    world = read_scale(scale)
+    digest = _data_digest(world[0], data_root)
+    recipes = _read_recipes()
+    rows = [_resolve(name, row, spec, recipes, world, digest, rehearsal) for row, spec in table.rows.items()]
+    return table, rows
+
+
+def load_row(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Row:
+    """One row of a table, resolved at a scale; see ``load_table``."""
+    _, rows = load_table(table, scale, data_root)
+    choose(row, [r.id for r in rows], "row", _shown(FOLDER / f"{table}.yaml"))
+    return next(r for r in rows if r.id == row)
+
+
+def load_experiment(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Experiment:
+    """The experiment behind a row of a table; see ``load_table``."""
+    return load_row(table, row, scale, data_root).experiment
+
+
+def embedded_settings(scale: str) -> EmbeddedData:
+    """How a scale's embedded data set is drawn; raises where its data are the user's own."""
+    spec, _, origins = read_scale(scale)
+    if spec.data.get("kind") != "embedded":
+        raise WorkbenchError(f"scale {scale} has no embedded data set: its data are read from data_root")
+    at_data = {path[1:]: where for path, where in origins.items() if path[:1] == ("data",)}
+    return validated(EmbeddedData, spec.data, at_data)
+
+
+def data_folder(scale: str, results: Path, data_root: Path | None = None) -> Path:
+    """Where a scale's data set lies: given on the command line, in the scale's file, or drawn below ``results``."""
+    spec, _, _ = read_scale(scale)
+    if spec.data.get("kind") == "embedded":
+        if data_root is not None:
+            raise WorkbenchError(f"scale {scale} draws its own data set: leave data_root out, or choose another scale")
+        return results / f"dataset-{hash8(embedded_settings(scale))}"
+    root = data_root or spec.root
+    if root is None:
+        raise WorkbenchError(f"scale {scale} needs a data set: add data_root=FOLDER (a folder in COCO's layout)")
+    return Path(root)
+
+
+def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
+    root = data_root or (Path(spec.root) if spec.root else None)
+    if spec.data.get("kind") != "coco" or root is None:
+        return None
+    annotations = Path(root) / "annotations" / "instances_train2017.json"
+    if not annotations.is_file():
+        raise WorkbenchError(
+            f"{annotations}: no such file; data_root must hold annotations/instances_train2017.json, "
+            "annotations/instances_val2017.json, train2017/ and val2017/"
+        )
+    return annotation_digest(annotations, cache=Path.home() / ".cache" / "vfnet-workbench" / "digests.json")
+
+
+def _read_recipes() -> dict[str, Recipe]:
+    path = FOLDER / "recipes.yaml"
+    return {name: validated(Recipe, spec, f"{_shown(path)}: {name}") for name, spec in read_yaml(path).items()}
+
+
+def _lay_recipe(content: dict, name: str, recipes: dict[str, Recipe], origins: Origins, where: str) -> None:
+    choose(name, recipes, "recipe", where)
+    recipe, place = recipes[name], f"{_shown(FOLDER / 'recipes.yaml')}: {name}"
+    if recipe.extends:
+        _lay_recipe(
+            content, recipe.extends, {k: r for k, r in recipes.items() if k != name}, origins, f"{place}.extends"
+        )
+    merge(content, recipe.model_dump(exclude_unset=True, exclude={"extends"}), origins, place)
+
+
+def _resolve(
+    table: str,
+    row: str,
+    spec: RowSpec,
+    recipes: dict[str, Recipe],
+    world: tuple[ScaleSpec, dict, Origins],
+    digest: str | None,
+    rehearsal: Rehearsal | None,
+) -> Row:
+    scale, written, scale_origins = world
+    content: dict = {}
+    origins: Origins = {}
+    place = f"{_shown(FOLDER / f'{table}.yaml')}: rows.{row}"
+    shared = {key: written[key] for key in ("data", "image", "head", "training", "evaluation") if key in written}
+    merge(content, shared, origins, "")
+    origins.update({path: where for path, where in scale_origins.items() if path in origins})
+    _lay_recipe(content, spec.base, recipes, origins, f"{place}.base")
+    own = spec.model_dump(exclude_unset=True, exclude={"labels", "published", "base", "note"})
+    merge(content, own, origins, place)
+
+    schedule = content.pop("schedule", "1x")
+    choose(schedule, scale.schedules, "schedule", origins.get(("schedule",), place))
+    merge(content.setdefault("training", {}), scale.schedules[schedule], {}, "")
+    backbone = content.get("backbone", {}).get("name")
+    choose(backbone, scale.backbones, "backbone", origins.get(("backbone", "name"), place))
+    merge(content["backbone"], scale.backbones[backbone], {}, "")
+    if digest is not None:
+        content["data"]["digest"] = digest
+    variant = {"image": content["image"], **content.pop("evaluation", {})}
+    if rehearsal:
+        _shorten(content, variant, rehearsal)
+    return Row(
+        id=row,
+        table=table,
+        labels=spec.labels,
+        published=spec.published,
+        note=spec.note,
+        experiment=validated(Experiment, content, origins),
+        variant=validated(
+            Variant, variant, {path[1:]: w for path, w in origins.items() if path[:1] == ("evaluation",)}
+        ),
+    )
+
+
+def _shorten(content: dict, variant: dict, rehearsal: Rehearsal) -> None:
+    """A rehearsal's step is one micro-batch of one image, and its weights are random ones."""
+    content["backbone"]["pretrained"] = False
+    if rehearsal.steps is not None:
+        content["training"] |= {"batch": 1, "limit_steps": rehearsal.steps}
+    if rehearsal.images is not None:
+        variant["limit_images"] = rehearsal.images
+
+
+def _shown(path: Path) -> str:
+    """A file's path as a user of the repository would write it."""
+    return str(path.relative_to(FOLDER.parent))

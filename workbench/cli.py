@@ -1,0 +1,187 @@
+"""``workbench``: each step of the pipeline by hand, and a detector for one's own pictures.
+
+Commands import what they need when they run, so that the light ones start at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.errors import WorkbenchError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+)
+
+Folder = Annotated[Path, typer.Argument(help="A run's folder, results/<scale>/runs/<run>.")]
+Seed = Annotated[int, typer.Option(min=0, help="Which training of the run.")]
+Data = Annotated[Path, typer.Option("--data", help="The data set: annotations/, train2017/, val2017/.")]
+Scale = Annotated[str, typer.Option(help="A scale in experiments/scales.")]
+Results = Annotated[Path, typer.Option(help="Where results lie.")]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="A COCO-format data set.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")]
+VariantFile = Annotated[Path, typer.Option("--variant", help="How to evaluate: a file in results/<scale>/variants.")]
+LimitSteps = Annotated[int | None, typer.Option(min=1, help="Rehearsal: steps of one image.")]
+LimitImages = Annotated[int | None, typer.Option(min=1, help="Rehearsal: test images.")]
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's ends in one line on stderr and exit code 1."""
+    try:
+        app(standalone_mode=False)
+    except WorkbenchError as error:
+        sys.exit(f"workbench: {error}")
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit("workbench: stopped")
+    except Exception as error:
+        if hasattr(error, "show"):  # a mistake on the command line, told by typer
+            error.show()
+            sys.exit(2)
+        raise
+
+
+@app.command()
+def dataset(
+    root: Annotated[Path, typer.Argument(help="Folder to write; replaced if it is there.")],
+    scale: Scale = "mini",
+) -> None:
+    """Draw a scale's embedded data set."""
+    from workbench.catalog import embedded_settings
+    from workbench.data.embedded import draw_data_set
+    from workbench.progress import Reporter
+
+    settings = embedded_settings(scale)
+    with Reporter("data set", settings.train_images + settings.val_images) as reporter:
+        draw_data_set(settings, root, progress=lambda done, _: reporter.advance(done, "images"))
+
+
+@app.command()
+def weights(
+    name: Annotated[str, typer.Argument(help="A backbone, e.g. resnet50.")],
+    file: Annotated[Path, typer.Argument(help="Where to put its ImageNet weights.")],
+) -> None:
+    """Fetch a backbone's pretrained weights and check their digest."""
+    from workbench.pretrained import fetch_weights
+
+    fetch_weights(name, file)
+
+
+@app.command()
+def train(
+    run: Folder,
+    data: Data,
+    seed: Seed = 0,
+    pretrained: Annotated[Path | None, typer.Option(help="Weights of the backbone.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes.")] = 1,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Images computed at a time on a device.")] = None,
+    workers: Workers = None,
+) -> None:
+    """Train a run, or go on where it was stopped."""
+    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
+    from workbench.inference import read_experiment
+    from workbench.training import train as run_training
+
+    with reserved_gpus(devices):
+        prepare_threads()
+        run_training(
+            read_experiment(run),
+            run / f"seed{seed}",
+            data,
+            seed,
+            pretrained=pretrained,
+            devices=devices,
+            micro_batch=micro_batch,
+            workers=decoding_processes(workers),
+            title=f"{run.name} seed {seed}",
+        )
+
+
+@app.command()
+def detect(run: Folder, variant: VariantFile, data: Data, seed: Seed = 0, workers: Workers = None) -> None:
+    """Run a trained detector over val2017 and write detections.json."""
+    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
+    from workbench.pipeline import detect_run
+
+    with reserved_gpus(1):
+        prepare_threads()
+        detect_run(run, variant, data, seed, decoding_processes(workers))
+
+
+@app.command()
+def evaluate(run: Folder, variant: VariantFile, data: Data, seed: Seed = 0) -> None:
+    """Compute COCO's metrics of detections.json and write metrics.json."""
+    from workbench.pipeline import evaluate_run
+
+    metrics = evaluate_run(run, variant, data, seed)
+    shown = "  ".join(
+        f"{k} {'n/a' if metrics[k] is None else f'{100 * metrics[k]:.1f}'}" for k in ("AP", "AP50", "AP75")
+    )
+    print(f"{run.name} seed {seed}: {shown}")
+
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(help="e.g. table3")],
+    scale: Scale = "mini",
+    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each run.")] = 1,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    limit_steps: LimitSteps = None,
+    limit_images: LimitImages = None,
+) -> None:
+    """Write a table of what has been measured beside what was published, as CSV and Markdown."""
+    from workbench.catalog import Rehearsal
+    from workbench.pipeline import make_table
+
+    print(make_table(name, scale, range(seeds), results, data_root, Rehearsal(limit_steps, limit_images)))
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(help="e.g. table3")],
+    scale: Scale = "mini",
+    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each run.")] = 1,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    limit_steps: LimitSteps = None,
+    limit_images: LimitImages = None,
+) -> None:
+    """Draw the loss curves of a table's rows."""
+    from workbench.catalog import Rehearsal
+    from workbench.pipeline import draw_figure
+
+    draw_figure(name, scale, range(seeds), results, data_root, Rehearsal(limit_steps, limit_images))
+
+
+@app.command()
+def plan(
+    table: Annotated[str, typer.Argument(help="e.g. table3")],
+    scale: Scale = "mini",
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+) -> None:
+    """List the trainings behind a table, which other tables share them and which are done."""
+    from workbench.plan import describe
+
+    print(describe(table, scale, results, data_root))
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    run: Annotated[Path, typer.Option(help="A trained run, results/<scale>/runs/<run>.")],
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for drawn pictures and detections.json.")] = Path("predictions"),
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Draw and list boxes of at least this score.")] = 0.3,
+) -> None:
+    """Detect objects in your own pictures: drawn boxes and a JSON file."""
+    from workbench.predict import predict_images
+
+    for line in predict_images(images, run, seed, out, min_score):
+        print(line)

@@ -1,0 +1,43 @@
+"""A batch of training or test images, the one form in which data reach a detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one batch with their ground truth, padded to common shapes.
+
+    B images on a canvas of H×W pixels, G the largest number of objects of any of them (may be 0).
+
+    Attributes:
+        images: ``[B, 3, H, W]`` float32, RGB, normalised, zero-padded on the right and bottom; H and W are multiples
+            of 32.
+        boxes: ``[B, G, 4]`` float32, ``x1, y1, x2, y2`` in pixels of the resized image; zeros where not ``valid``.
+        labels: ``[B, G]`` int64, contiguous class indices from 0; 0 where not ``valid``.
+        valid: ``[B, G]`` bool, True where a ground-truth object stands.
+        sizes: ``[B, 2]`` int64, height and width of each resized image before padding.
+        original_sizes: ``[B, 2]`` int64, height and width of each image on disk.
+        image_ids: B image ids as the annotation file has them.
+        file_names: B file names, for messages.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+    sizes: Tensor
+    original_sizes: Tensor
+    image_ids: tuple[int, ...]
+    file_names: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)

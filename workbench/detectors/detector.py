@@ -1,0 +1,84 @@
+"""The skeleton that all detectors share: backbone → neck → head → predictions → losses or detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from workbench.data.batch import Batch
+from workbench.experiment import Variant
+from workbench.postprocess import Detections, postprocess
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a detector says of every cell of a batch, levels flattened row-major and concatenated from fine to coarse.
+
+    B images, P cells, C classes.
+
+    Attributes:
+        logits: ``[B, P, C]``.
+        boxes: ``[B, P, 4]`` in pixels of the input image, not clipped.
+        points: reference points of each level's cells, ``[P_l, 2]`` in pixels.
+        shapes: (rows, columns) of each level.
+        initial_boxes: ``[B, P, 4]``, boxes before refinement, where the detector refines.
+        centerness: ``[B, P]`` logits, where the detector has that branch.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    points: Sequence[Tensor]
+    shapes: Sequence[tuple[int, int]]
+    initial_boxes: Tensor | None = None
+    centerness: Tensor | None = None
+
+
+class Detector(nn.Module):
+    """A dense detector, put together of a backbone, a neck and a head.
+
+    The head maps a feature pyramid to ``Predictions`` and has ``loss(predictions, batch)``.
+
+    Example:
+        >>> experiment = workbench.load_experiment("table3", "t3_full_vfl", "mini")
+        >>> detector = workbench.build_detector(experiment)
+        >>> found = detector.detect(torch.zeros(1, 3, 96, 128), torch.tensor([[96, 128]]))
+        >>> found[0].boxes.shape
+        torch.Size([0, 4])
+    """
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module, variant: Variant):
+        super().__init__()
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.variant = variant
+
+    def predict(self, images: Tensor) -> Predictions:
+        """Predictions for normalised images ``[B, 3, H, W]``, H and W multiples of 32."""
+        return self.head(self.neck(self.backbone(images)))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Each term of the loss, a scalar, weighted and normalised; their sum is what training minimises."""
+        return self.head.loss(self.predict(batch.images), batch)
+
+    forward = loss  # what a wrapper for several processes calls
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, sizes: Tensor, variant: Variant | None = None) -> list[Detections]:
+        """Final detections in pixels of the input.
+
+        Args:
+            images: ``[B, 3, H, W]``, normalised and padded.
+            sizes: ``[B, 2]`` height and width of each image before padding; boxes are clipped to them.
+            variant: how to post-process; the paper's way for this detector if None.
+
+        Returns:
+            One ``Detections`` an image, by descending score.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            return postprocess(self.predict(images), sizes, variant or self.variant)
+        finally:
+            self.train(was_training)

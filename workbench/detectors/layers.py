@@ -1,0 +1,56 @@
+"""Small parts that heads are made of: convolution blocks, per-level scales, initialisation, flattening."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from workbench.layers.deform import DeformConv
+
+PRIOR = 0.01
+"""Class probability that an untrained head predicts everywhere (Lin et al., ICCV 2017)."""
+
+
+def conv_block(in_channels: int, channels: int, norm_groups: int) -> nn.Sequential:
+    """3×3 convolution without bias, GroupNorm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
+        nn.GroupNorm(norm_groups, channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def tower(depth: int, in_channels: int, channels: int, norm_groups: int) -> nn.Sequential:
+    """``depth`` convolution blocks one after the other."""
+    return nn.Sequential(
+        *(conv_block(in_channels if i == 0 else channels, channels, norm_groups) for i in range(depth))
+    )
+
+
+class Scales(nn.Module):
+    """One learnable factor a pyramid level, 1 at the start."""
+
+    def __init__(self, levels: int):
+        super().__init__()
+        self.factors = nn.Parameter(torch.ones(levels))
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        return x * self.factors[level]
+
+
+def initialise_head(module: nn.Module, classifier: nn.Conv2d, std: float) -> None:
+    """Convolutions, star convolutions too, N(0, std) with zero biases; the classifier's bias at the prior."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | DeformConv):
+            nn.init.normal_(part.weight, std=std)
+            if getattr(part, "bias", None) is not None:
+                nn.init.zeros_(part.bias)
+    nn.init.constant_(classifier.bias, -math.log((1 - PRIOR) / PRIOR))
+
+
+def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
+    """Maps ``[B, K, H_l, W_l]`` of all levels → ``[B, P, K]``, cells row-major, fine levels first."""
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)

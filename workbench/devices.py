@@ -1,0 +1,81 @@
+"""How much of the machine a job takes: its GPUs, threads and decoding processes.
+
+Snakemake counts GPUs but assigns none, so jobs on one machine agree by locks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+
+def gpu_indices() -> list[int]:
+    """Indices of the machine's NVIDIA GPUs, read off its device files so that torch need not be loaded."""
+    return sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit())
+
+
+@contextmanager
+def reserved_gpus(count: int, folder: Path = Path(tempfile.gettempdir())) -> Iterator[list[int]]:
+    """Hold ``count`` GPUs for this process, waiting until they are free; others see them taken.
+
+    Nothing is done where a scheduler has assigned devices already (``CUDA_VISIBLE_DEVICES`` is set) or there is no GPU.
+    To be entered before CUDA is first used.
+
+    Args:
+        folder: where the lock files lie.
+
+    Yields:
+        Indices of the GPUs held, empty where nothing was done.
+    """
+    present = gpu_indices()
+    if "CUDA_VISIBLE_DEVICES" in os.environ or not present:
+        yield []
+        return
+    with ExitStack() as held:
+        mine: list[int] = []
+        while len(mine) < min(count, len(present)):
+            for index in present:
+                if index not in mine and len(mine) < count and _lock(folder / f"vfnet-workbench-gpu{index}.lock", held):
+                    mine.append(index)
+            if len(mine) < min(count, len(present)):
+                # Half of what is needed is given back, or two jobs could wait for each other for ever.
+                held.close()
+                mine = []
+                time.sleep(1)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
+        yield mine
+
+
+def _lock(path: Path, held: ExitStack) -> bool:
+    """Take a lock that the system frees when the process ends, however it ends."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return False
+    held.callback(file.close)
+    return True
+
+
+def prepare_threads() -> None:
+    """Give torch the threads that the pipeline (or the user) set in ``OMP_NUM_THREADS``; all cores otherwise."""
+    import torch
+
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+
+
+def decoding_processes(asked: int | None) -> int:
+    """Worker processes for decoding: as asked, else up to eight beside a GPU and none beside a CPU, which has no time
+    to spare for them."""
+    import torch
+
+    if asked is not None:
+        return asked
+    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0

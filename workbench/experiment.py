@@ -1,0 +1,195 @@
+"""What is learnt and how it is evaluated, as immutable, validated objects, and the ids of runs.
+
+An ``Experiment`` holds everything that decides the learning, a ``Variant`` how a trained run is evaluated. Equal
+experiments are one run, whatever tables they stand in. Nothing heavy is imported: the pipeline reads this each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from workbench.data.embedded import EmbeddedData
+from workbench.losses.classification import AnyClassificationLoss
+
+
+class Settings(BaseModel):
+    """A group of settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CocoData(Settings):
+    """A data set on disk in COCO's layout. Where it lies is no part of what is learnt; its annotations are."""
+
+    kind: Literal["coco"] = "coco"
+    classes: int = Field(ge=1)
+    digest: str | None = None
+    """Of the content of the training annotations; None where no data set was named."""
+
+
+AnyData = Annotated[CocoData | EmbeddedData, Field(discriminator="kind")]
+
+
+class ImageSize(Settings):
+    """Images are scaled, aspect kept, to fit: long side and short side at most these many pixels."""
+
+    long: int = Field(ge=32)
+    short: int = Field(ge=32)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ImageSize:
+        if self.short > self.long:
+            raise ValueError(f"short ({self.short}) is larger than long ({self.long})")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.long}x{self.short}"
+
+
+class Backbone(Settings):
+    """A timm network; ``layers``, ``channels`` and ``stem`` make it shallower or narrower, its blocks stay the same."""
+
+    name: str
+    layers: tuple[int, int, int, int] | None = None
+    """Blocks in each of the four stages."""
+    channels: tuple[int, int, int, int] | None = None
+    """Bottleneck width of each stage (a stage puts out four times as many)."""
+    stem: int | None = Field(None, ge=1)
+    """Channels of the first convolution."""
+    pretrained: bool = False
+    frozen_stages: int = Field(0, ge=0, le=4)
+    """0: all is trained; n: the stem and the first n stages get no gradient."""
+    norm: Literal["frozen", "trained"] = "trained"
+    """Frozen: BatchNorm keeps its running statistics; its weight and bias are trained all the same."""
+
+
+class Head(Settings):
+    """Widths of neck and head, and the side of an anchor in strides."""
+
+    channels: int = Field(256, ge=1)
+    stacked_convs: int = Field(3, ge=1)
+    norm_groups: int = Field(32, ge=1)
+    anchor_scale: float = Field(8.0, gt=0)
+    init_std: float = Field(0.01, gt=0)
+    """Of the head's convolutions; a narrow head needs more than the paper's for signals of the same size."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Head:
+        if self.channels % self.norm_groups:
+            raise ValueError(f"channels ({self.channels}) are not a multiple of norm_groups ({self.norm_groups})")
+        return self
+
+
+class VFNet(Settings):
+    """VarifocalNet and its ancestors: raw VFNet without star and refine, FCOS+ATSS with centerness instead."""
+
+    family: Literal["vfnet"] = "vfnet"
+    star: bool = True
+    refine: bool = True
+    centerness: bool = False
+
+    @model_validator(mode="after")
+    def _combination(self) -> VFNet:
+        if self.refine and not self.star:
+            raise ValueError("refine needs star: the box is refined on star-shaped features")
+        if self.centerness and self.star:
+            raise ValueError("centerness belongs to FCOS+ATSS: set star and refine to false")
+        return self
+
+    @property
+    def title(self) -> str:
+        """Short name, part of a run's folder name."""
+        if self.star:
+            return "vfnet" if self.refine else "vfnet_star"
+        return "fcos_atss" if self.centerness else "vfnet_raw"
+
+
+class Training(Settings):
+    """The optimisation. ``learning_rate`` holds for ``reference_batch`` images a step and scales with the batch."""
+
+    epochs: int = Field(ge=1)
+    batch: int = Field(16, ge=1)
+    reference_batch: int = Field(16, ge=1)
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(0.01, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    bias_lr_factor: float = Field(1.0, gt=0)
+    """Of biases outside norm layers."""
+    bias_weight_decay: bool = True
+    warmup_steps: int = Field(500, ge=0)
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    schedule: Literal["step", "cosine"] = "step"
+    decay_epochs: tuple[int, ...] = ()
+    """Step schedule: epochs, counted from 0, from which the rate is a tenth of what it was."""
+    clip_gradient: float | None = Field(None, gt=0)
+    """Largest norm of the whole gradient."""
+    flip: float = Field(0.5, ge=0, le=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    validate_every: int = Field(1, ge=1)
+    """Epochs between two looks at the validation AP; decides nothing that is learnt."""
+    limit_steps: int | None = Field(None, ge=1)
+    """A rehearsal's length."""
+
+
+class Experiment(Settings):
+    """Everything that decides what is learnt."""
+
+    data: AnyData
+    image: ImageSize
+    backbone: Backbone
+    head: Head
+    detector: VFNet
+    loss: AnyClassificationLoss
+    training: Training
+
+
+class Variant(Settings):
+    """How a trained run is evaluated: test size and post-processing. Changing it never retrains."""
+
+    image: ImageSize
+    score_threshold: float = Field(0.05, ge=0, lt=1)
+    nms_iou: float = Field(0.6, gt=0, le=1)
+    candidates: int = Field(1000, ge=1)
+    """Cells kept of each pyramid level."""
+    max_detections: int = Field(100, ge=1)
+    limit_images: int | None = Field(None, ge=1)
+    """A rehearsal's number of images."""
+
+
+ALWAYS_SAID = {"name", "kind", "family", "drawing"}
+"""Fields that tell one kind of settings from another: part of an id though they are defaults."""
+DECIDES_NOTHING = {"validate_every"}
+
+
+def essence(settings: BaseModel) -> dict[str, Any]:
+    """The settings that decide something, defaults left out, so that a new field with a default changes no id."""
+    said = {}
+    for key, field in type(settings).model_fields.items():
+        value = getattr(settings, key)
+        if key in DECIDES_NOTHING or (value == field.get_default(call_default_factory=True) and key not in ALWAYS_SAID):
+            continue
+        said[key] = essence(value) if isinstance(value, BaseModel) else value
+    return said
+
+
+def hash8(settings: BaseModel) -> str:
+    """Eight hex digits of a digest of the essence."""
+    text = json.dumps(essence(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_id(experiment: Experiment) -> str:
+    """``<name>-<hash8>``, the folder of a run; the name too is made of the experiment, so equal ones share it."""
+    loss = experiment.loss
+    changed = [f"{key}{value}" for key, value in essence(loss).items() if key != "name"]
+    name = "-".join([experiment.detector.title, "_".join([loss.name, *changed]), experiment.backbone.name])
+    return f"{name}-{hash8(experiment)}"
+
+
+def variant_id(variant: Variant) -> str:
+    """The folder of an evaluation within a run's seed."""
+    return f"nms{variant.nms_iou:g}-{variant.image}-{hash8(variant)}"

@@ -1,0 +1,101 @@
+"""A trained run over images: detections in COCO's results format, and runs loaded from their folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from workbench.data import loader
+from workbench.data.coco import CocoDetection
+from workbench.detectors import Detector, build_detector
+from workbench.errors import WorkbenchError
+from workbench.experiment import Experiment, Variant
+from workbench.files import read_json
+from workbench.progress import Reporter
+from workbench.yamlfile import validated
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A detector with the weights of a run, on the CPU and in evaluation mode."""
+
+    detector: Detector
+    experiment: Experiment
+    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    training: dict
+    """What ``train.json`` says of how it was trained."""
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """The experiment of a run's folder."""
+    path = folder / "experiment.json"
+    return validated(Experiment, read_json(path, "the run's experiment"), str(path))
+
+
+def load_run(folder: Path | str, seed: int = 0) -> TrainedRun:
+    """The run in ``results/<scale>/runs/<run>``, as trained with ``seed``.
+
+    Raises:
+        WorkbenchError: not a run's folder, not trained yet, or weights of another architecture.
+    """
+    folder = Path(folder)
+    experiment = read_experiment(folder)
+    weights = folder / f"seed{seed}" / "model.safetensors"
+    if not weights.is_file():
+        raise WorkbenchError(f"{weights}: no such file; this run has not been trained with seed {seed}")
+    facts = read_json(weights.with_name("train.json"), "facts of the training")
+    detector = build_detector(experiment)
+    try:
+        detector.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise WorkbenchError(f"{weights}: not the weights of this run ({reason}); delete it and train again") from None
+    return TrainedRun(detector.eval(), experiment, tuple(facts["category_ids"]), tuple(facts["class_names"]), facts)
+
+
+def detect_data_set(
+    detector: Detector,
+    data: CocoDetection,
+    variant: Variant,
+    device: torch.device | str,
+    workers: int = 0,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    reporter: Reporter | None = None,
+) -> list[dict]:
+    """Detections of every image, one image at a time, in COCO's results format.
+
+    Args:
+        data: the images; with several ranks each takes every ``ranks``-th.
+        variant: test size and post-processing.
+
+    Returns:
+        ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`` in original pixels, image by image.
+    """
+    detector = detector.to(device)
+    results: list[dict] = []
+    part = replace(data, images=data.images[rank::ranks])
+    size = (variant.image.long, variant.image.short)
+    for number, batch in enumerate(loader.evaluation_batches(part, size=size, workers=workers), 1):
+        found = detector.detect(batch.images.to(device), batch.sizes.to(device), variant)[0]
+        scale = (batch.original_sizes[0] / batch.sizes[0]).flip(0).repeat(2)
+        boxes = found.boxes.cpu() * scale
+        boxes[:, 2:] -= boxes[:, :2]
+        results += [
+            {"image_id": batch.image_ids[0], "category_id": data.category_ids[label], "bbox": box, "score": score}
+            for box, score, label in zip(
+                boxes.double().round(decimals=3).tolist(),
+                found.scores.double().round(decimals=6).tolist(),
+                found.labels.tolist(),
+                strict=True,
+            )
+        ]
+        if reporter:
+            reporter.advance(number, "images")
+    return results

@@ -1,0 +1,108 @@
+"""Classification losses of dense detectors: focal, quality focal and varifocal.
+
+One contract makes them interchangeable: a loss takes logits and a target in [0, 1] of the same shape and returns the
+loss of every entry, unreduced. Two facts about a loss are stated by its class:
+
+- ``wants_quality``: whether the target of a positive is the IoU of its predicted box (else it is 1).
+- ``counts_padding``: whether cells in an image's padding are trained as background (else they are left out), as the
+  released code does for the varifocal loss.
+
+A loss is its own settings: an immutable pydantic model whose fields are the loss's hyper-parameters, so that a new loss
+is one class here, one name in ``CLASSIFICATION_LOSSES`` and one ``loss:`` key in a table. torch is imported where it
+computes: the pipeline reads these settings at every start and has no need of torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ClassificationLoss(BaseModel):
+    """What every classification loss is: immutable hyper-parameters, two facts and a call."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    wants_quality: ClassVar[bool]
+    counts_padding: ClassVar[bool]
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of every entry.
+
+        Args:
+            logits: any shape, float.
+            target: same shape, in [0, 1]; 0 is background.
+
+        Returns:
+            Same shape, non-negative.
+        """
+        raise NotImplementedError
+
+
+class FocalLoss(ClassificationLoss):
+    """Focal loss (Lin et al., ICCV 2017, eq. 5) for a target of 0 or 1.
+
+    ``alpha (1-p)^gamma (-ln p)`` for positives, ``(1-alpha) p^gamma (-ln(1-p))`` for the rest.
+    """
+
+    wants_quality: ClassVar[bool] = False
+    counts_padding: ClassVar[bool] = False
+    name: Literal["focal"] = "focal"
+    alpha: float = Field(0.25, ge=0, le=1)
+    gamma: float = Field(2.0, ge=0)
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        from torch.nn import functional as F
+
+        p = logits.sigmoid()
+        # p + t - 2pt is 1-p where t is 1 and p where it is 0.
+        miss = p + target - 2 * p * target
+        balance = 1 - self.alpha + (2 * self.alpha - 1) * target
+        return balance * miss.pow(self.gamma) * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+class QualityFocalLoss(ClassificationLoss):
+    """Quality focal loss (Li et al., NeurIPS 2020, eq. 5), the paper's "GFL": ``|y-p|^beta BCE(p, y)``."""
+
+    wants_quality: ClassVar[bool] = True
+    counts_padding: ClassVar[bool] = False
+    name: Literal["quality_focal"] = "quality_focal"
+    beta: float = Field(2.0, ge=0)
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        from torch.nn import functional as F
+
+        distance = (target - logits.sigmoid()).abs()
+        return distance.pow(self.beta) * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+class VarifocalLoss(ClassificationLoss):
+    """Varifocal loss (Zhang et al., CVPR 2021, eq. 2): asymmetric, positives weighted by their quality.
+
+    ``q BCE(p, q)`` where q > 0 (``BCE(p, q)`` without ``q_weighting``), ``alpha p^gamma BCE(p, 0)`` where q = 0.
+    ``alpha`` multiplies negatives only, and ``p^gamma`` is differentiated through.
+    """
+
+    wants_quality: ClassVar[bool] = True
+    counts_padding: ClassVar[bool] = True
+    name: Literal["varifocal"] = "varifocal"
+    alpha: float = Field(0.75, ge=0)
+    gamma: float = Field(2.0, ge=0)
+    q_weighting: bool = True
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        import torch
+        from torch.nn import functional as F
+
+        positive = target if self.q_weighting else torch.ones_like(target)
+        weight = torch.where(target > 0, positive, self.alpha * logits.sigmoid().pow(self.gamma))
+        return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+CLASSIFICATION_LOSSES = {"focal": FocalLoss, "quality_focal": QualityFocalLoss, "varifocal": VarifocalLoss}
+
+AnyClassificationLoss = Annotated[Union[tuple(CLASSIFICATION_LOSSES.values())], Field(discriminator="name")]  # noqa: UP007
+"""The type of an experiment's ``loss``: the class in ``CLASSIFICATION_LOSSES`` that its ``name`` names."""

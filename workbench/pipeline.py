@@ -1,0 +1,151 @@
+"""The steps behind the pipeline's rules that are more than one call: where files lie, and what goes into them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from workbench.catalog import Rehearsal, Row, load_table
+from workbench.errors import WorkbenchError
+from workbench.experiment import Variant
+from workbench.files import read_json, write_json_atomically
+from workbench.provenance import code_digest, provenance
+from workbench.yamlfile import validated
+
+
+def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) -> Path:
+    """``results/<scale>``, and apart from it what a rehearsal writes."""
+    return results / (f"{scale}-rehearsal" if rehearsal else scale)
+
+
+def metrics_file(folder: Path, row: Row, seed: int) -> Path:
+    """Where a row's metrics of one training lie below ``results/<scale>``."""
+    return folder / "runs" / row.run / f"seed{seed}" / row.variant_folder / "metrics.json"
+
+
+def write_settings(folder: Path, rows: Iterable[Row]) -> None:
+    """Write each row's experiment and variant where the steps read them; their names are made of their content."""
+    for row in rows:
+        for path, settings in (
+            (folder / "runs" / row.run / "experiment.json", row.experiment),
+            (folder / "variants" / f"{row.variant_folder}.json", row.variant),
+        ):
+            if not path.is_file():
+                write_json_atomically(path, settings.model_dump(mode="json"))
+
+
+def read_variant(path: Path) -> Variant:
+    """A variant's file."""
+    return validated(Variant, read_json(path, "settings of an evaluation"), str(path))
+
+
+def detect_run(run: Path, variant_file: Path, data_root: Path, seed: int, workers: int) -> None:
+    """Detections of a trained run on val2017 → ``detections.json`` in the variant's folder."""
+    import torch
+
+    from workbench.data.coco import read_coco
+    from workbench.inference import detect_data_set, load_run
+    from workbench.progress import Reporter
+
+    variant = read_variant(variant_file)
+    data = read_coco(data_root, "val2017", training=False, limit=variant.limit_images)
+    trained = load_run(run, seed)
+    if trained.category_ids != data.category_ids:
+        raise WorkbenchError(
+            f"{data_root}: its categories {data.category_ids} are not those that {run.name} was trained on, "
+            f"{trained.category_ids}"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    began = time.monotonic()
+    with Reporter(f"{run.name} seed {seed}", len(data.images)) as reporter:
+        found = detect_data_set(trained.detector, data, variant, device, workers, reporter=reporter)
+    folder = run / f"seed{seed}" / variant_file.stem
+    facts = {"detection_seconds": round(time.monotonic() - began, 2), **provenance()}
+    write_json_atomically(folder / "detection.json", facts)
+    write_json_atomically(folder / "detections.json", found, indent=None)
+
+
+def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int) -> dict:
+    """COCO's metrics of a run's detections → ``metrics.json`` beside them, with provenance; returned too."""
+    from workbench.evaluation import evaluate_detections, read_detections
+
+    variant = read_variant(variant_file)
+    folder = run / f"seed{seed}" / variant_file.stem
+    annotations = data_root / "annotations" / "instances_val2017.json"
+    ids = None
+    if variant.limit_images is not None:
+        ids = [image["id"] for image in read_json(annotations, "annotations")["images"][: variant.limit_images]]
+    metrics = evaluate_detections(annotations, read_detections(folder / "detections.json"), ids)
+    training = read_json(run / f"seed{seed}" / "train.json", "facts of the training")
+    detection = read_json(folder / "detection.json", "facts of the detection")
+    metrics["provenance"] = {
+        "seed": seed,
+        "code_digest": training["code_digest"],
+        "training": training,
+        "detection": detection,
+        "evaluation": {"code_digest": code_digest()},
+    }
+    write_json_atomically(folder / "metrics.json", metrics)
+    return metrics
+
+
+def make_table(
+    name: str, scale: str, seeds: Iterable[int], results: Path, data_root: Path | None, rehearsal: Rehearsal | None
+) -> str:
+    """Write ``tables/<name>.csv`` and ``.md`` of whatever has been measured; returns the Markdown."""
+    from workbench.report.tables import TableRow, table_markdown, write_table
+
+    spec, rows = load_table(name, scale, data_root, rehearsal)
+    folder = scale_folder(results, scale, rehearsal)
+    lines = []
+    for row in rows:
+        files = [metrics_file(folder, row, seed) for seed in seeds]
+        measured = tuple(read_json(file, "metrics") for file in files if file.is_file())
+        lines.append(TableRow(row.id, row.labels, row.published, row.run, row.note, measured))
+    title = f"{spec.title}, scale {folder.name}"
+    write_table(title, lines, folder / "tables" / f"{name}.csv", folder / "tables" / f"{name}.md")
+    return table_markdown(title, lines)
+
+
+def draw_figure(
+    name: str, scale: str, seeds: Iterable[int], results: Path, data_root: Path | None, rehearsal: Rehearsal | None
+) -> None:
+    """Draw the loss curves of a table's trained rows on one figure, PNG and PDF."""
+    import pandas
+
+    from workbench.report.figures import draw_loss_curves
+
+    _, rows = load_table(name, scale, data_root, rehearsal)
+    folder = scale_folder(results, scale, rehearsal)
+    curves = {}
+    for row in rows:
+        files = [folder / "runs" / row.run / f"seed{seed}" / "train.csv" for seed in seeds]
+        frames = [pandas.read_csv(file) for file in files if file.is_file()]
+        if frames:
+            curves[row_title(row)] = frames
+    if not curves:
+        raise WorkbenchError(f"{name}: no row of it has been trained at scale {scale}; run snakemake {name}")
+    base = folder / "figures" / f"{name}_loss"
+    draw_loss_curves(
+        curves, base.with_suffix(".png"), base.with_suffix(".pdf"), f"Training, {name}, scale {folder.name}"
+    )
+
+
+def row_title(row: Row) -> str:
+    """A row's labels in a few words, for a legend."""
+    said = []
+    for key, value in row.labels.items():
+        if value is True:
+            said.append(key)
+        elif isinstance(value, str):
+            said.append(value)
+        elif value is not False:
+            said.append(f"{key} {value:g}")
+    return ", ".join(said)
+
+
+def settings_digest(rows: Iterable[Row]) -> str:
+    """What a table says besides its metrics, as text that changes when it does."""
+    return json.dumps([[r.id, r.labels, r.published, r.note, r.run, r.variant_folder] for r in rows])

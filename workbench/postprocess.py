@@ -1,0 +1,87 @@
+"""From predictions to detections: candidates of each level, class-wise NMS, the best of an image.
+
+Order of operations as in the released code: sigmoid → the best cells of each level → clip → every (box, class) pair
+above the score threshold → times centerness → class-wise NMS → the best over all classes. NMS is invariant under the
+scaling to original pixels, which is left to the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torchvision
+from torch import Tensor
+
+from workbench.boxes import clip_boxes
+from workbench.experiment import Variant
+
+if TYPE_CHECKING:
+    from workbench.detectors.detector import Predictions
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of one image, by descending score.
+
+    Attributes:
+        boxes: ``[N, 4]``, ``x1, y1, x2, y2`` in pixels.
+        scores: ``[N]`` in (0, 1].
+        labels: ``[N]`` int64 class indices.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def postprocess(predictions: Predictions, sizes: Tensor, variant: Variant) -> list[Detections]:
+    """Detections of every image of a batch.
+
+    Args:
+        predictions: of B images.
+        sizes: ``[B, 2]`` height and width of the images before padding, in pixels.
+        variant: thresholds and limits.
+    """
+    scores = predictions.logits.float().sigmoid()
+    quality = None if predictions.centerness is None else predictions.centerness.float().sigmoid()
+    boxes = clip_boxes(predictions.boxes.float(), sizes)
+    kept = _candidate_cells(
+        scores, quality, [rows * columns for rows, columns in predictions.shapes], variant.candidates
+    )
+    scores = scores.gather(1, kept.unsqueeze(-1).expand(-1, -1, scores.shape[-1]))
+    boxes = boxes.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
+    if quality is not None:
+        quality = quality.gather(1, kept)
+    return [
+        _of_one_image(scores[i], boxes[i], None if quality is None else quality[i], variant) for i in range(len(scores))
+    ]
+
+
+def _candidate_cells(scores: Tensor, quality: Tensor | None, cells: list[int], limit: int) -> Tensor:
+    """Indices ``[B, K]`` of the cells of highest score, at most ``limit`` of each level."""
+    rank = scores.amax(-1)
+    if quality is not None:
+        rank = rank * quality
+    kept, start = [], 0
+    for count in cells:
+        if count > limit:
+            kept.append(rank[:, start : start + count].topk(limit).indices + start)
+        else:
+            kept.append(torch.arange(start, start + count, device=rank.device).expand(len(rank), -1))
+        start += count
+    return torch.cat(kept, dim=1)
+
+
+def _of_one_image(scores: Tensor, boxes: Tensor, quality: Tensor | None, variant: Variant) -> Detections:
+    cell, label = (scores > variant.score_threshold).nonzero(as_tuple=True)
+    score = scores[cell, label]
+    if quality is not None:
+        score = score * quality[cell]
+    box = boxes[cell]
+    # Boxes of different classes are moved apart so that one NMS serves all; in double precision nothing is lost.
+    shift = label * (boxes.max() + 1).double()
+    keep = torchvision.ops.nms(box.double() + shift[:, None], score.double(), variant.nms_iou)
+    keep = keep[: variant.max_detections]
+    return Detections(box[keep], score[keep], label[keep])

@@ -1,0 +1,357 @@
+"""Training: one loop for one process or several, resumable at any step, the same numbers after a kill and a resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+
+from workbench.data.batch import Batch
+from workbench.data.coco import read_coco
+from workbench.data.loader import training_batches
+from workbench.detectors import Detector, build_detector
+from workbench.errors import WorkbenchError
+from workbench.evaluation import evaluate_detections
+from workbench.experiment import Experiment, Variant
+from workbench.files import write_json_atomically
+from workbench.inference import detect_data_set
+from workbench.progress import Reporter
+from workbench.provenance import provenance
+from workbench.schedule import make_optimiser, rate_factor
+from workbench.trainlog import TrainLog
+
+Term = dict[str, torch.Tensor]
+
+
+class Interrupted(WorkbenchError):
+    """Training was asked to stop, and left a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the steps of an experiment are spread over devices and micro-batches."""
+
+    ranks: int
+    micro_batch: int
+    accumulate: int
+    learning_rate: float
+
+    @property
+    def batch(self) -> int:
+        """Images a step, over all ranks."""
+        return self.ranks * self.micro_batch * self.accumulate
+
+    def __str__(self) -> str:
+        return f"{self.micro_batch} x {self.ranks} x {self.accumulate}"
+
+
+def plan_steps(experiment: Experiment, ranks: int, micro_batch: int | None) -> Plan:
+    """Micro-batch × ranks × accumulation as near to the experiment's batch as they get, the learning rate scaled."""
+    training = experiment.training
+    micro = min(micro_batch or training.batch, max(1, training.batch // ranks))
+    accumulate = max(1, round(training.batch / (ranks * micro)))
+    batch = ranks * micro * accumulate
+    return Plan(ranks, micro, accumulate, training.learning_rate * batch / training.reference_batch)
+
+
+@dataclass
+class Run:
+    """What a training holds while it goes: all of it stands in a checkpoint."""
+
+    fabric: Fabric
+    experiment: Experiment
+    folder: Path
+    detector: Detector
+    optimiser: torch.optim.Optimizer
+    log: TrainLog
+    steps_per_epoch: int
+    step: int = 0
+    seconds: float = 0.0
+    stop: list[int] = field(default_factory=list)
+
+    @property
+    def total_steps(self) -> int:
+        steps = self.experiment.training.epochs * self.steps_per_epoch
+        return min(steps, self.experiment.training.limit_steps or steps)
+
+
+def train(
+    experiment: Experiment,
+    folder: Path,
+    data_root: Path,
+    seed: int,
+    *,
+    pretrained: Path | None = None,
+    devices: int = 1,
+    micro_batch: int | None = None,
+    workers: int = 0,
+    checkpoint_minutes: float = 10.0,
+    validate: bool = True,
+    title: str = "",
+) -> None:
+    """Train an experiment and write ``model.safetensors``, ``train.csv`` and ``train.json`` into ``folder``.
+
+    A checkpoint in ``folder/checkpoints`` is resumed. On one device ``micro_batch`` images are computed at a time and
+    gradients accumulated to the experiment's batch; the losses' normalisers are then each micro-batch's own, an
+    approximation, which is said in the log and in ``train.json``.
+
+    Raises:
+        WorkbenchError: bad data, a foreign checkpoint, losses that are not finite.
+        Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
+    """
+    fabric = Fabric(accelerator="auto", devices=devices, strategy="ddp" if devices > 1 else "auto")
+    fabric.launch()
+    data = read_coco(data_root, "train2017", training=True)
+    if len(data.class_names) != experiment.data.classes:
+        raise WorkbenchError(
+            f"{data_root}: {len(data.class_names)} categories, the scale says data.classes: {experiment.data.classes}"
+        )
+    plan = plan_steps(experiment, fabric.world_size, micro_batch)
+    batches = training_batches(
+        data,
+        size=(experiment.image.long, experiment.image.short),
+        batch=plan.micro_batch,
+        seed=seed,
+        flip=experiment.training.flip,
+        workers=workers,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    run, module = _start(
+        fabric, experiment, folder, seed, plan, pretrained, -(-batches.batches_per_epoch // plan.accumulate)
+    )
+    reporter = Reporter(title, run.total_steps, quiet=not fabric.is_global_zero)
+    _announce(reporter, run, plan, data.skipped, pretrained)
+    _resume(run, reporter)
+    with _signals_noted(run.stop), reporter:
+        check = _validator(run, data_root, workers) if validate and not experiment.training.limit_steps else None
+        _loop(run, module, batches, plan, reporter, check, checkpoint_minutes * 60)
+    if fabric.is_global_zero:
+        _finish(run, plan, seed, data.category_ids, data.class_names)
+    fabric.barrier()
+
+
+def _start(
+    fabric: Fabric,
+    experiment: Experiment,
+    folder: Path,
+    seed: int,
+    plan: Plan,
+    pretrained: Path | None,
+    steps_per_epoch: int,
+) -> tuple[Run, torch.nn.Module]:
+    torch.manual_seed(seed)
+    detector = build_detector(experiment)
+    if pretrained is not None:
+        detector.backbone.load_pretrained(pretrained)
+    optimiser = make_optimiser(experiment.training, detector, plan.learning_rate)
+    if fabric.device.type == "cpu":
+        detector = detector.to(memory_format=torch.channels_last)
+    module, optimiser = fabric.setup(detector, optimiser)
+    log = TrainLog(folder / "checkpoints" / "train.csv")
+    return Run(fabric, experiment, folder, detector, optimiser, log, steps_per_epoch), module
+
+
+def _announce(reporter: Reporter, run: Run, plan: Plan, skipped: dict[str, int], pretrained: Path | None) -> None:
+    training = run.experiment.training
+    for reason, count in skipped.items():
+        if count:
+            reporter.say(f"data: {count} {reason}")
+    if plan.batch != training.reference_batch:
+        reporter.say(
+            f"learning rate {plan.learning_rate:g}: scaled linearly from {training.learning_rate:g} for "
+            f"{training.reference_batch} images a step to {plan.batch}"
+        )
+    if plan.accumulate > 1:
+        reporter.say(
+            f"gradients of {plan.accumulate} micro-batches of {plan.micro_batch} are accumulated: an approximation of "
+            f"a batch of {plan.batch}, since each micro-batch is normalised by its own positives"
+        )
+    if pretrained is None and (run.experiment.backbone.pretrained or training.limit_steps):
+        reporter.say("the backbone starts from random weights")
+
+
+def _loop(
+    run: Run,
+    module: torch.nn.Module,
+    batches,
+    plan: Plan,
+    reporter: Reporter,
+    check: Callable[[], float] | None,
+    checkpoint_seconds: float,
+) -> None:
+    saved, every = time.monotonic(), run.experiment.training.validate_every
+    log_every = max(1, run.total_steps // 1000)
+    while run.step < run.total_steps:
+        epoch, within = divmod(run.step, run.steps_per_epoch)
+        stream = batches.epoch(epoch, skip=within * plan.accumulate)
+        run.detector.train()
+        for _ in range(within, min(run.steps_per_epoch, within + run.total_steps - run.step)):
+            began = time.monotonic()
+            micro = [b for _, b in zip(range(plan.accumulate), stream, strict=False)]
+            terms, rate = _step(run, module, micro)
+            run.step += 1
+            elapsed = time.monotonic() - began
+            run.seconds += elapsed
+            images_per_second = len(micro) * plan.micro_batch * plan.ranks / elapsed
+            ends_epoch = run.step % run.steps_per_epoch == 0
+            ap = None
+            if check and ends_epoch and ((epoch + 1) % every == 0 or run.step == run.total_steps):
+                ap = check()
+                run.detector.train()
+            if run.step % log_every == 0 or run.step == run.total_steps or ap is not None:
+                run.log.add(run.step, epoch, rate, terms, images_per_second, ap)
+            reporter.step(
+                run.step, epoch + 1, run.experiment.training.epochs, sum(terms.values()), images_per_second, ap
+            )
+            due = time.monotonic() - saved > checkpoint_seconds
+            if ends_epoch or run.stop or due:
+                _save(run)
+                saved = time.monotonic()
+            if run.stop:
+                name = signal.Signals(run.stop[0]).name
+                raise Interrupted(f"stopped by {name} at step {run.step}; the same command goes on from there")
+
+
+def _step(run: Run, module: torch.nn.Module, micro: list[Batch]) -> tuple[dict[str, float], float]:
+    """One update; the loss terms, averaged over the micro-batches, and the learning rate."""
+    training = run.experiment.training
+    factor = rate_factor(training, run.step, run.steps_per_epoch)
+    for group in run.optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    run.optimiser.zero_grad(set_to_none=True)
+    sums: dict[str, float] = {}
+    for i, batch in enumerate(micro):
+        batch = batch.to(run.fabric.device)
+        with run.fabric.no_backward_sync(module, enabled=i + 1 < len(micro)):
+            with torch.autocast(run.fabric.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+                terms = module(batch)
+            total = sum(terms.values()) / len(micro)
+            values = torch.stack(list(terms.values())).detach().tolist()
+            if not torch.isfinite(torch.tensor(values)).all():
+                said = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values, strict=True))
+                raise WorkbenchError(
+                    f"loss not finite at step {run.step} ({said}); images {', '.join(batch.file_names)}; "
+                    "look at their boxes, or lower training.learning_rate"
+                )
+            run.fabric.backward(total)
+        for name, value in zip(terms, values, strict=True):
+            sums[name] = sums.get(name, 0.0) + value / len(micro)
+    if training.clip_gradient is not None:
+        run.fabric.clip_gradients(module, run.optimiser, max_norm=training.clip_gradient)
+    run.optimiser.step()
+    return sums, run.optimiser.param_groups[0]["lr"]
+
+
+def _validator(run: Run, data_root: Path, workers: int) -> Callable[[], float]:
+    """A function that gives the validation AP of the detector as it is."""
+    data = read_coco(data_root, "val2017", training=False)
+    annotations = data_root / "annotations" / "instances_val2017.json"
+    variant = Variant(image=run.experiment.image)
+
+    def check() -> float:
+        found = detect_data_set(
+            run.detector,
+            data,
+            variant,
+            run.fabric.device,
+            workers,
+            rank=run.fabric.global_rank,
+            ranks=run.fabric.world_size,
+        )
+        if run.fabric.world_size > 1:
+            parts: list = [None] * run.fabric.world_size
+            torch.distributed.all_gather_object(parts, found)
+            found = [entry for part in parts for entry in part]
+        return evaluate_detections(annotations, found)["AP"] or 0.0
+
+    return check
+
+
+def _save(run: Run) -> None:
+    if not run.fabric.is_global_zero:
+        return
+    run.log.flush()
+    path = run.folder / "checkpoints" / "last.pt"
+    temporary = path.with_suffix(".partial")
+    state = {
+        "model": run.detector.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "step": run.step,
+        "seconds": run.seconds,
+    }
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise WorkbenchError(f"{path}: the checkpoint cannot be written ({error}); free some space") from None
+
+
+def _resume(run: Run, reporter: Reporter) -> None:
+    path = run.folder / "checkpoints" / "last.pt"
+    if not path.is_file():
+        run.log.start()
+        return
+    try:
+        state = torch.load(path, map_location=run.fabric.device, weights_only=True)
+        run.detector.load_state_dict(state["model"])
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.step, run.seconds = state["step"], state["seconds"]
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise WorkbenchError(f"{path}: no checkpoint of this run ({reason}); delete it to start anew") from None
+    run.log.start(keep_to=run.step)
+    reporter.resume(run.step)
+    reporter.say(f"resumed from the checkpoint at step {run.step}")
+
+
+def _finish(run: Run, plan: Plan, seed: int, category_ids: tuple[int, ...], class_names: tuple[str, ...]) -> None:
+    """Final files, each moved into place whole; the weights last, since with them the run counts as done."""
+    run.log.flush()
+    facts = {
+        "seed": seed,
+        "steps": run.step,
+        "seconds": round(run.seconds, 1),
+        "micro_batch x ranks x accumulation": str(plan),
+        "learning_rate": plan.learning_rate,
+        "category_ids": list(category_ids),
+        "class_names": list(class_names),
+        **provenance(),
+    }
+    write_json_atomically(run.folder / "train.json", facts)
+    run.log.publish(run.folder / "train.csv")
+    path = run.folder / "model.safetensors"
+    temporary = path.with_suffix(".partial")
+    weights = {name: value.contiguous() for name, value in run.detector.state_dict().items()}
+    try:
+        save_file(weights, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise WorkbenchError(f"{path}: the weights cannot be written ({error.strerror}); free some space") from None
+
+
+class _signals_noted:
+    """SIGTERM and SIGINT are noted for the loop, which ends after its step, instead of killing the process."""
+
+    def __init__(self, noted: list[int]):
+        self.noted = noted
+
+    def __enter__(self) -> None:
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.noted.append(number)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
