@@ -151,6 +151,20 @@ def test_untrained_head(switches):
     torch.testing.assert_close(found.logits.sigmoid(), torch.full_like(found.logits, 0.01), rtol=1e-4, atol=0)
 
 
+def test_each_level_has_its_own_scale():
+    head = make_head("raw")
+    torch.nn.init.zeros_(head.box_out.weight)
+    torch.nn.init.constant_(head.box_out.bias, math.log(2))
+    with torch.no_grad():
+        head.scales.factors.copy_(torch.tensor([0.0, 1, 2, 3, -1]))
+        found = head(pyramid())
+    width = (found.boxes[..., 2] - found.boxes[..., 0]) / 2
+    expected = [2.0**power * 8 * s for power, s in zip((0, 1, 2, 3, -1), STRIDES, strict=True)]
+    torch.testing.assert_close(
+        width[0], torch.cat([torch.full((len(p),), side) for p, side in zip(found.points, expected, strict=True)])
+    )
+
+
 def test_start_values():
     head = make_head("full", in_channels=32, channels=32, init_std=0.01)
     convs = [m for m in head.modules() if hasattr(m, "weight") and m.weight.dim() == 4]
@@ -279,7 +293,10 @@ def slow_terms(predictions, assignment, batch, loss):
                     y = max(quality, 1e-6) if hit else 0
                     sums["cls"] += (y - p) ** 2 * entropy(x, y)
     count = max(positives, 1)
-    terms = {"cls": sums["cls"] / count, "box": sums["box"] / max(weights["box"], 1)}
+    terms = {
+        "cls": sums["cls"] / count,
+        "box": sums["box"] / max(weights["box"], 1 if predictions.centerness is None else 1e-6),
+    }
     if initial is not None:
         terms["box_initial"] = sums["box_initial"] / max(weights["box_initial"], 1)
     if predictions.centerness is not None:
@@ -310,6 +327,7 @@ def test_loss_terms(switches, loss, counts):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_positives_whose_boxes_miss_their_objects_stay_positives(loss):
     head, batch = make_head("full", loss), make_batch((3, 2))
+    torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that a positive taken for a negative would show
     predictions = head(pyramid())
     astray = dataclasses.replace(predictions, boxes=predictions.boxes + 5000)
     expected, positives = slow_terms(astray, head.assign(astray, batch), batch, loss)

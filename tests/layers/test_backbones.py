@@ -51,9 +51,12 @@ def test_full_size_has_the_papers_channels_and_stride_in_the_3x3():
     assert strides == {"conv1": 2} | {f"layer{i}.0.{name}": 2 for i in (2, 3, 4) for name in ("conv2", "downsample.0")}
 
 
-@pytest.mark.xfail(strict=True, reason="timm ignores stem_width unless the stem is deep: the stem stays 64 wide")
-def test_stem_width():
-    assert small(stem=16).net.conv1.out_channels == 16
+@pytest.mark.parametrize(("stem", "first"), [(16, 16), (24, 16), (32, 8), (64, 16)])
+def test_stem_width(stem, first):
+    """timm itself ignores a width for this stem; the net keeps its structure otherwise."""
+    backbone = small(stem=stem, channels=(first, 24, 32, 48))
+    assert (backbone.net.conv1.out_channels, backbone.net.bn1.num_features) == (stem, stem)
+    assert [tuple(x.shape[-2:]) for x in backbone(torch.zeros(1, 3, 64, 96))] == [(8, 12), (4, 6), (2, 3)]
 
 
 @pytest.mark.parametrize("stages", [0, 1, 2, 4])

@@ -1,6 +1,6 @@
 """Parity with MMDetection 3.3.0, run as a black box. It is no dependency: where it is missing these tests are skipped.
 
-It needs mmcv 2.1.0 with its compiled operators, numpy < 2 and setuptools < 81 beside it.
+Tested with mmcv 2.1.0 and its compiled operators, mmengine 0.10.7, numpy 1.26 and setuptools 80.
 """
 
 from types import SimpleNamespace

@@ -16,7 +16,7 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 
 FINE = 3  # supersampling of the masks
-USUAL_COLOUR = 0.8  # share of the objects that have their category's colour
+USUAL_COLOUR = 0.92  # share of the objects that have their category's colour
 MARGIN = 8  # pixels around an object that its shadow and its blur can reach
 
 
@@ -225,7 +225,7 @@ def _scatter(rng: Generator, pen: ImageDraw.ImageDraw, size: tuple[int, int], ba
 def paint_object(rng: Generator, canvas: np.ndarray, mask: Image.Image, points: np.ndarray, hue: float) -> None:
     """Paints one outline with its ``mask`` onto the canvas, in place, most often in its category's ``hue``.
 
-    As in the world most kinds of things have a usual colour, but none can be told by it: a fifth have any other.
+    As in the world most kinds of things have a usual colour, but none can be told by it alone: some have any other.
     Some objects hardly differ from what lies behind them, some have soft edges, some a shadow or a rim:
     how well a box can be placed must differ from object to object, else there is no quality to predict.
     """

@@ -29,6 +29,8 @@ OFFSET_GRADIENT = 0.1
 """Share of the star offsets' gradient that reaches the initial box."""
 LEAST_QUALITY = 1e-6
 """A positive whose box misses its object altogether stays a positive."""
+LEAST_CENTERNESS = 1e-6
+"""Floor of the sum of centerness targets that normalises FCOS + ATSS's box loss; sums of IoUs count at least 1."""
 INITIAL_WEIGHT, BOX_WEIGHT = 1.5, 2.0
 """Weights of the GIoU losses of the initial and of the final box."""
 
@@ -165,7 +167,8 @@ class VFNetHead(nn.Module):
         if initial is not None:
             loss = giou_loss(initial, targets) * initial_quality
             terms["box_initial"] = INITIAL_WEIGHT * loss.sum() / initial_sum.clamp(min=1)
-        terms["box"] = BOX_WEIGHT * (giou_loss(boxes, targets) * box_weight).sum() / weight_sum.clamp(min=1)
+        least = 1 if centerness is None else LEAST_CENTERNESS
+        terms["box"] = BOX_WEIGHT * (giou_loss(boxes, targets) * box_weight).sum() / weight_sum.clamp(min=least)
         if centerness is not None:
             logits = predictions.centerness[positive].float()
             terms["centerness"] = F.binary_cross_entropy_with_logits(logits, centerness, reduction="sum") / count

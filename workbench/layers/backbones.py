@@ -24,11 +24,7 @@ class ResidualBackbone(nn.Module):
 
     def __init__(self, settings: Backbone):
         super().__init__()
-        shape = {
-            "layers": settings.layers,
-            "channels": settings.channels,
-            "stem_width": settings.stem,
-        }
+        shape = {"layers": settings.layers, "channels": settings.channels}
         try:
             self.net = timm.create_model(
                 settings.name,
@@ -38,6 +34,8 @@ class ResidualBackbone(nn.Module):
             )
         except RuntimeError as error:
             raise WorkbenchError(f"backbone '{settings.name}': {error}") from None
+        if settings.stem is not None:
+            _narrow_stem(self.net, settings.stem)
         self.channels: list[int] = self.net.feature_info.channels()
         self.norm_frozen = settings.norm == "frozen"
         if settings.frozen_stages:
@@ -75,3 +73,21 @@ class ResidualBackbone(nn.Module):
         missing = [key for key in missing if not key.endswith("num_batches_tracked")]
         if missing or surplus:
             raise WorkbenchError(f"{file}: not weights of this backbone (first difference: {(missing + surplus)[0]})")
+
+
+def _narrow_stem(net: nn.ModuleDict, width: int) -> None:
+    """Give a residual network's stem ``width`` channels in place; timm knows only stems of 64."""
+    first = net["layer1"][0]
+    wide = first.conv3.out_channels
+    net["conv1"] = _conv(3, width, net["conv1"])
+    net["bn1"] = nn.BatchNorm2d(width)
+    first.conv1 = _conv(width, first.conv1.out_channels, first.conv1)
+    # timm leaves the projection out of the shortcut where 64 channels go in and out.
+    first.downsample = nn.Sequential(_conv(width, wide, first.conv3), nn.BatchNorm2d(wide)) if width != wide else None
+
+
+def _conv(in_channels: int, out_channels: int, like: nn.Conv2d) -> nn.Conv2d:
+    """A convolution of the same kind with other channels, initialised as timm does."""
+    new = nn.Conv2d(in_channels, out_channels, like.kernel_size, like.stride, like.padding, bias=False)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    return new
