@@ -1,0 +1,46 @@
+"""A number says where it comes from, and comments are not part of that."""
+
+import shutil
+
+import pytest
+
+from workbench import provenance
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package, whose digest a test may change."""
+    shutil.copytree(provenance.PACKAGE, tmp_path / "workbench", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "workbench")
+    provenance.code_digest.cache_clear()
+    yield tmp_path / "workbench"
+    provenance.code_digest.cache_clear()
+
+
+def digest_after(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    provenance.code_digest.cache_clear()
+    return provenance.code_digest()
+
+
+def test_the_digest_sees_code_and_nothing_else(package):
+    before = provenance.code_digest()
+    head = package / "detectors" / "vfnet.py"
+    assert digest_after(head, "OFFSET_GRADIENT = 0.1", "# why\n\nOFFSET_GRADIENT = 0.1  # a tenth") == before
+    assert digest_after(head, "ATSS over the batch.", "Another docstring.") == before
+    assert digest_after(package / "cli.py", "def main", "def other") == before
+    assert digest_after(package / "report" / "tables.py", "not run", "not yet run") == before
+    assert digest_after(head, "OFFSET_GRADIENT = 0.1", "OFFSET_GRADIENT = 0.2") != before
+
+
+def test_what_is_said():
+    said = provenance.provenance()
+    assert said["versions"]["torch"].startswith("2.")
+    assert "thread" in said["device"] or said["device"]
+    assert len(said["code_digest"]) == 8
+
+
+def test_outside_git_the_commit_is_unknown(package):
+    assert provenance.git_commit() == "unknown"
