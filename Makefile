@@ -33,7 +33,10 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt
 	$(call install,.[dev])
 	@touch $(VENV)/.ready
 
-all tables figures table%: $(VENV)/.ready
+all tables figures: $(VENV)/.ready
+	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores all $@
+
+table%: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores all $@
 
 test: lint
