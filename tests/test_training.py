@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from workbench import training
+from workbench.checkpointing import plan_steps
 from workbench.errors import WorkbenchError
 from workbench.files import write_json_atomically
 from workbench.inference import load_run
-from workbench.training import Interrupted, plan_steps, train
+from workbench.training import Interrupted, train
 
 
 @pytest.fixture(autouse=True)

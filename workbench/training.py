@@ -2,85 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
 
+from workbench.checkpointing import Plan, Run, plan_steps, resume, save_checkpoint, write_results
 from workbench.data.batch import Batch
 from workbench.data.coco import read_coco
 from workbench.data.loader import training_batches
-from workbench.detectors import Detector, build_detector
+from workbench.detectors import build_detector
 from workbench.errors import WorkbenchError
 from workbench.evaluation import evaluate_detections
 from workbench.experiment import Experiment, Variant
-from workbench.files import write_json_atomically
 from workbench.inference import detect_data_set
 from workbench.progress import Reporter
-from workbench.provenance import provenance
 from workbench.schedule import make_optimiser, rate_factor
 from workbench.trainlog import TrainLog
-
-Term = dict[str, torch.Tensor]
 
 
 class Interrupted(WorkbenchError):
     """Training was asked to stop, and left a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the steps of an experiment are spread over devices and micro-batches."""
-
-    ranks: int
-    micro_batch: int
-    accumulate: int
-    learning_rate: float
-
-    @property
-    def batch(self) -> int:
-        """Images a step, over all ranks."""
-        return self.ranks * self.micro_batch * self.accumulate
-
-    def __str__(self) -> str:
-        return f"{self.micro_batch} x {self.ranks} x {self.accumulate}"
-
-
-def plan_steps(experiment: Experiment, ranks: int, micro_batch: int | None) -> Plan:
-    """Micro-batch × ranks × accumulation as near to the experiment's batch as they get, the learning rate scaled."""
-    training = experiment.training
-    micro = min(micro_batch or training.batch, max(1, training.batch // ranks))
-    accumulate = max(1, round(training.batch / (ranks * micro)))
-    batch = ranks * micro * accumulate
-    return Plan(ranks, micro, accumulate, training.learning_rate * batch / training.reference_batch)
-
-
-@dataclass
-class Run:
-    """What a training holds while it goes: all of it stands in a checkpoint."""
-
-    fabric: Fabric
-    experiment: Experiment
-    folder: Path
-    detector: Detector
-    optimiser: torch.optim.Optimizer
-    log: TrainLog
-    steps_per_epoch: int
-    step: int = 0
-    seconds: float = 0.0
-    stop: list[int] = field(default_factory=list)
-
-    @property
-    def total_steps(self) -> int:
-        steps = self.experiment.training.epochs * self.steps_per_epoch
-        return min(steps, self.experiment.training.limit_steps or steps)
 
 
 def train(
@@ -130,12 +76,12 @@ def train(
     )
     reporter = Reporter(title, run.total_steps, quiet=not fabric.is_global_zero)
     _announce(reporter, run, plan, data.skipped, pretrained)
-    _resume(run, reporter)
+    resume(run, reporter)
     with _signals_noted(run.stop), reporter:
         check = _validator(run, data_root, workers) if validate and not experiment.training.limit_steps else None
         _loop(run, module, batches, plan, reporter, check, checkpoint_minutes * 60)
     if fabric.is_global_zero:
-        _finish(run, plan, seed, data.category_ids, data.class_names)
+        write_results(run, plan, seed, data.category_ids, data.class_names)
     fabric.barrier()
 
 
@@ -214,7 +160,7 @@ def _loop(
             )
             due = time.monotonic() - saved > checkpoint_seconds
             if ends_epoch or run.stop or due:
-                _save(run)
+                save_checkpoint(run)
                 saved = time.monotonic()
             if run.stop:
                 name = signal.Signals(run.stop[0]).name
@@ -274,70 +220,6 @@ def _validator(run: Run, data_root: Path, workers: int) -> Callable[[], float]:
         return evaluate_detections(annotations, found)["AP"] or 0.0
 
     return check
-
-
-def _save(run: Run) -> None:
-    if not run.fabric.is_global_zero:
-        return
-    run.log.flush()
-    path = run.folder / "checkpoints" / "last.pt"
-    temporary = path.with_suffix(".partial")
-    state = {
-        "model": run.detector.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
-        "step": run.step,
-        "seconds": run.seconds,
-    }
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: the checkpoint cannot be written ({error}); free some space") from None
-
-
-def _resume(run: Run, reporter: Reporter) -> None:
-    path = run.folder / "checkpoints" / "last.pt"
-    if not path.is_file():
-        run.log.start()
-        return
-    try:
-        state = torch.load(path, map_location=run.fabric.device, weights_only=True)
-        run.detector.load_state_dict(state["model"])
-        run.optimiser.load_state_dict(state["optimiser"])
-        run.step, run.seconds = state["step"], state["seconds"]
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise WorkbenchError(f"{path}: no checkpoint of this run ({reason}); delete it to start anew") from None
-    run.log.start(keep_to=run.step)
-    reporter.resume(run.step)
-    reporter.say(f"resumed from the checkpoint at step {run.step}")
-
-
-def _finish(run: Run, plan: Plan, seed: int, category_ids: tuple[int, ...], class_names: tuple[str, ...]) -> None:
-    """Final files, each moved into place whole; the weights last, since with them the run counts as done."""
-    run.log.flush()
-    facts = {
-        "seed": seed,
-        "steps": run.step,
-        "seconds": round(run.seconds, 1),
-        "micro_batch x ranks x accumulation": str(plan),
-        "learning_rate": plan.learning_rate,
-        "category_ids": list(category_ids),
-        "class_names": list(class_names),
-        **provenance(),
-    }
-    write_json_atomically(run.folder / "train.json", facts)
-    run.log.publish(run.folder / "train.csv")
-    path = run.folder / "model.safetensors"
-    temporary = path.with_suffix(".partial")
-    weights = {name: value.contiguous() for name, value in run.detector.state_dict().items()}
-    try:
-        save_file(weights, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: the weights cannot be written ({error.strerror}); free some space") from None
 
 
 class _signals_noted:

@@ -141,7 +141,10 @@ def test_boxes_and_areas_lie_inside_the_image_and_fit_each_other(data):
 
 
 def test_box_of_an_object_that_nothing_hides_is_that_of_its_outline(data):
-    """To a third of a pixel, a little more at a sharp tip; the area to a fringe of that along the outline."""
+    """Not a third of a pixel outside it, nor a pixel inside: the last of a sharp tip is too thin to be painted.
+
+    The area differs by a fringe along the outline.
+    """
     single = Counter(a["image_id"] for a in annotations(data, "train2017")["annotations"])
     checked = 0
     for a in annotations(data, "train2017")["annotations"]:
@@ -149,7 +152,9 @@ def test_box_of_an_object_that_nothing_hides_is_that_of_its_outline(data):
             continue
         polygon = np.array(a["segmentation"][0]).reshape(-1, 2)
         x, y, w, h = a["bbox"]
-        np.testing.assert_allclose([x, y, x + w, y + h], [*polygon.min(0), *polygon.max(0)], rtol=0, atol=0.6)
+        inwards = np.concatenate([[x, y] - polygon.min(0), polygon.max(0) - [x + w, y + h]])
+        assert (inwards > -0.35).all()
+        assert (inwards < 1).all()
         perimeter = np.linalg.norm(polygon - np.roll(polygon, 1, axis=0), axis=1).sum()
         assert abs(shapes.polygon_area(polygon) - a["area"]) < 0.25 * perimeter
         checked += 1

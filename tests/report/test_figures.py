@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from workbench.errors import WorkbenchError
+from workbench.report import figures
 from workbench.report.figures import _curve, _epochs, _panels, _style, draw_loss_curves
 
 
@@ -86,3 +87,9 @@ def test_bad_input_is_told_in_one_line(tmp_path):
     with pytest.raises(WorkbenchError, match=r"row a: .*lacks the column loss, step"):
         draw(tmp_path, {"row a": train_csv().drop(columns=["step", "loss"])})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_caption_fits_the_width(seeds):
+    """At 8 points a letter takes about 0.065 inches."""
+    assert len(figures._caption({"row": [None] * seeds})) * 0.065 < figures.WIDTH

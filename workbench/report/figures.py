@@ -125,7 +125,7 @@ def _figure(rows: dict[str, list[pd.DataFrame]], title: str) -> Figure:
     area = (0, (caption + legend) / height, 1, 1 - (caption + legend + top) / height)
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.02, wspace=0.04, rect=area)
     figure.text(0.012, 1 - 0.08 / height, title, size=10, weight="bold", va="top")
-    figure.text(0.012, 0.08 / height, _caption(rows, "val_ap" in panels), color="#555555", va="bottom")
+    figure.text(0.012, 0.08 / height, _caption(rows), color="#555555", va="bottom")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
     for axis, column in zip(axes, panels, strict=False):
         _draw_panel(axis, rows, column)
@@ -155,11 +155,12 @@ def _legend_columns(rows: dict[str, list[pd.DataFrame]]) -> int:
     return max(1, min(len(rows), 4, int(WIDTH / (0.7 + 0.068 * max(map(len, rows))))))
 
 
-def _caption(rows: dict[str, list[pd.DataFrame]], with_ap: bool) -> str:
-    text = f"Losses: running median over {SMOOTHING:.0%} of the log, then mean over {SMOOTHING / 4:.0%}"
+def _caption(rows: dict[str, list[pd.DataFrame]]) -> str:
+    """What the lines are, in no more letters than fit the width."""
+    text = f"Losses: running median over {SMOOTHING:.0%}, then mean over {SMOOTHING / 4:.0%} of the log"
     if any(len(frames) > 1 for frames in rows.values()):
-        return f"{text}{', AP as measured' if with_ap else ''}; mean over seeds, in a band from lowest to highest."
-    return f"{text}, raw values faint behind{'; AP as measured' if with_ap else ''}."
+        return f"{text}. Lines: mean of seeds; bands: their range."
+    return f"{text}, raw values faint behind. AP as measured."
 
 
 def _draw_panel(axis: Axes, rows: dict[str, list[pd.DataFrame]], column: str) -> None:
