@@ -1,15 +1,16 @@
 # Sets up the environment on a machine that has Python (3.11 or later) and make, then runs what was asked for.
 #   make table3      the environment, then `snakemake --cores all table3`; any target of the pipeline will do
 #   make test        the environment, then all fast tests and the format and lint checks
+#   make parity      the comparison with MMDetection, where mmcv is at hand (make parity WHEELS=folder)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help all tables figures test test-slow lint format clean
+.PHONY: help all tables figures test test-slow parity lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,3p' Makefile
+	@sed -n '1,4p' Makefile
 
 # uv where it is installed, pip otherwise; the tested versions either way.
 define install
@@ -45,6 +46,17 @@ test: lint
 test-slow: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -m slow --durations=8
 
+# Against MMDetection as a black box, in an environment of its own: it needs older packages than the workbench.
+# WHEELS names a folder with a wheel of mmcv 2.1.0.
+PARITY := $(VENV)-parity
+parity: $(PARITY)/.ready
+	$(PARITY)/bin/python -m pytest -W ignore tests/parity tests/layers/test_deform.py
+
+$(PARITY)/.ready: tests/parity/requirements.txt pyproject.toml
+	[ -x $(PARITY)/bin/python ] || $(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(WHEELS),--find-links $(WHEELS)) -r tests/parity/requirements.txt -e .
+	@touch $@
+
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,4 +68,4 @@ format: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" snakefmt Snakefile
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) build *.egg-info .pytest_cache .ruff_cache

@@ -17,6 +17,9 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
 )
 
+bench = typer.Typer(no_args_is_help=True, help="Small benchmarks on this machine.")
+app.add_typer(bench, name="bench")
+
 Folder = Annotated[Path, typer.Argument(help="A run's folder, results/<scale>/runs/<run>.")]
 Seed = Annotated[int, typer.Option(min=0, help="Which training of the run.")]
 Data = Annotated[Path, typer.Option("--data", help="The data set: annotations/, train2017/, val2017/.")]
@@ -185,3 +188,13 @@ def predict(
 
     for line in predict_images(images, run, seed, out, min_score):
         print(line)
+
+
+@bench.command()
+def deform(repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5) -> None:
+    """Time the back ends of deformable convolution, forward and backward."""
+    from workbench.bench import bench_deform
+    from workbench.devices import prepare_threads
+
+    prepare_threads()
+    print(bench_deform(repeats))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 DECIDES_NO_NUMBER = {
+    "bench.py",
     "catalog.py",
     "cli.py",
     "config.py",

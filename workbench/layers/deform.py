@@ -1,11 +1,15 @@
-"""Deformable convolution (Dai et al., ICCV 2017; not modulated), by one of several back ends.
+"""Deformable convolution (DCN: Dai et al., ICCV 2017; DCNv2, with masks: Zhu et al., CVPR 2019), by several back ends.
 
 Offsets hold ``(dy, dx)`` pairs, one for each kernel tap in row-major order, in units of the input's cells and relative
-to the tap's regular position. Samples are bilinear, zero outside the map.
+to the tap's regular position. Samples are bilinear, zero outside the map. The back ends agree but for rounding, and for
+the gradient of offsets whose sample lies exactly on the lattice, where it is not defined.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -13,29 +17,79 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-BackEnd = Literal["auto", "torchvision", "sample"]
+from workbench.errors import WorkbenchError
+
+BackEnd = Literal["auto", "torchvision", "mmcv", "sample"]
 
 
-def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor, back_end: BackEnd = "auto") -> Tensor:
+@cache
+def mmcv_ops() -> ModuleType | None:
+    """mmcv's compiled operators, where mmcv was built with them."""
+    try:
+        return import_module("mmcv.ops")
+    except ImportError:
+        return None
+
+
+def back_ends() -> list[str]:
+    """Back ends at hand."""
+    return ["sample", "torchvision", *(["mmcv"] if mmcv_ops() else [])]
+
+
+def fastest_back_end(device: torch.device) -> str:
+    """What ``auto`` stands for on a device."""
+    if device.type == "cpu":
+        # Forward and backward of the two libraries' kernels take several times as long there as those of grid_sample.
+        return "sample"
+    return "mmcv" if mmcv_ops() else "torchvision"
+
+
+def deform_conv2d(
+    x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None = None, back_end: BackEnd = "auto"
+) -> Tensor:
     """Deformable 3×3 convolution of stride 1 and padding 1, without bias.
 
     Args:
         x: ``[B, C, H, W]``.
         offset: ``[B, 18, H, W]``, ``dy, dx`` of the nine taps.
         weight: ``[O, C, 3, 3]``.
-        back_end: ``torchvision``; ``sample``, built on ``grid_sample``; ``auto``, the faster one for x's device.
+        mask: ``[B, 9, H, W]``, what each tap's sample is multiplied by (DCNv2).
+        back_end: ``torchvision``; ``mmcv``, where it is installed with its operators; ``sample``, built on
+            ``grid_sample``; ``auto``, the fastest one for x's device.
 
     Returns:
         ``[B, O, H, W]``.
+
+    Raises:
+        WorkbenchError: a back end that is not at hand.
     """
-    if back_end == "auto":
-        # On a CPU forward and backward of torchvision's kernel take several times as long as those of grid_sample.
-        back_end = "sample" if x.device.type == "cpu" else "torchvision"
-    if back_end == "torchvision":
-        return torchvision.ops.deform_conv2d(x, offset.to(x.dtype), weight.to(x.dtype), padding=1)
-    if back_end == "sample":
-        return _by_grid_sample(x, offset, weight)
-    raise ValueError(f"unknown back end {back_end!r} of deformable convolution: auto, torchvision or sample")
+    name = fastest_back_end(x.device) if back_end == "auto" else back_end
+    if name not in back_ends():
+        raise WorkbenchError(f"deformable convolution: no back end '{name}' (at hand: auto, {', '.join(back_ends())})")
+    if name == "sample":
+        return _by_grid_sample(x, offset, weight, mask)
+    # The libraries' kernels want one type for all, and not every one of them knows bfloat16.
+    single = [None if t is None else t.float() for t in (x, offset, weight, mask)]
+    with torch.autocast(x.device.type, enabled=False):
+        out = _by_torchvision(*single) if name == "torchvision" else _by_mmcv(*single)
+    return out.to(x.dtype)
+
+
+def _by_torchvision(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None) -> Tensor:
+    return torchvision.ops.deform_conv2d(x, offset, weight, padding=1, mask=mask)
+
+
+def _by_mmcv(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None) -> Tensor:
+    ops, (rows, columns) = mmcv_ops(), x.shape[-2:]
+    # mmcv refuses maps smaller than the kernel; zeros outside a map change nothing.
+    border = (0, max(0, 3 - columns), 0, max(0, 3 - rows))
+    x, offset = (F.pad(t, border).contiguous() for t in (x, offset))
+    if mask is None:
+        # Samples of the whole batch are gathered at once: it must be a multiple of the last argument.
+        out = ops.deform_conv2d(x, offset, weight, 1, 1, 1, 1, 1, False, len(x))
+    else:
+        out = ops.modulated_deform_conv2d(x, offset, F.pad(mask, border).contiguous(), weight, None, 1, 1, 1, 1, 1)
+    return out[..., :rows, :columns]
 
 
 def regular_grid(device: torch.device | str) -> Tensor:
@@ -44,7 +98,7 @@ def regular_grid(device: torch.device | str) -> Tensor:
     return torch.stack(torch.meshgrid(tap, tap, indexing="ij"), dim=-1).flatten()
 
 
-def _by_grid_sample(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+def _by_grid_sample(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None) -> Tensor:
     batch, channels, rows, columns = x.shape
     position = offset.float() + regular_grid(x.device)[None, :, None, None]
     y = position[:, 0::2] + torch.arange(rows, device=x.device)[:, None]
@@ -57,6 +111,8 @@ def _by_grid_sample(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     sampled = F.grid_sample(
         x.float(), grid.reshape(batch, 9 * rows, columns, 2), padding_mode="zeros", align_corners=True
     )
+    if mask is not None:
+        sampled = (sampled.view(batch, channels, 9, rows, columns) * mask.unsqueeze(1)).flatten(1, 2)
     # The sampled columns make of the deformable convolution a 1×1 one, for which the fastest kernels are at hand.
     patches = sampled.view(batch, channels * 9, rows, columns).to(x.dtype)
     return F.conv2d(patches, weight.to(x.dtype).reshape(len(weight), -1, 1, 1))
@@ -75,4 +131,4 @@ class DeformConv(torch.nn.Module):
         self.back_end = back_end
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        return deform_conv2d(x, offset, self.weight, self.back_end)
+        return deform_conv2d(x, offset, self.weight, back_end=self.back_end)
