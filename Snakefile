@@ -1,6 +1,9 @@
 # The pipeline: data set → train → detect → evaluate → table and figure.
 # What is run stands in experiments/, how it is done in workbench/; here are only the rules.
 
+import atexit
+import os
+import sys
 from pathlib import Path
 
 from snakemake_interface_common.exceptions import WorkflowError
@@ -9,7 +12,7 @@ from workbench.catalog import data_folder, load_table, table_names
 from workbench.config import read_config
 from workbench.devices import gpu_indices
 from workbench.errors import WorkbenchError
-from workbench.pipeline import metrics_file, scale_folder, settings_digest, write_settings
+from workbench.pipeline import last_words, metrics_file, scale_folder, settings_digest, write_settings
 
 
 configfile: "experiments/config.yaml"
@@ -32,9 +35,14 @@ VAL_ANNOTATIONS = f"{DATA}/annotations/instances_val2017.json"
 TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
 EVALUATED = f"{TRAINED}/{{variant}}"
 
+# A training whose pipeline has died writes its checkpoint and ends; tee (below, in every rule) outlives the terminal
+# for as long, so that the log has its last words.
+shell.prefix(f"export WORKBENCH_PIPELINE_PID={os.getpid()}; ")
+
 GPUS = gpu_indices()
 # On a CPU a thread a training, as many side by side as there are cores; on GPUs as many as there are devices.
-THREADS = max(1, workflow.cores * settings.gpus // len(GPUS)) if GPUS and workflow.cores else 1
+CORES = workflow.resource_settings.cores or os.cpu_count()  # `snakemake --unlock` names none
+THREADS = max(1, CORES * settings.gpus // len(GPUS)) if GPUS else 1
 
 
 def metrics_of(rows):
@@ -54,6 +62,11 @@ def pretrained(wildcards):
 onstart:
     # Named by their content, so they are no inputs: what changes has another name.
     write_settings(FOLDER, ROWS)
+
+
+onerror:
+    for words in last_words(log):
+        atexit.register(print, words, file=sys.stderr)
 
 
 wildcard_constraints:
@@ -112,12 +125,12 @@ if str(DATA).startswith(f"{RESULTS}/"):
             VAL_ANNOTATIONS,
         log:
             f"{DATA}.log",
-        threads: workflow.cores or 1
+        threads: CORES
         resources:
             mem_mb=2000,
             runtime=10,
         shell:
-            f"workbench dataset {DATA} --scale {settings.scale} 2>&1 | tee {{log}}"
+            f"workbench dataset {DATA} --scale {settings.scale} 2>&1 | (trap '' PIPE; tee {{log}})"
 
 
 rule weights:
@@ -127,7 +140,7 @@ rule weights:
         f"{RESULTS}/weights/{{backbone}}.log",
     localrule: True
     shell:
-        "workbench weights {wildcards.backbone} {output} 2>&1 | tee {log}"
+        "workbench weights {wildcards.backbone} {output} 2>&1 | (trap '' PIPE; tee {log})"
 
 
 rule train:
@@ -152,7 +165,7 @@ rule train:
     shell:
         f"workbench train {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
         f" --devices {settings.gpus if GPUS else 1} {f'--micro-batch {settings.micro_batch}' if settings.micro_batch else ''}"
-        " {params.pretrained} 2>&1 | tee -a {log}"
+        " {params.pretrained} 2>&1 | (trap '' PIPE; tee {log})"
 
 
 rule detect:
@@ -171,7 +184,7 @@ rule detect:
         runtime=120,
     shell:
         f"workbench detect {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
-        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | tee {{log}}"
+        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' PIPE; tee {{log}})"
 
 
 rule evaluate:
@@ -189,7 +202,7 @@ rule evaluate:
         runtime=30,
     shell:
         f"workbench evaluate {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
-        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | tee {{log}}"
+        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' PIPE; tee {{log}})"
 
 
 rule table:
@@ -203,7 +216,7 @@ rule table:
     params:
         rows=lambda wildcards: settings_digest(TABLES[wildcards.table]),
     shell:
-        f"workbench table {{wildcards.table}} {settings.options} 2>&1 | tee {{log}}"
+        f"workbench table {{wildcards.table}} {settings.options} 2>&1 | (trap '' PIPE; tee {{log}})"
 
 
 rule figure:
@@ -215,4 +228,4 @@ rule figure:
     log:
         f"{FOLDER}/figures/{{table}}.log",
     shell:
-        f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | tee {{log}}"
+        f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | (trap '' PIPE; tee {{log}})"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from workbench.detectors import Detector
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, one_line
 from workbench.experiment import Experiment
 from workbench.files import write_json_atomically
 from workbench.progress import Reporter
@@ -59,7 +60,6 @@ class Run:
     steps_per_epoch: int
     step: int = 0
     seconds: float = 0.0
-    stop: list[int] = field(default_factory=list)
 
     @property
     def total_steps(self) -> int:
@@ -81,11 +81,12 @@ def save_checkpoint(run: Run) -> None:
         "seconds": run.seconds,
     }
     try:
-        torch.save(state, temporary)
+        with temporary.open("wb") as file:  # given a path, torch would not tell that the disk is full
+            torch.save(state, file)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: the checkpoint cannot be written ({error}); free some space") from None
+        raise WorkbenchError(f"{path}: the checkpoint cannot be written ({one_line(error)}); free some space") from None
 
 
 def resume(run: Run, reporter: Reporter) -> None:
@@ -104,8 +105,9 @@ def resume(run: Run, reporter: Reporter) -> None:
         run.optimiser.load_state_dict(state["optimiser"])
         run.step, run.seconds = state["step"], state["seconds"]
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise WorkbenchError(f"{path}: no checkpoint of this run ({reason}); delete it to start anew") from None
+        raise WorkbenchError(
+            f"{path}: no checkpoint of this run ({one_line(error)}); delete it to start anew"
+        ) from None
     run.log.start(keep_to=run.step)
     reporter.resume(run.step)
     reporter.say(f"resumed from the checkpoint at step {run.step}")
@@ -132,6 +134,6 @@ def write_results(run: Run, plan: Plan, seed: int, category_ids: tuple[int, ...]
     try:
         save_file(weights, temporary)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter tells of a full disk, too
         temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: the weights cannot be written ({error.strerror}); free some space") from None
+        raise WorkbenchError(f"{path}: the weights cannot be written ({one_line(error)}); free some space") from None

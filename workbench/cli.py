@@ -5,6 +5,7 @@ Commands import what they need when they run, so that the light ones start at on
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +43,12 @@ def main() -> None:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit("workbench: stopped")
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise  # nothing of a file's
+        sys.exit(
+            f"workbench: {error.filename or 'writing'}: {error.strerror}; check the path, its rights and the space"
+        )
     except Exception as error:
         if hasattr(error, "show"):  # a mistake on the command line, told by typer
             error.show()

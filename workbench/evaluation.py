@@ -110,12 +110,16 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     for number, annotation in enumerate(dataset["annotations"], start=1):
         try:
             _, _, width, height = annotation["bbox"]
+            if not all(map(_is_finite, annotation["bbox"])):
+                raise ValueError("a box with NaN, infinity or text")
             area = annotation.get("area")
             area = width * height if area is None else area
             keys = {"image_id": annotation["image_id"], "category_id": annotation["category_id"]}
         except (KeyError, TypeError, ValueError) as error:
             where = f"{path}: annotation {number - 1}"
-            raise WorkbenchError(f"{where} lacks image_id, category_id or a bbox of four numbers; {hint}") from error
+            raise WorkbenchError(
+                f"{where} lacks image_id, category_id or a bbox of four finite numbers; {hint}"
+            ) from error
         keys |= {"bbox": annotation["bbox"], "area": area, "iscrowd": annotation.get("iscrowd") or 0}
         annotations.append(keys | {"id": number})
     return {

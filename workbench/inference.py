@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from workbench.data import loader
 from workbench.data.coco import CocoDetection
 from workbench.detectors import Detector, build_detector
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, one_line
 from workbench.experiment import Experiment, Variant
 from workbench.files import read_json
 from workbench.progress import Reporter
@@ -34,7 +34,7 @@ class TrainedRun:
 def read_experiment(folder: Path) -> Experiment:
     """The experiment of a run's folder."""
     path = folder / "experiment.json"
-    return validated(Experiment, read_json(path, "the run's experiment"), str(path))
+    return validated(Experiment, read_json(path, "the run's settings"), str(path))
 
 
 def load_run(folder: Path | str, seed: int = 0) -> TrainedRun:
@@ -53,9 +53,16 @@ def load_run(folder: Path | str, seed: int = 0) -> TrainedRun:
     try:
         detector.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise WorkbenchError(f"{weights}: not the weights of this run ({reason}); delete it and train again") from None
-    return TrainedRun(detector.eval(), experiment, tuple(facts["category_ids"]), tuple(facts["class_names"]), facts)
+        fault = f"not the weights of this run ({one_line(error)})"
+        raise WorkbenchError(f"{weights}: {fault}; delete it and train again") from None
+    try:
+        classes = tuple(facts["category_ids"]), tuple(facts["class_names"])
+    except (KeyError, TypeError):
+        path = weights.with_name("train.json")
+        raise WorkbenchError(
+            f"{path}: it does not say category_ids and class_names; delete it and {weights.name} and train again"
+        ) from None
+    return TrainedRun(detector.eval(), experiment, *classes, facts)
 
 
 def detect_data_set(

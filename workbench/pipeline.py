@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -149,3 +150,19 @@ def row_title(row: Row) -> str:
 def settings_digest(rows: Iterable[Row]) -> str:
     """What a table says besides its metrics, as text that changes when it does."""
     return json.dumps([[r.id, r.labels, r.published, r.note, r.run, r.variant_folder] for r in rows])
+
+
+def last_words(snakemake_logs: str | Iterable[str]) -> list[str]:
+    """What failed jobs said last, from the log files that Snakemake's own log names as theirs.
+
+    Snakemake prints a page of its own after a failure, which hides the one line that tells what to do.
+    """
+    logs = [snakemake_logs] if isinstance(snakemake_logs, str) else snakemake_logs
+    text = "\n".join(Path(log).read_text(errors="replace") for log in logs)
+    named = re.findall(r"^ +log: (.+?) \(check log file", text, re.MULTILINE)
+    words = {}
+    for file in map(Path, named):
+        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+        if lines and lines[-1].startswith("workbench: "):
+            words[lines[-1]] = None
+    return list(words)

@@ -19,6 +19,7 @@ DECIDES_NO_NUMBER = {
     "devices.py",
     "errors.py",
     "files.py",
+    "interrupts.py",
     "pipeline.py",
     "plan.py",
     "predict.py",

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import torch
 from lightning_fabric import Fabric
 
 from workbench.checkpointing import Plan, Run, plan_steps, resume, save_checkpoint, write_results
 from workbench.data.batch import Batch
-from workbench.data.coco import read_coco
+from workbench.data.coco import CocoDetection, annotation_path, read_coco
 from workbench.data.loader import training_batches
 from workbench.detectors import build_detector
 from workbench.errors import WorkbenchError
 from workbench.evaluation import evaluate_detections
 from workbench.experiment import Experiment, Variant
 from workbench.inference import detect_data_set
+from workbench.interrupts import StopRequests
 from workbench.progress import Reporter
 from workbench.schedule import make_optimiser, rate_factor
 from workbench.trainlog import TrainLog
@@ -58,7 +57,8 @@ def train(
     data = read_coco(data_root, "train2017", training=True)
     if len(data.class_names) != experiment.data.classes:
         raise WorkbenchError(
-            f"{data_root}: {len(data.class_names)} categories, the scale says data.classes: {experiment.data.classes}"
+            f"{data_root}: {len(data.class_names)} categories, the scale says data.classes: {experiment.data.classes}; "
+            "name another data set or correct the scale"
         )
     plan = plan_steps(experiment, fabric.world_size, micro_batch)
     batches = training_batches(
@@ -77,9 +77,9 @@ def train(
     reporter = Reporter(title, run.total_steps, quiet=not fabric.is_global_zero)
     _announce(reporter, run, plan, data.skipped, pretrained)
     resume(run, reporter)
-    with _signals_noted(run.stop), reporter:
-        check = _validator(run, data_root, workers) if validate and not experiment.training.limit_steps else None
-        _loop(run, module, batches, plan, reporter, check, checkpoint_minutes * 60)
+    with StopRequests() as requests, reporter:
+        check = _validator(run, data, workers) if validate and not experiment.training.limit_steps else None
+        _loop(run, module, batches, plan, reporter, check, checkpoint_minutes * 60, requests)
     if fabric.is_global_zero:
         write_results(run, plan, seed, data.category_ids, data.class_names)
     fabric.barrier()
@@ -133,6 +133,7 @@ def _loop(
     reporter: Reporter,
     check: Callable[[], float] | None,
     checkpoint_seconds: float,
+    requests: StopRequests,
 ) -> None:
     saved, every = time.monotonic(), run.experiment.training.validate_every
     log_every = max(1, run.total_steps // 1000)
@@ -158,13 +159,12 @@ def _loop(
             reporter.step(
                 run.step, epoch + 1, run.experiment.training.epochs, sum(terms.values()), images_per_second, ap
             )
-            due = time.monotonic() - saved > checkpoint_seconds
-            if ends_epoch or run.stop or due:
+            stop = requests.reason()
+            if ends_epoch or stop or time.monotonic() - saved > checkpoint_seconds:
                 save_checkpoint(run)
                 saved = time.monotonic()
-            if run.stop:
-                name = signal.Signals(run.stop[0]).name
-                raise Interrupted(f"stopped by {name} at step {run.step}; the same command goes on from there")
+            if stop:
+                raise Interrupted(f"stopped {stop} at step {run.step}; the same command goes on from there")
 
 
 def _step(run: Run, module: torch.nn.Module, micro: list[Batch]) -> tuple[dict[str, float], float]:
@@ -197,10 +197,15 @@ def _step(run: Run, module: torch.nn.Module, micro: list[Batch]) -> tuple[dict[s
     return sums, run.optimiser.param_groups[0]["lr"]
 
 
-def _validator(run: Run, data_root: Path, workers: int) -> Callable[[], float]:
+def _validator(run: Run, trained_on: CocoDetection, workers: int) -> Callable[[], float]:
     """A function that gives the validation AP of the detector as it is."""
-    data = read_coco(data_root, "val2017", training=False)
-    annotations = data_root / "annotations" / "instances_val2017.json"
+    data = read_coco(trained_on.root, "val2017", training=False)
+    annotations = annotation_path(trained_on.root, "val2017")
+    if data.category_ids != trained_on.category_ids:
+        raise WorkbenchError(
+            f"{annotations}: its categories {data.category_ids} are not those that are trained on, "
+            f"{trained_on.category_ids}: give both splits the same"
+        )
     variant = Variant(image=run.experiment.image)
 
     def check() -> float:
@@ -220,20 +225,3 @@ def _validator(run: Run, data_root: Path, workers: int) -> Callable[[], float]:
         return evaluate_detections(annotations, found)["AP"] or 0.0
 
     return check
-
-
-class _signals_noted:
-    """SIGTERM and SIGINT are noted for the loop, which ends after its step, instead of killing the process."""
-
-    def __init__(self, noted: list[int]):
-        self.noted = noted
-
-    def __enter__(self) -> None:
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.noted.append(number)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+from workbench.errors import WorkbenchError
 from workbench.files import write_text_atomically
 
 
@@ -21,7 +22,12 @@ class TrainLog:
 
     def start(self, keep_to: int = 0) -> None:
         """Begin anew, or go on after step ``keep_to`` of what is on disk."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a file where the folder should be, no permission, no space
+            raise WorkbenchError(
+                f"{self.path.parent}: the folder cannot be made ({error.strerror}); remove what is in the way"
+            ) from None
         if keep_to and self.path.is_file():
             with self.path.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= keep_to]

@@ -60,6 +60,8 @@ class ResidualBackbone(nn.Module):
         """Take the weights of a torchvision classification checkpoint; its classifier is left out."""
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise WorkbenchError(f"{file}: no such file of pretrained weights") from None
         except Exception as error:
             raise WorkbenchError(f"{file}: no readable checkpoint ({type(error).__name__}); fetch it again") from None
         weights = {key: value for key, value in weights.items() if not key.startswith("fc.")}

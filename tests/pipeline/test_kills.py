@@ -1,0 +1,181 @@
+"""Whatever is killed, the same command again ends in what an undisturbed run ends in: weights to the bit, metrics."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+ROW = "t3_full_vfl"
+
+
+def pipeline(folder, **options):
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    return subprocess.Popen(
+        [BIN / "snakemake", "--cores", "1", ROW],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a group of its own, as a terminal gives it
+        **options,
+    )
+
+
+def copy(folder):
+    """The repository with a scale mini that takes seconds: 60 steps."""
+    for name in ("Snakefile", "workbench", "experiments", "profiles"):
+        source = ROOT / name
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder / name)
+    scale = folder / "experiments" / "scales" / "mini.yaml"
+    text = scale.read_text().replace("seed: 0}", "seed: 0, train_images: 80, val_images: 10}")
+    scale.write_text(
+        text.replace("1x: {epochs: 20}", "1x: {epochs: 6}").replace("validate_every: 5", "validate_every: 9")
+    )
+    assert "train_images: 80" in scale.read_text()
+    assert "epochs: 6" in scale.read_text()
+    return folder
+
+
+def outcome(folder):
+    """Weights and metrics, provenance apart."""
+    seed = next((folder / "results" / "mini" / "runs").glob("*/seed0"))
+    metrics = json.loads(next(seed.glob("*/metrics.json")).read_text())
+    del metrics["provenance"]
+    return load_file(seed / "model.safetensors"), metrics, (seed / "train.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = copy(tmp_path_factory.mktemp("undisturbed"))
+    process = pipeline(folder)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return folder
+
+
+@pytest.fixture
+def folder(undisturbed, tmp_path):
+    """A copy with the data set drawn and nothing trained."""
+    copy(tmp_path)
+    shutil.copytree(undisturbed / "results", tmp_path / "results")
+    shutil.rmtree(tmp_path / "results" / "mini" / "runs")
+    return tmp_path
+
+
+def processes(folder, command):
+    """Pids of ``workbench COMMAND`` that work in ``folder``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if (
+                command.encode() in words
+                and b"workbench" in b" ".join(words[:2])
+                and (entry / "cwd").resolve() == folder
+            ):
+                found.append(int(entry.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not come to that")
+
+
+def finish(folder, undisturbed, unlock=False):
+    """The same command again, and its outcome against that of an undisturbed run."""
+    if unlock:
+        subprocess.run(
+            [BIN / "snakemake", "--unlock"], cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, check=True
+        )
+    process = pipeline(folder)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    weights, metrics, log = outcome(folder)
+    expected, expected_metrics, _ = outcome(undisturbed)
+    assert weights.keys() == expected.keys()
+    assert all((weights[name] == expected[name]).all() for name in expected)
+    assert metrics == expected_metrics
+    return log
+
+
+def checkpoint(folder):
+    return list(folder.glob("results/mini/runs/*/seed0/checkpoints/last.pt"))
+
+
+def test_kill_9_of_the_training_at_ten_moments(folder, undisturbed):
+    moments = random.Random(0)
+    for _ in range(10):
+        process = pipeline(folder)
+        pid = wait_for(lambda: processes(folder, "train"))[-1]
+        time.sleep(moments.uniform(0, 9))
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            process.communicate(timeout=120)
+            break  # it was done before
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode != 0, said
+    finish(folder, undisturbed)
+
+
+@pytest.mark.parametrize("command", ["detect", "evaluate"])
+def test_kill_9_of_a_later_step(folder, undisturbed, command):
+    process = pipeline(folder)
+    os.kill(wait_for(lambda: processes(folder, command))[-1], signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    finish(folder, undisturbed)
+
+
+def test_ctrl_c(folder, undisturbed):
+    process = pipeline(folder)
+    wait_for(lambda: checkpoint(folder))
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    assert not processes(folder, "train")
+    assert "resumed from the checkpoint at step" in finish(folder, undisturbed)
+
+
+def test_sigterm_to_snakemake_leaves_no_orphan(folder, undisturbed):
+    process = pipeline(folder)
+    wait_for(lambda: checkpoint(folder))
+    process.terminate()
+    process.communicate(timeout=120)
+    wait_for(lambda: not processes(folder, "train"), 60)
+    finish(folder, undisturbed)
+
+
+def test_kill_9_of_snakemake(folder, undisturbed):
+    process = pipeline(folder)
+    wait_for(lambda: checkpoint(folder))
+    process.kill()
+    wait_for(lambda: not processes(folder, "train"), 60)
+    # The next job begins its log anew.
+    log = next(folder.glob("results/mini/runs/*/seed0/train.log"))
+    wait_for(lambda: "because the pipeline that started it is gone" in log.read_text(), 10)
+    again = pipeline(folder)
+    said, _ = again.communicate(timeout=120)
+    assert again.returncode != 0
+    assert "--unlock" in said
+    assert "resumed from the checkpoint at step" in finish(folder, undisturbed, unlock=True)

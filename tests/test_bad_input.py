@@ -1,0 +1,389 @@
+"""Nearly every mistake that can be made with data and files, through the command line.
+
+Each is told in one line that names the file and what to do, and leaves nothing that a later run would take for done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from workbench import checkpointing, cli, files
+from workbench.experiment import Experiment, Variant
+from workbench.files import write_json_atomically
+
+RESULTS = {"model.safetensors", "detections.json", "metrics.json"}
+"""Files with which a step counts as done."""
+
+
+@dataclass
+class Scene:
+    """A data set of its own and a run that is to be trained on it."""
+
+    root: Path
+    run: Path
+    experiment: Experiment
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def seed(self) -> Path:
+        return self.run / "seed0"
+
+    @property
+    def variant(self) -> Path:
+        return self.run.parent / "quick.json"
+
+    def annotations(self, split: str = "train2017") -> Path:
+        return self.root / "annotations" / f"instances_{split}.json"
+
+    def image(self, split: str = "train2017") -> Path:
+        return min((self.root / split).iterdir())
+
+    def write_experiment(self, **training) -> None:
+        content = self.experiment.model_dump(mode="json")
+        content["training"] |= training
+        write_json_atomically(self.run / "experiment.json", content)
+
+    def workbench(self, command: str) -> None:
+        variant = [] if command == "train" else ["--variant", self.variant]
+        arguments = ["workbench", command, self.run, *variant, "--data", self.root, "--workers", 0]
+        arguments = arguments[:-2] if command == "evaluate" else arguments
+        self.monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+        cli.main()
+
+    def results(self) -> set[Path]:
+        """What a later run would take for done, and what has not been cleaned up."""
+        found = self.run.rglob("*")
+        return {path for path in found if path.name in RESULTS or path.suffix in (".partial", ".tmp")}
+
+
+@pytest.fixture
+def scene(tiny_data, tiny_experiment, tmp_path, monkeypatch) -> Scene:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    scene = Scene(tmp_path / "data", tmp_path / "a_run", tiny_experiment, monkeypatch)
+    scene.write_experiment(epochs=1)
+    write_json_atomically(
+        scene.variant, Variant(image=tiny_experiment.image, score_threshold=0).model_dump(mode="json")
+    )
+    return scene
+
+
+def prepare(scene: Scene, command: str) -> None:
+    """Do the steps before ``command``, the training as short as can be."""
+    if command == "train":
+        return
+    scene.write_experiment(epochs=1, limit_steps=1)
+    scene.workbench("train")
+    if command == "evaluate":
+        scene.workbench("detect")
+
+
+# What can be done to a scene. Each of these returns a function of the scene.
+
+
+def document(change, split="train2017"):
+    """The annotation file, parsed, changed and written again."""
+
+    def spoil(scene: Scene) -> None:
+        content = json.loads(scene.annotations(split).read_text())
+        change(content)
+        scene.annotations(split).write_text(json.dumps(content))
+
+    return spoil
+
+
+def entry(key, split="train2017", **changes):
+    """Values of the first entry of a list that is no crowd."""
+    return document(lambda content: next(e for e in content[key] if not e.get("iscrowd")).update(changes), split)
+
+
+def experiment(**changes):
+    """Groups of settings in ``experiment.json``."""
+
+    def spoil(scene: Scene) -> None:
+        content = json.loads((scene.run / "experiment.json").read_text())
+        for group, values in changes.items():
+            content[group] = content[group] | values if isinstance(values, dict) else values
+        write_json_atomically(scene.run / "experiment.json", content)
+
+    return spoil
+
+
+def truncated(which):
+    """The first half of a file."""
+
+    def spoil(scene: Scene) -> None:
+        path = which(scene)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return spoil
+
+
+def full_disk(module, name, size=100):
+    """Files end after ``size`` bytes while a function runs: a real error amid writing, in native code too."""
+
+    def spoil(scene: Scene) -> None:
+        scene.monkeypatch.setattr(module, name, limited(getattr(module, name)))
+
+    def limited(write):
+        def wrapper(*arguments, **options):
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+            try:
+                return write(*arguments, **options)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+        return wrapper
+
+    return spoil
+
+
+def without_category(content: dict) -> None:
+    gone = content["categories"][0]["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != gone]
+
+
+def twice(key):
+    return document(lambda content: content[key].append(content[key][0]))
+
+
+def emptied(*keys):
+    return document(lambda content: content.update({key: [] for key in keys}))
+
+
+def resized(scene: Scene) -> None:
+    Image.new("RGB", (50, 40)).save(scene.image())
+
+
+def file_for_folder(scene: Scene) -> None:
+    scene.seed.write_text("")
+
+
+def checkpoint_of_another_head(scene: Scene) -> None:
+    scene.workbench("train")
+    for path in scene.results():
+        path.unlink()
+    experiment(head={"channels": 32})(scene)
+
+
+def truncated_checkpoint(scene: Scene) -> None:
+    scene.workbench("train")
+    for path in scene.results():
+        path.unlink()
+    truncated(lambda scene: scene.seed / "checkpoints" / "last.pt")(scene)
+
+
+def no_move(_source, target) -> None:
+    raise OSError(28, "No space left on device", str(target))
+
+
+TRAIN, VAL = "instances_train2017.json: ", "instances_val2017.json: "
+
+# What goes wrong: (command, how it comes about, pieces of the line that is said).
+MISTAKES = {
+    "no data": ("train", lambda s: shutil.rmtree(s.root), ["data: no such data folder", "name the one that holds"]),
+    "no annotation file": ("train", lambda s: s.annotations().unlink(), [TRAIN, "no such annotation file: put"]),
+    "no validation file": ("train", lambda s: s.annotations("val2017").unlink(), [VAL, "no such annotation file: put"]),
+    "annotations truncated": ("train", truncated(Scene.annotations), [TRAIN, "the file is incomplete, copy it again"]),
+    "annotations empty": ("train", lambda s: s.annotations().write_text(""), [TRAIN, "not valid JSON", "copy it"]),
+    "annotations binary": ("train", lambda s: s.annotations().write_bytes(b"\xff\x00"), [TRAIN, "copy it again"]),
+    "annotations not COCO's": ("train", lambda s: s.annotations().write_text("{}"), [TRAIN, "has no list 'images'"]),
+    "image missing": ("train", lambda s: s.image().unlink(), ["{image}: no such image: copy it there or remove"]),
+    "image truncated": ("train", truncated(Scene.image), ["{image}: not a readable", "copy or convert it again"]),
+    "image empty": ("train", lambda s: s.image().write_text(""), ["{image}: not a readable", "copy or convert"]),
+    "not an image": ("train", lambda s: s.image().write_text("text"), ["{image}: not a readable", "copy or convert"]),
+    "image of another size": ("train", resized, ["{image}: the image has 50x40 pixels, its annotation says"]),
+    "validation image missing": ("train", lambda s: s.image("val2017").unlink(), ["val2017/", ": no such image: copy"]),
+    "negative width": ("train", entry("annotations", id=901, bbox=[1, 2, -3, 4]), [TRAIN, "annotation 901", "correct"]),
+    "NaN in a box": (
+        "train",
+        entry("annotations", id=901, bbox=[1, float("nan"), 3, 4]),
+        [TRAIN, "annotation 901 has a box with NaN", "correct it"],
+    ),
+    "unknown image": (
+        "train",
+        entry("annotations", id=901, image_id=902),
+        [TRAIN, "annotation 901 belongs to image 902", "add the image or remove the annotation"],
+    ),
+    "image id twice": ("train", twice("images"), [TRAIN, "image id ", " occurs 2 times: ids must be unique"]),
+    "annotation id twice": ("train", twice("annotations"), [TRAIN, "annotation id ", "ids must be unique"]),
+    "category id twice": ("train", twice("categories"), [TRAIN, "category id ", "ids must be unique"]),
+    "no images": ("train", emptied("images", "annotations"), [TRAIN, "no images are left", "check the file"]),
+    "no annotations": ("train", emptied("annotations"), [TRAIN, "24 images without annotations", "check the file"]),
+    "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty", "needs at least one"]),
+    "too few classes": (
+        "train",
+        document(lambda c: c["categories"].pop()),
+        ["5 categories", "data.classes: 6; name another"],
+    ),
+    "other classes in validation": (
+        "train",
+        document(lambda c: (c["categories"].pop(), c["annotations"].clear()), "val2017"),
+        [VAL, "categories", "trained on"],
+    ),
+    "checkpoint of another head": ("train", checkpoint_of_another_head, ["last.pt: no checkpoint", "delete it"]),
+    "checkpoint truncated": ("train", truncated_checkpoint, ["last.pt: no checkpoint of this run", "delete it"]),
+    "losses not finite": (
+        "train",
+        experiment(training={"learning_rate": 1e18, "optimiser": "sgd", "warmup_steps": 0, "epochs": 2}),
+        ["loss not finite at step ", "images 0000", ".jpg; look at their boxes, or lower training.learning_rate"],
+    ),
+    "unknown key": (
+        "train",
+        experiment(training={"epoch": 3}),
+        ["experiment.json: training.epoch: unknown key; did you mean 'epochs'?"],
+    ),
+    "unknown loss": (
+        "train",
+        experiment(loss={"name": "varifocl"}),
+        ["experiment.json: loss: unknown name 'varifocl'; did you mean 'varifocal'?"],
+    ),
+    "wrong type": (
+        "train",
+        experiment(training={"epochs": "many"}),
+        ["experiment.json: training.epochs: input should be a valid integer", "(found 'many')"],
+    ),
+    "settings are a list": (
+        "train",
+        lambda s: (s.run / "experiment.json").write_text("[]"),
+        ["experiment.json: input should be"],
+    ),
+    "settings truncated": (
+        "train",
+        truncated(lambda s: s.run / "experiment.json"),
+        ["experiment.json: the run's settings are truncated", "copy"],
+    ),
+    "no settings": ("train", lambda s: (s.run / "experiment.json").unlink(), ["experiment.json: ", "check the path"]),
+    "a file for the results' folder": (
+        "train",
+        file_for_folder,
+        ["seed0/checkpoints: the folder cannot be made (Not a directory); remove what is in the way"],
+    ),
+    "no space for the checkpoint": (
+        "train",
+        full_disk(torch, "save"),
+        ["last.pt: the checkpoint cannot be written", "File too large); free"],
+    ),
+    "no space for the weights": (
+        "train",
+        full_disk(checkpointing, "save_file"),
+        ["model.safetensors: the weights cannot be written", "free some space"],
+    ),
+    "no space for the log": (
+        "train",
+        full_disk(files, "write_bytes_atomically"),
+        ["train.csv: cannot be written (File too large); free the space"],
+    ),
+    "no space to move": (
+        "train",
+        lambda s: s.monkeypatch.setattr(os, "replace", no_move),
+        ["train.csv: cannot be written (No space left on device); free the space"],
+    ),
+    "not trained": ("detect", lambda s: shutil.rmtree(s.seed), ["model.safetensors: ", "has not been trained"]),
+    "weights truncated": (
+        "detect",
+        truncated(lambda s: s.seed / "model.safetensors"),
+        ["model.safetensors: not the weights of this run", "delete it and train again"],
+    ),
+    "weights of another head": (
+        "detect",
+        experiment(head={"channels": 32}),
+        ["model.safetensors: not the weights of this run", "delete it and train again"],
+    ),
+    "facts incomplete": (
+        "detect",
+        lambda s: (s.seed / "train.json").write_text("{}"),
+        ["train.json: ", "train again"],
+    ),
+    "test image missing": ("detect", lambda s: s.image("val2017").unlink(), ["val2017/", ": no such image: copy"]),
+    "no space for detections": (
+        "detect",
+        full_disk(files, "write_bytes_atomically", 5000),
+        ["detections.json: cannot be written (File too large); free the space"],
+    ),
+    "no space for metrics": (
+        "evaluate",
+        full_disk(files, "write_bytes_atomically"),
+        ["metrics.json: cannot be written (File too large); free the space"],
+    ),
+    "no variant": ("detect", lambda s: s.variant.unlink(), ["quick.json: ", "not found; check the path"]),
+    "not detected": (
+        "evaluate",
+        lambda s: (s.seed / "quick" / "detections.json").unlink(),
+        ["detections.json: detections not found", "run the step that writes them"],
+    ),
+    "detections truncated": (
+        "evaluate",
+        truncated(lambda s: s.seed / "quick" / "detections.json"),
+        ["detections.json: detections are truncated or not JSON", "write or copy the file again"],
+    ),
+    "annotations truncated later": ("evaluate", truncated(lambda s: s.annotations("val2017")), [VAL, "copy the file"]),
+    "annotations gone later": ("evaluate", lambda s: s.annotations("val2017").unlink(), [VAL, "check the path"]),
+    "images gone later": (
+        "evaluate",
+        document(lambda c: c["images"].pop(), "val2017"),
+        [VAL, "detections on images not in the file (ids ", "use the annotations that"],
+    ),
+    "category gone later": (
+        "evaluate",
+        document(lambda c: c["categories"].clear(), "val2017"),
+        [VAL, "detections of unknown categories (ids ", "use the annotations that"],
+    ),
+    "box spoilt later": (
+        "evaluate",
+        entry("annotations", "val2017", bbox=[1, 2, float("nan"), 4]),
+        [VAL, "annotation 0 "],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_in_one_line(mistake, scene, capfd):
+    command, spoil, expected = MISTAKES[mistake]
+    prepare(scene, command)
+    image = str(scene.image())
+    spoil(scene)
+    before = scene.results()
+    with pytest.raises(SystemExit) as caught:
+        scene.workbench(command)
+    said = caught.value.code
+    assert isinstance(said, str)
+    assert said.startswith("workbench: ")
+    assert len(said.splitlines()) == 1
+    for piece in expected:
+        assert piece.replace("{image}", image) in said
+    assert "Traceback" not in capfd.readouterr().err
+    assert scene.results() <= before
+
+
+FAIR = {
+    "box partly outside": (entry("annotations", bbox=[-5, -5, 30, 30]), ""),
+    "box outside": (entry("annotations", bbox=[5000, 5, 30, 30]), "data: 1 annotations outside their image"),
+    "box of no width": (entry("annotations", bbox=[5, 5, 0.5, 30]), "data: 1 annotations under 1 pixel"),
+    "unknown category": (entry("annotations", category_id=999), "data: 1 annotations of unknown categories"),
+    "category without annotations": (document(without_category), ""),
+    "nothing to find in validation": (document(lambda c: c["annotations"].clear(), "val2017"), "val AP 0.0"),
+    "no image with a box but one": (
+        document(lambda c: c.update(annotations=c["annotations"][-1:])),
+        "23 images without",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAIR)
+def test_what_is_no_mistake_trains_and_is_said(case, scene, capfd):
+    spoil, expected = FAIR[case]
+    spoil(scene)
+    scene.workbench("train")
+    assert expected in capfd.readouterr().err
+    assert (scene.seed / "model.safetensors").is_file()
