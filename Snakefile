@@ -35,9 +35,9 @@ VAL_ANNOTATIONS = f"{DATA}/annotations/instances_val2017.json"
 TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
 EVALUATED = f"{TRAINED}/{{variant}}"
 
-# A training whose pipeline has died writes its checkpoint and ends; tee (below, in every rule) outlives the terminal
-# for as long, so that the log has its last words.
-shell.prefix(f"export WORKBENCH_PIPELINE_PID={os.getpid()}; ")
+# The first half is what Snakemake itself puts before a command. A training whose pipeline has died writes its checkpoint
+# and ends; tee (below, in every rule) outlives the terminal for as long, so that the log has its last words.
+shell.prefix(f"set -euo pipefail; export WORKBENCH_PIPELINE_PID={os.getpid()}; ")
 
 GPUS = gpu_indices()
 # On a CPU a thread a training, as many side by side as there are cores; on GPUs as many as there are devices.

@@ -125,6 +125,20 @@ def test_plans(repository):
     assert planned(repository, "table3", "--config", "seeds=3")["train"] == 15
 
 
+def test_a_failed_job_has_the_last_word(rehearsed, tmp_path):
+    """The line that says what to do stands below Snakemake's own page, and nothing is left that counts as done."""
+    shutil.copytree(rehearsed, tmp_path / "copy")
+    for image in (tmp_path / "copy" / "results").glob("dataset-*/train2017/*.jpg"):
+        image.write_bytes(image.read_bytes()[:500])
+    config = ("--config", "seeds=2", *REHEARSAL[1:])
+    result = snakemake(tmp_path / "copy", "t3_full_vfl", *config, check=False)
+    assert result.returncode != 0
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("workbench: ")
+    assert "not a readable JPEG" in last
+    assert not list((tmp_path / "copy").glob("results/*/runs/*/seed1/model.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
