@@ -19,7 +19,6 @@ from workbench.experiment import Experiment, ImageSize, Settings, Variant, hash8
 from workbench.yamlfile import Origins, choose, merge, read_yaml, validated
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
-METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 
 Overrides = dict[str, Any]
 

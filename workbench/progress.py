@@ -21,7 +21,7 @@ class Reporter:
 
     def __init__(self, title: str, total: int, quiet: bool = False):
         self.title, self.total, self.quiet = title, total, quiet
-        self.best_ap: list[float] = []
+        self.last_ap: float | None = None
         self.said = self.began = time.monotonic()
         self.start = 0
         self.bar: Progress | None = None
@@ -64,10 +64,10 @@ class Reporter:
     ) -> None:
         """A training step is done; ``ap`` is the validation AP, a fraction, where it was just measured."""
         if ap is not None:
-            self.best_ap.append(ap)
+            self.last_ap = ap
         facts = f"loss {loss:.3f}  {images_per_second:.0f} img/s"
-        if self.best_ap:
-            facts += f"  val AP {100 * self.best_ap[-1]:.1f}"
+        if self.last_ap is not None:
+            facts += f"  val AP {100 * self.last_ap:.1f}"
         self.advance(step, f"epoch {epoch}/{epochs}  {facts}", force=ap is not None)
 
     def advance(self, step: int, facts: str = "", force: bool = False) -> None:
