@@ -1,16 +1,17 @@
 # Sets up the environment on a machine that has Python (3.11 or later) and make, then runs what was asked for.
 #   make table3      the environment, then `snakemake --cores all table3`; any target of the pipeline will do
 #   make test        the environment, then all fast tests and the format and lint checks
+#   make test-gpu    the environment, then the tests of a CUDA device; without one they are skipped
 #   make parity      the comparison with MMDetection, where mmcv is at hand (make parity WHEELS=folder)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help all tables figures test test-slow parity lint format clean
+.PHONY: help all tables figures test test-slow test-gpu parity lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,4p' Makefile
+	@sed -n '1,5p' Makefile
 
 # uv where it is installed, pip otherwise; the tested versions either way.
 define install
@@ -45,6 +46,9 @@ test: lint
 
 test-slow: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -m slow --durations=8
+
+test-gpu: $(VENV)/.ready-dev
+	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -m gpu -rs --durations=8
 
 # Against MMDetection as a black box, in an environment of its own: it needs older packages than the workbench.
 # WHEELS names a folder with a wheel of mmcv 2.1.0.

@@ -47,6 +47,14 @@ def test_a_taken_device_is_left_alone_and_freed_by_a_kill(two_gpus, tmp_path):
         assert mine == [0, 1]
 
 
+def test_in_a_container_cuda_counts_its_gpus_from_zero(two_gpus, tmp_path, monkeypatch):
+    """Whatever their device files' numbers on the machine."""
+    monkeypatch.setattr(devices, "gpu_indices", lambda: [3, 5])
+    with devices.reserved_gpus(2, tmp_path) as mine:
+        assert mine == [3, 5]
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
 def test_a_scheduler_s_choice_stands(two_gpus, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     with devices.reserved_gpus(1, tmp_path) as mine:

@@ -78,6 +78,21 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
+def test_a_checkpoint_that_a_gpu_wrote_goes_on_as_one_of_a_cpu(tiny_experiment, tiny_data, tmp_path):
+    """There weights are laid out in another way, and with them what the optimiser keeps of each."""
+    one_epoch = tiny_experiment.training.model_copy(update={"epochs": 1})
+    for name in ("cpu", "gpu"):
+        train(tiny_experiment.model_copy(update={"training": one_epoch}), tmp_path / name, tiny_data, seed=0)
+    file = tmp_path / "gpu" / "checkpoints" / "last.pt"
+    state = torch.load(file)
+    for moments in state["optimiser"]["state"].values():
+        moments.update({name: value.contiguous() for name, value in moments.items()})
+    torch.save(state, file)
+    for name in ("cpu", "gpu"):
+        train(tiny_experiment, tmp_path / name, tiny_data, seed=0)
+    assert same_weights(tmp_path / "cpu", tmp_path / "gpu")
+
+
 def test_a_foreign_or_broken_checkpoint_is_refused(tiny_experiment, tiny_data, tmp_path):
     checkpoint = tmp_path / "checkpoints" / "last.pt"
     checkpoint.parent.mkdir()
@@ -87,6 +102,20 @@ def test_a_foreign_or_broken_checkpoint_is_refused(tiny_experiment, tiny_data, t
     torch.save({"model": {"some": torch.zeros(1)}, "optimiser": {}, "step": 1, "seconds": 1.0}, checkpoint)
     with pytest.raises(WorkbenchError, match="no checkpoint of this run"):
         train(tiny_experiment, tmp_path, tiny_data, seed=0)
+
+
+def test_more_gpus_than_there_are_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(WorkbenchError, match="2 GPUs are asked for, 1 can be used here"):
+        training._fabric(2)
+
+
+def test_a_slurm_job_of_one_task_starts_its_own_processes(monkeypatch):
+    facts = {"NTASKS": 1, "JOB_NAME": "train", "PROCID": 0, "LOCALID": 0, "NODEID": 0, "NTASKS_PER_NODE": 1}
+    for name, value in facts.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert not training._fabric(2).strategy.cluster_environment.creates_processes_externally
 
 
 def test_a_loss_that_is_not_finite_names_the_images(tiny_experiment, tiny_data, tmp_path):

@@ -22,7 +22,7 @@ def bench_deform(repeats: int = 5) -> str:
             machine that slows down slows all of them.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    names = back_ends()
+    names = back_ends(device)
     lines = [
         f"Deformable convolution, forward and backward, median ms of {repeats}: {device_name()}, "
         f"torch {versions()['torch']}; `auto` is {fastest_back_end(device)}.",

@@ -103,6 +103,7 @@ def resume(run: Run, reporter: Reporter) -> None:
         state = torch.load(path, map_location=run.fabric.device, weights_only=True)
         run.detector.load_state_dict(state["model"])
         run.optimiser.load_state_dict(state["optimiser"])
+        _lay_out_like_parameters(run.optimiser)
         run.step, run.seconds = state["step"], state["seconds"]
     except Exception as error:
         raise WorkbenchError(
@@ -111,6 +112,18 @@ def resume(run: Run, reporter: Reporter) -> None:
     run.log.start(keep_to=run.step)
     reporter.resume(run.step)
     reporter.say(f"resumed from the checkpoint at step {run.step}")
+
+
+def _lay_out_like_parameters(optimiser: torch.optim.Optimizer) -> None:
+    """Give what the optimiser keeps of each parameter the parameter's strides.
+
+    Weights lie in another order on a GPU than on a CPU, and a fused optimiser goes through memory as it lies: with a
+    checkpoint that was written on the other device it would take the moments of one weight for those of another.
+    """
+    for parameter, kept in optimiser.state.items():
+        for name, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter).copy_(value)
 
 
 def write_results(run: Run, plan: Plan, seed: int, category_ids: tuple[int, ...], class_names: tuple[str, ...]) -> None:

@@ -15,7 +15,10 @@ from pathlib import Path
 
 
 def gpu_indices() -> list[int]:
-    """Indices of the machine's NVIDIA GPUs, read off its device files so that torch need not be loaded."""
+    """Numbers of the NVIDIA GPUs' device files, read without loading torch.
+
+    A container that is given some of a machine's GPUs sees those files alone; CUDA then counts them from 0.
+    """
     return sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit())
 
 
@@ -30,7 +33,7 @@ def reserved_gpus(count: int, folder: Path = Path(tempfile.gettempdir())) -> Ite
         folder: where the lock files lie.
 
     Yields:
-        Indices of the GPUs held, empty where nothing was done.
+        Numbers of the GPUs held, as ``gpu_indices`` gives them; empty where nothing was done.
     """
     present = gpu_indices()
     if "CUDA_VISIBLE_DEVICES" in os.environ or not present:
@@ -47,7 +50,7 @@ def reserved_gpus(count: int, folder: Path = Path(tempfile.gettempdir())) -> Ite
                 held.close()
                 mine = []
                 time.sleep(1)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(present.index(index)) for index in mine)
         yield mine
 
 

@@ -1,4 +1,7 @@
-"""Training: one loop for one process or several, resumable at any step, the same numbers after a kill and a resume."""
+"""Training: one loop for one process or several, resumable at any step, the same numbers after a kill and a resume.
+
+To the bit on a CPU; on a GPU some operators add in the order in which their threads come, and round accordingly.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 
 from workbench.checkpointing import Plan, Run, plan_steps, resume, save_checkpoint, write_results
 from workbench.data.batch import Batch
@@ -52,7 +56,7 @@ def train(
         WorkbenchError: bad data, a foreign checkpoint, losses that are not finite.
         Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
     """
-    fabric = Fabric(accelerator="auto", devices=devices, strategy="ddp" if devices > 1 else "auto")
+    fabric = _fabric(devices)
     fabric.launch()
     data = read_coco(data_root, "train2017", training=True)
     if len(data.class_names) != experiment.data.classes:
@@ -83,6 +87,22 @@ def train(
     if fabric.is_global_zero:
         write_results(run, plan, seed, data.category_ids, data.class_names)
     fabric.barrier()
+
+
+def _fabric(devices: int) -> Fabric:
+    """Processes on GPUs where there are any, else on the CPU; other accelerators lack operators, double precision too.
+
+    The environment is named since Fabric would take a Slurm job's one task for the only process and start no others.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if 0 < gpus < devices:
+        raise WorkbenchError(f"{devices} GPUs are asked for, {gpus} can be used here: ask for fewer (gpus=, --devices)")
+    return Fabric(
+        accelerator="cuda" if gpus else "cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        plugins=LightningEnvironment(),
+    )
 
 
 def _start(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from workbench.errors import WorkbenchError
+from workbench.layers import deform
 from workbench.layers.deform import DeformConv, back_ends, deform_conv2d, regular_grid
 
 BACK_ENDS = back_ends()  # mmcv among them where it is installed
@@ -117,6 +119,14 @@ def test_one_cell_outside_is_zero_and_half_a_cell_is_half(back_end):
         assert deform_conv2d(x, offset, weight, back_end=back_end).flatten().tolist() == pytest.approx(
             expected, abs=1e-6
         )
+
+
+@pytest.mark.parametrize(("built_with", "on_gpu"), [("not available", "torchvision"), ("12.1", "mmcv")])
+def test_mmcv_built_for_a_cpu_alone_is_not_taken_on_a_gpu(monkeypatch, built_with, on_gpu):
+    mmcv = SimpleNamespace(get_compiling_cuda_version=lambda: built_with)
+    monkeypatch.setattr(deform, "mmcv_ops", lambda: mmcv)
+    assert deform.fastest_back_end(torch.device("cuda")) == on_gpu
+    assert "mmcv" in deform.back_ends("cpu")
 
 
 def test_regular_grid_is_row_major_pairs_of_dy_and_dx():

@@ -31,9 +31,11 @@ def mmcv_ops() -> ModuleType | None:
         return None
 
 
-def back_ends() -> list[str]:
-    """Back ends at hand."""
-    return ["sample", "torchvision", *(["mmcv"] if mmcv_ops() else [])]
+def back_ends(device: torch.device | str = "cpu") -> list[str]:
+    """Back ends at hand on a device; mmcv's operators may have been built for the CPU alone."""
+    ops = mmcv_ops()
+    has_mmcv = ops and (torch.device(device).type == "cpu" or ops.get_compiling_cuda_version() != "not available")
+    return ["sample", "torchvision", *(["mmcv"] if has_mmcv else [])]
 
 
 def fastest_back_end(device: torch.device) -> str:
@@ -41,7 +43,7 @@ def fastest_back_end(device: torch.device) -> str:
     if device.type == "cpu":
         # Forward and backward of the two libraries' kernels take several times as long there as those of grid_sample.
         return "sample"
-    return "mmcv" if mmcv_ops() else "torchvision"
+    return "mmcv" if "mmcv" in back_ends(device) else "torchvision"
 
 
 def deform_conv2d(
@@ -64,8 +66,8 @@ def deform_conv2d(
         WorkbenchError: a back end that is not at hand.
     """
     name = fastest_back_end(x.device) if back_end == "auto" else back_end
-    if name not in back_ends():
-        raise WorkbenchError(f"deformable convolution: no back end '{name}' (at hand: auto, {', '.join(back_ends())})")
+    if name not in (at_hand := back_ends(x.device)):
+        raise WorkbenchError(f"deformable convolution: no back end '{name}' (at hand: auto, {', '.join(at_hand)})")
     if name == "sample":
         return _by_grid_sample(x, offset, weight, mask)
     # The libraries' kernels want one type for all, and not every one of them knows bfloat16.
@@ -83,7 +85,7 @@ def _by_mmcv(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None) -> 
     ops, (rows, columns) = mmcv_ops(), x.shape[-2:]
     # mmcv refuses maps smaller than the kernel; zeros outside a map change nothing.
     border = (0, max(0, 3 - columns), 0, max(0, 3 - rows))
-    x, offset = (F.pad(t, border).contiguous() for t in (x, offset))
+    x, offset, weight = F.pad(x, border).contiguous(), F.pad(offset, border).contiguous(), weight.contiguous()
     if mask is None:
         # Samples of the whole batch are gathered at once: it must be a multiple of the last argument.
         out = ops.deform_conv2d(x, offset, weight, 1, 1, 1, 1, 1, False, len(x))

@@ -1,0 +1,96 @@
+"""Without a GPU: what detectors make on the way lies on the device of their input, and types fit under autocast.
+
+Tensors without numbers stand for a GPU's; an operation on two devices, or on types that do not fit, fails with them as it
+would there. What comes out is for ``test_gpu``.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from workbench.catalog import load_row
+from workbench.data.batch import Batch
+from workbench.detectors import build_detector
+from workbench.layers.deform import deform_conv2d
+
+ROWS = ("t3_full_vfl", "t3_star_vfl", "t3_raw_vfl", "t3_raw_fl", "t3_fcos_atss")
+
+
+@pytest.fixture
+def fake_gpu():
+    """Tensors made within lie on a GPU that is not there; numbers of positives or detections are unknowns."""
+    unknowns = ShapeEnv(allow_dynamic_output_shape_ops=True, allow_scalar_outputs=True)
+    # PyTorch has no stand-in for one operator of cuDNN's.
+    with FakeTensorMode(allow_non_fake_inputs=True, shape_env=unknowns), torch.backends.cudnn.flags(enabled=False):
+        yield
+
+
+@contextmanager
+def bf16():
+    """``torch.autocast`` as in training; by its name it would find that there is no GPU."""
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+        torch.set_autocast_enabled("cuda", False)
+
+
+def detector_of(row):
+    with torch.device("cuda"):
+        return build_detector(load_row("table3", row).experiment)
+
+
+def make_batch():
+    sizes = torch.tensor([[96, 128], [60, 50]])
+    batch = Batch(
+        images=torch.zeros(2, 3, 96, 128),
+        boxes=torch.zeros(2, 5, 4),
+        labels=torch.zeros(2, 5, dtype=torch.int64),
+        valid=torch.zeros(2, 5, dtype=torch.bool),
+        sizes=sizes,
+        original_sizes=sizes,
+        image_ids=(1, 2),
+        file_names=("a", "b"),
+    )
+    return batch.to("cuda")
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_losses(fake_gpu, row, precision):
+    detector, batch = detector_of(row), make_batch()
+    if precision == "bf16":
+        with bf16():
+            terms = detector(batch)
+            assert detector.predict(batch.images).logits.dtype == torch.bfloat16
+    else:
+        terms = detector(batch)
+    assert {(term.device.type, term.dtype) for term in terms.values()} == {("cuda", torch.float32)}
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.filterwarnings("ignore:`create_unbacked_symint`:FutureWarning")  # torchvision's
+def test_detections(fake_gpu, row):
+    batch = make_batch()
+    for found in detector_of(row).detect(batch.images, batch.sizes):
+        assert {part.device.type for part in (found.boxes, found.scores, found.labels)} == {"cuda"}
+
+
+@pytest.mark.parametrize("back_end", ["sample", "torchvision"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_deformable_convolution(fake_gpu, back_end, masked):
+    x, offset = (torch.zeros(2, channels, 5, 9, device="cuda") for channels in (8, 18))
+    weight = torch.zeros(6, 8, 3, 3, device="cuda")
+    mask = torch.zeros(2, 9, 5, 9, device="cuda") if masked else None
+    assert deform_conv2d(x, offset, weight, mask, back_end).device.type == "cuda"
+    with bf16():
+        assert deform_conv2d(x.bfloat16(), offset, weight, mask, back_end).dtype == torch.bfloat16

@@ -1,0 +1,339 @@
+"""A GPU computes what the CPU computes, trains, and takes over from it; run with ``make test-gpu``.
+
+Tolerances are shares of the largest entry of what is compared. Everything is in single precision, without TF32, but for
+the training in bfloat16.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from workbench.assigners.atss import assign_atss
+from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, pairwise_iou, pyramid_points
+from workbench.catalog import load_row
+from workbench.data.batch import Batch
+from workbench.detectors import Predictions, build_detector
+from workbench.detectors.vfnet import STRIDES, star_offsets
+from workbench.experiment import ImageSize, Variant
+from workbench.files import write_json_atomically
+from workbench.layers.backbones import ResidualBackbone
+from workbench.layers.deform import back_ends, deform_conv2d
+from workbench.layers.necks import FPN
+from workbench.losses.classification import CLASSIFICATION_LOSSES
+from workbench.postprocess import postprocess
+from workbench.provenance import device_name
+from workbench.training import train
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("device", "no_tf32")]
+
+VALUE, GRADIENT = 1e-5, 1e-4
+LOSS, LOSS_GRADIENT = 1e-4, 1e-3
+"""Of a whole detector, where rounding adds up."""
+TRAINING = 5e-4
+"""Losses of a training of eight steps: rounding makes some 1e-5 of them, moments that are mixed up 2e-3."""
+SHAPES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
+SIZES = torch.tensor([[96, 128], [60, 50]])
+CLASSES = 6
+WORKBENCH = Path(sys.executable).parent / "workbench"
+
+
+@pytest.fixture(scope="module")
+def device():
+    """The GPU. ``WORKBENCH_TEST_DEVICE=cpu`` puts the CPU in its place: where there is no GPU, the tests themselves can
+    be tried like that."""
+    name = os.environ.get("WORKBENCH_TEST_DEVICE", "cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device: the GPU has not been tested")
+    return torch.device(name)
+
+
+@pytest.fixture
+def no_tf32():
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    yield
+    for switch, value in zip(switches, before, strict=True):
+        switch.allow_tf32 = value
+
+
+def random(*shape, low=0.0, high=1.0, seed=0):
+    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_boxes(*shape, seed=0):
+    corner = random(*shape, 2, high=80, seed=seed)
+    return torch.cat([corner, corner + random(*shape, 2, low=10, high=60, seed=seed + 1)], dim=-1)
+
+
+def make_batch():
+    """Two images of noise, of different sizes, with objects."""
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    limit = SIZES.flip(1).repeat(1, 2).unsqueeze(1)
+    boxes = torch.minimum(random_boxes(2, 5) * torch.tensor([1.0, 0.4])[:, None, None], limit)
+    return Batch(
+        images=normal(2, 3, 96, 128),
+        boxes=boxes * valid.unsqueeze(-1),
+        labels=torch.arange(10).view(2, 5) % CLASSES * valid,
+        valid=valid,
+        sizes=SIZES,
+        original_sizes=SIZES,
+        image_ids=(1, 2),
+        file_names=("a", "b"),
+    )
+
+
+def outcome(function, tensors, device):
+    """What a function or module gives on a device, and the gradients of a weighted sum of that, by name."""
+    if isinstance(function, nn.Module):
+        function = copy.deepcopy(function).to(device)
+    leaves = [t.detach().clone().to(device).requires_grad_() for t in tensors]
+    found = function(*leaves)
+    outputs = [found] if isinstance(found, Tensor) else list(found)
+    sum((y * torch.linspace(-1, 1, y.numel()).view(y.shape).to(device)).sum() for y in outputs).backward()
+    gradients = {f"gradient of input {i}": leaf.grad for i, leaf in enumerate(leaves)}
+    if isinstance(function, nn.Module):
+        gradients |= {f"gradient of {name}": p.grad for name, p in function.named_parameters()}
+    return {f"output {i}": y for i, y in enumerate(outputs)}, gradients
+
+
+def assert_close(found, expected, tolerance):
+    """Two dictionaries of tensors, the first on any device."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        size = value.detach().abs().max().clamp(min=1e-9)
+        distance = float((found[name].detach().cpu() - value.detach()).abs().max() / size)
+        assert distance <= tolerance, f"{name} differs by {distance:.1e} of its largest entry"  # NaN does not pass
+
+
+def assert_agrees(function, tensors, device, value=VALUE, gradient=GRADIENT):
+    (values, gradients), (there, gradients_there) = (outcome(function, tensors, d) for d in ("cpu", device))
+    assert there["output 0"].device.type == device.type
+    assert_close(there, values, value)
+    assert_close(gradients_there, gradients, gradient)
+
+
+# -------------------------------------------------------------------------------------------- operator by operator
+
+
+@pytest.mark.parametrize("back_end", ["sample", "torchvision", "mmcv"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 2), (5, 9), (24, 32)])
+def test_deformable_convolution(device, back_end, masked, rows, columns):
+    if back_end not in back_ends(device):
+        pytest.skip(f"{back_end} is not installed with operators for this device")
+    # Off the lattice, on which the gradient is not defined; one tap samples far outside.
+    offset = random(2, 18, rows, columns, low=-3, high=3).floor() + random(2, 18, rows, columns, low=0.05, high=0.95)
+    offset[0, 4] = 1e6
+    tensors = [normal(2, 8, rows, columns), offset, normal(6, 8, 3, 3, seed=1)]
+    if masked:
+        tensors.append(random(2, 9, rows, columns))
+    assert_agrees(lambda *t: deform_conv2d(*t, back_end=back_end), tensors, device)
+
+
+@pytest.mark.parametrize(
+    ("function", "tensors"),
+    [
+        (aligned_iou, (random_boxes(50), random_boxes(50, seed=2))),
+        (pairwise_iou, (random_boxes(2, 20), random_boxes(2, 30, seed=2))),
+        (aligned_giou, (random_boxes(50), random_boxes(50, seed=2))),
+        (lambda a, b: aligned_giou(a[:, None], b), (random_boxes(20), random_boxes(30, seed=2))),
+        (lambda distances: star_offsets(distances, 16), (random(2, 4, 6, 8, high=90),)),
+    ],
+    ids=["iou", "pairwise-iou", "giou", "pairwise-giou", "star-offsets"],
+)
+def test_geometry(device, function, tensors):
+    assert_agrees(function, tensors, device)
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
+def test_classification_losses(device, name):
+    loss = CLASSIFICATION_LOSSES[name]()
+    quality = random(64, CLASSES) * (random(64, CLASSES, seed=1) > 0.7)
+    target = quality if loss.wants_quality else quality.ceil()
+    assert_agrees(lambda logits: loss(logits, target.to(logits.device)), [4 * normal(64, CLASSES)], device)
+
+
+class Pyramid(FPN):
+    def forward(self, *maps):
+        return super().forward(maps)
+
+
+def test_neck(device):
+    torch.manual_seed(0)
+    maps = [normal(2, 4 * 2**i, 12 // 2**i, 16 // 2**i) for i in range(3)]
+    assert_agrees(Pyramid([4, 8, 16], 8), maps, device)
+
+
+@pytest.mark.parametrize("norm", ["trained", "frozen"])
+def test_backbone(device, norm):
+    torch.manual_seed(0)
+    settings = load_row("table3", "t3_full_vfl").experiment.backbone.model_copy(update={"norm": norm})
+    assert_agrees(ResidualBackbone(settings).train(), [normal(4, 3, 96, 128)], device, LOSS, LOSS_GRADIENT)
+
+
+def test_points_and_cells(device):
+    for here, there in zip(*(pyramid_points(SHAPES, STRIDES, d) for d in ("cpu", device)), strict=True):
+        assert there.device.type == device.type
+        assert torch.equal(here, there.cpu())
+    assert torch.equal(
+        cells_in_images(SHAPES, STRIDES, SIZES), cells_in_images(SHAPES, STRIDES, SIZES.to(device)).cpu()
+    )
+
+
+def test_assignment_is_identical(device):
+    """Of boxes without ties, of which each device would take another one."""
+
+    def assign(device):
+        batch = make_batch().to(device)
+        cells = cells_in_images(SHAPES, STRIDES, batch.sizes)
+        points = pyramid_points(SHAPES, STRIDES, device)
+        return assign_atss(points, [4.0 * stride for stride in STRIDES], batch.boxes, batch.valid, cells).index.cpu()
+
+    expected = assign("cpu")
+    assert (expected >= 0).sum() > 10
+    assert torch.equal(assign(device), expected)
+
+
+@pytest.mark.parametrize("centerness", [False, True])
+def test_post_processing(device, centerness):
+    cells = sum(rows * columns for rows, columns in SHAPES)
+    # Scores at equal distances, in any order: none is so near to another one or to the threshold that rounding decides.
+    order = torch.randperm(2 * cells * CLASSES, generator=torch.Generator().manual_seed(0))
+    logits = torch.linspace(-6, 2, len(order))[order].view(2, cells, CLASSES)
+    boxes, quality = random_boxes(2, cells), normal(2, cells)
+
+    def found(device):
+        there = [t.to(device) for t in (logits, boxes, quality)]
+        predictions = Predictions(there[0], there[1], [], SHAPES, centerness=there[2] if centerness else None)
+        # Few candidates a level, so that the choice of them counts.
+        variant = Variant(image=ImageSize(long=128, short=96), candidates=40)
+        return postprocess(predictions, SIZES.to(device), variant)
+
+    for here, there in zip(found("cpu"), found(device), strict=True):
+        assert len(here.scores) > 20
+        assert torch.equal(there.labels.cpu(), here.labels)
+        assert torch.equal(there.boxes.cpu(), here.boxes)
+        assert_close({"scores": there.scores}, {"scores": here.scores}, VALUE)
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+def training_step(row, device):
+    """Loss terms and gradients of an untrained detector."""
+    torch.manual_seed(0)
+    detector = build_detector(load_row("table3", row).experiment)
+    for name, parameter in detector.named_parameters():
+        if name.endswith("bn3.weight"):  # zero at the start, which would hide the gradients behind it
+            nn.init.ones_(parameter)
+    detector.to(device).train()
+    terms = detector(make_batch().to(device))
+    sum(terms.values()).backward()
+    return terms, {name: p.grad for name, p in detector.named_parameters()}
+
+
+@pytest.mark.parametrize("row", ["t3_full_vfl", "t3_fcos_atss"])
+def test_a_training_step(device, row):
+    terms, gradients = training_step(row, "cpu")
+    terms_there, gradients_there = training_step(row, device)
+    assert_close(terms_there, terms, LOSS)
+    assert_close(gradients_there, gradients, LOSS_GRADIENT)
+
+
+def with_training(experiment, **settings):
+    return experiment.model_copy(update={"training": experiment.training.model_copy(update=settings)})
+
+
+def losses_of(folder):
+    with (folder / "train.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_bf16_trains(tiny_experiment, tiny_data, tmp_path):
+    train(with_training(tiny_experiment, precision="bf16"), tmp_path, tiny_data, seed=0)
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "model.safetensors").values())
+    losses = losses_of(tmp_path)
+    assert losses[-1] < losses[0]
+
+
+def test_the_same_seed_gives_the_same_losses(tiny_experiment, tiny_data, tmp_path):
+    for name in ("a", "b"):
+        train(tiny_experiment, tmp_path / name, tiny_data, seed=0, validate=False)
+    assert losses_of(tmp_path / "a") == pytest.approx(losses_of(tmp_path / "b"), rel=TRAINING)
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
+    if not all(torch.equal(a[key], b[key]) for key in a):
+        warnings.warn("two trainings of one seed agree within rounding on this device, not to the bit", stacklevel=1)
+
+
+def run_training(experiment, run, data, on_cpu):
+    """What ``workbench train`` says, in a process that sees the machine's GPUs or none."""
+    write_json_atomically(run / "experiment.json", experiment.model_dump(mode="json"))
+    environment = os.environ | {"NVIDIA_TF32_OVERRIDE": "0"} | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
+    command = [WORKBENCH, "train", run, "--data", data]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 0, said.stderr
+    used = json.loads((run / "seed0" / "train.json").read_text())["device"]
+    assert "thread(s)" in used if on_cpu else used == device_name()
+    return said.stderr
+
+
+@pytest.mark.parametrize("first_on_cpu", [False, True], ids=["gpu-to-cpu", "cpu-to-gpu"])
+def test_a_training_goes_on_on_another_device(tiny_experiment, tiny_data, tmp_path, first_on_cpu):
+    """As it does on the one it began on, the second epoch from the first one's checkpoint."""
+    one_epoch, two_epochs = (with_training(tiny_experiment, epochs=epochs) for epochs in (1, 2))
+    for experiment in (one_epoch, two_epochs):
+        train(experiment, tmp_path / "seed0", tiny_data, seed=0)
+    run = tmp_path / "run"
+    run_training(one_epoch, run, tiny_data, on_cpu=first_on_cpu)
+    steps = len(losses_of(run / "seed0"))
+    said = run_training(two_epochs, run, tiny_data, on_cpu=not first_on_cpu)
+    assert f"resumed from the checkpoint at step {steps}" in said
+    assert losses_of(run / "seed0") == pytest.approx(losses_of(tmp_path / "seed0"), rel=TRAINING)
+
+
+def test_two_jobs_take_two_gpus(device, tmp_path):
+    if device.type != "cuda" or torch.cuda.device_count() < 2:
+        pytest.skip("fewer than two CUDA devices")
+    code = """
+import sys
+from pathlib import Path
+import torch
+from workbench.devices import reserved_gpus
+with reserved_gpus(1, Path(sys.argv[1])):
+    print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid, flush=True)
+    sys.stdin.read()
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    taken = [job.stdout.readline().split() for job in jobs]
+    for job in jobs:
+        job.communicate(timeout=60)
+    assert [count for count, _ in taken] == ["1", "1"]
+    assert taken[0][1] != taken[1][1]
