@@ -6,26 +6,32 @@ import os
 import sys
 from pathlib import Path
 
-from snakemake_interface_common.exceptions import WorkflowError
-
 from workbench.catalog import data_folder, load_table, table_names
 from workbench.config import read_config
 from workbench.devices import gpu_indices
 from workbench.errors import WorkbenchError
-from workbench.pipeline import last_words, metrics_file, scale_folder, settings_digest, write_settings
-
-
-configfile: "experiments/config.yaml"
-
+from workbench.pipeline import (
+    check_folders,
+    check_space,
+    last_words,
+    metrics_file,
+    scale_folder,
+    settings_digest,
+    unknown_targets,
+    write_settings,
+)
 
 try:
+    # In place of `configfile:`, which takes the last of two equal keys and tells a slip in a page.
     settings = read_config(config)
     RESULTS = Path("results")
     FOLDER = scale_folder(RESULTS, settings.scale, settings.rehearsal)
     DATA = data_folder(settings.scale, RESULTS, settings.data_root)
     TABLES = {n: load_table(n, settings.scale, settings.data_root, settings.rehearsal)[1] for n in table_names()}
+    check_space(Path())
+    check_folders([DATA, *(FOLDER / "runs" / row.run for rows in TABLES.values() for row in rows)])
 except WorkbenchError as error:
-    raise WorkflowError(str(error))
+    sys.exit(f"workbench: {error}")
 
 SEEDS = range(settings.seeds)
 ROWS = [row for rows in TABLES.values() for row in rows]
@@ -36,7 +42,8 @@ TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
 EVALUATED = f"{TRAINED}/{{variant}}"
 
 # The first half is what Snakemake itself puts before a command. A training whose pipeline has died writes its checkpoint
-# and ends; tee (below, in every rule) outlives the terminal for as long, so that the log has its last words.
+# and ends; tee (below, in every rule) outlives the terminal, Ctrl-C and a scheduler's end of time for as long, so that the
+# log has its last words.
 shell.prefix(f"set -euo pipefail; export WORKBENCH_PIPELINE_PID={os.getpid()}; ")
 
 GPUS = gpu_indices()
@@ -61,12 +68,24 @@ def pretrained(wildcards):
 
 onstart:
     # Named by their content, so they are no inputs: what changes has another name.
-    write_settings(FOLDER, ROWS)
+    try:
+        write_settings(FOLDER, ROWS)
+    except WorkbenchError as error:
+        sys.exit(f"workbench: {error}")
 
 
 onerror:
     for words in last_words(log):
         atexit.register(print, words, file=sys.stderr)
+
+
+@atexit.register
+def name_unknown_targets():
+    """Below Snakemake's own words, since it tells a Snakefile its targets only after it has been read."""
+    if workflow.dag_settings:
+        known = [rule.name for rule in workflow.rules if not rule.has_wildcards()]
+        for words in unknown_targets(workflow.dag_settings.targets, known):
+            print(words, file=sys.stderr)
 
 
 wildcard_constraints:
@@ -130,7 +149,7 @@ if str(DATA).startswith(f"{RESULTS}/"):
             mem_mb=2000,
             runtime=10,
         shell:
-            f"workbench dataset {DATA} --scale {settings.scale} 2>&1 | (trap '' PIPE; tee {{log}})"
+            f"workbench dataset {DATA} --scale {settings.scale} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
 rule weights:
@@ -140,7 +159,7 @@ rule weights:
         f"{RESULTS}/weights/{{backbone}}.log",
     localrule: True
     shell:
-        "workbench weights {wildcards.backbone} {output} 2>&1 | (trap '' PIPE; tee {log})"
+        "workbench weights {wildcards.backbone} {output} 2>&1 | (trap '' INT TERM PIPE; tee {log})"
 
 
 rule train:
@@ -165,7 +184,7 @@ rule train:
     shell:
         f"workbench train {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
         f" --devices {settings.gpus if GPUS else 1} {f'--micro-batch {settings.micro_batch}' if settings.micro_batch else ''}"
-        " {params.pretrained} 2>&1 | (trap '' PIPE; tee {log})"
+        " {params.pretrained} 2>&1 | (trap '' INT TERM PIPE; tee {log})"
 
 
 rule detect:
@@ -184,7 +203,7 @@ rule detect:
         runtime=120,
     shell:
         f"workbench detect {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
-        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' PIPE; tee {{log}})"
+        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
 rule evaluate:
@@ -202,7 +221,7 @@ rule evaluate:
         runtime=30,
     shell:
         f"workbench evaluate {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
-        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' PIPE; tee {{log}})"
+        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
 rule table:
@@ -216,7 +235,7 @@ rule table:
     params:
         rows=lambda wildcards: settings_digest(TABLES[wildcards.table]),
     shell:
-        f"workbench table {{wildcards.table}} {settings.options} 2>&1 | (trap '' PIPE; tee {{log}})"
+        f"workbench table {{wildcards.table}} {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
 rule figure:
@@ -228,4 +247,4 @@ rule figure:
     log:
         f"{FOLDER}/figures/{{table}}.log",
     shell:
-        f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | (trap '' PIPE; tee {{log}})"
+        f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"

@@ -19,6 +19,13 @@ from workbench.experiment import Experiment, ImageSize, Settings, Variant, hash8
 from workbench.yamlfile import Origins, choose, merge, read_yaml, validated
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
+DATA_PARTS = (
+    "annotations/instances_train2017.json",
+    "annotations/instances_val2017.json",
+    "train2017",
+    "val2017",
+)
+"""What a data set in COCO's layout holds."""
 
 Overrides = dict[str, Any]
 
@@ -135,12 +142,17 @@ def _read_scale_content(name: str, above: tuple[str, ...]) -> tuple[dict, Origin
     if base is not None:
         choose(base, [s for s in scale_names() if s not in (*above, name)], "scale", f"{_shown(path)}: extends")
         content, origins = _read_scale_content(base, (*above, name))
-        # Settings of another data set mean nothing to this one.
-        if own.get("data", {}).get("kind", content["data"].get("kind")) != content["data"].get("kind"):
-            content["data"] = {}
+        if _data_kind(own) not in (None, _data_kind(content)):  # settings of another data set mean nothing to this one
+            content.pop("data", None)
+            origins = {path: where for path, where in origins.items() if path[:1] != ("data",)}
     origins[()] = f"{_shown(path)}: "
     merge(content, own, origins, origins[()])
     return content, origins
+
+
+def _data_kind(scale: dict) -> Any:
+    data = scale.get("data")
+    return data.get("kind") if isinstance(data, dict) else data
 
 
 def load_table(
@@ -203,13 +215,11 @@ def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
     root = data_root or (Path(spec.root) if spec.root else None)
     if spec.data.get("kind") != "coco" or root is None:
         return None
-    annotations = Path(root) / "annotations" / "instances_train2017.json"
-    if not annotations.is_file():
-        raise WorkbenchError(
-            f"{annotations}: no such file; data_root must hold annotations/instances_train2017.json, "
-            "annotations/instances_val2017.json, train2017/ and val2017/"
-        )
-    return annotation_digest(annotations, cache=Path.home() / ".cache" / "vfnet-workbench" / "digests.json")
+    for place in (root, *(root / part for part in DATA_PARTS)):
+        if not place.exists():
+            kind = "file" if place.suffix == ".json" else "folder"
+            raise WorkbenchError(f"{place}: no such {kind}; data_root must hold {', '.join(DATA_PARTS)}")
+    return annotation_digest(root / DATA_PARTS[0], cache=Path.home() / ".cache" / "vfnet-workbench" / "digests.json")
 
 
 def _read_recipes() -> dict[str, Recipe]:
@@ -225,6 +235,14 @@ def _lay_recipe(content: dict, name: str, recipes: dict[str, Recipe], origins: O
             content, recipe.extends, {k: r for k, r in recipes.items() if k != name}, origins, f"{place}.extends"
         )
     merge(content, recipe.model_dump(exclude_unset=True, exclude={"extends"}), origins, place)
+
+
+def _lay_counterpart(
+    content: dict, group: str, at: tuple[str, str], scale: dict, origins: Origins, scale_origins: Origins
+) -> None:
+    """Lay what the scale says of a schedule or backbone (at ``schedules``, ``1x``) over a group of settings."""
+    merge(content.setdefault(group, {}), scale[at[0]][at[1]], {}, "")
+    origins.update({(group, *path[2:]): where for path, where in scale_origins.items() if path[:2] == at and path[2:]})
 
 
 def _resolve(
@@ -249,10 +267,10 @@ def _resolve(
 
     schedule = content.pop("schedule", "1x")
     choose(schedule, scale.schedules, "schedule", origins.get(("schedule",), place))
-    merge(content.setdefault("training", {}), scale.schedules[schedule], {}, "")
+    _lay_counterpart(content, "training", ("schedules", schedule), written, origins, scale_origins)
     backbone = content.get("backbone", {}).get("name")
     choose(backbone, scale.backbones, "backbone", origins.get(("backbone", "name"), place))
-    merge(content["backbone"], scale.backbones[backbone], {}, "")
+    _lay_counterpart(content, "backbone", ("backbones", backbone), written, origins, scale_origins)
     if digest is not None:
         content["data"]["digest"] = digest
     variant = {"image": content["image"], **content.pop("evaluation", {})}

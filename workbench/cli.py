@@ -39,10 +39,9 @@ def main() -> None:
         app(standalone_mode=False)
     except WorkbenchError as error:
         sys.exit(f"workbench: {error}")
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
+        print("workbench: stopped", file=sys.stderr)
         sys.exit(130)
-    except KeyboardInterrupt:
-        sys.exit("workbench: stopped")
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise  # nothing of a file's

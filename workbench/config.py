@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from workbench.catalog import Rehearsal
+from workbench.catalog import FOLDER, Rehearsal, scale_names
 from workbench.experiment import Settings
-from workbench.yamlfile import validated
+from workbench.yamlfile import Origins, choose, merge, read_yaml, validated
 
 
 class PipelineConfig(Settings):
@@ -41,5 +41,14 @@ class PipelineConfig(Settings):
 
 
 def read_config(config: dict) -> PipelineConfig:
-    """Snakemake's ``config``, checked: an unknown key or a value of the wrong type is an error of one line."""
-    return validated(PipelineConfig, dict(config), "--config")
+    """What the command line says (Snakemake's ``config``) over ``experiments/config.yaml``, checked.
+
+    An unknown key or scale, or a value of the wrong type, is an error of one line that names the place.
+    """
+    content: dict = {}
+    origins: Origins = {}
+    merge(content, read_yaml(FOLDER / "config.yaml"), origins, "experiments/config.yaml: ")
+    merge(content, config, origins, "--config: ")
+    settings = validated(PipelineConfig, content, origins)
+    choose(settings.scale, scale_names(), "scale", origins.get(("scale",), "scale"))
+    return settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.experiment import Variant
 from workbench.files import read_json, write_json_atomically
 from workbench.provenance import code_digest, provenance
-from workbench.yamlfile import validated
+from workbench.yamlfile import did_you_mean, validated
 
 
 def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) -> Path:
@@ -24,6 +25,20 @@ def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) 
 def metrics_file(folder: Path, row: Row, seed: int) -> Path:
     """Where a row's metrics of one training lie below ``results/<scale>``."""
     return folder / "runs" / row.run / f"seed{seed}" / row.variant_folder / "metrics.json"
+
+
+def check_folders(folders: Iterable[Path]) -> None:
+    """Raise where a file stands in the place of a folder or of one above it."""
+    for folder in folders:
+        for place in (*reversed(folder.parents), folder):
+            if place.exists() and not place.is_dir():
+                raise WorkbenchError(f"{place}: a file stands where a folder is needed; remove it or move it away")
+
+
+def check_space(folder: Path) -> None:
+    """Raise where not even Snakemake's own notes would find room, which it would tell in tracebacks."""
+    if shutil.disk_usage(folder).free < 2**16:
+        raise WorkbenchError(f"{folder.resolve()}: no space left on its disk; free some")
 
 
 def write_settings(folder: Path, rows: Iterable[Row]) -> None:
@@ -152,6 +167,9 @@ def settings_digest(rows: Iterable[Row]) -> str:
     return json.dumps([[r.id, r.labels, r.published, r.note, r.run, r.variant_folder] for r in rows])
 
 
+CUT_SHORT = "the job ended before it could say why (killed, or no memory or space left?); read what there is of its log"
+
+
 def last_words(snakemake_logs: str | Iterable[str]) -> list[str]:
     """What failed jobs said last, from the log files that Snakemake's own log names as theirs.
 
@@ -163,6 +181,16 @@ def last_words(snakemake_logs: str | Iterable[str]) -> list[str]:
     words = {}
     for file in map(Path, named):
         lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
-        if lines and lines[-1].startswith("workbench: "):
-            words[lines[-1]] = None
+        told = lines and lines[-1].startswith("workbench: ")
+        words[lines[-1] if told else f"workbench: {file}: {CUT_SHORT}"] = None
     return list(words)
+
+
+def unknown_targets(targets: Iterable[str], known: Iterable[str]) -> list[str]:
+    """A line for each target that is neither a rule's name nor a path."""
+    known = list(known)
+    return [
+        f"workbench: unknown target '{target}'{did_you_mean(target, known)}"
+        for target in targets
+        if target not in known and "/" not in target
+    ]

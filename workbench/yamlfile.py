@@ -23,7 +23,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
     seen = set()
-    for key, _ in node.value:
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
         seen.add(key.value)
@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise WorkbenchError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        raise WorkbenchError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}; correct it") from None
     if not isinstance(content, dict):
         raise WorkbenchError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     return content
@@ -82,6 +82,7 @@ def merge(into: dict, extra: dict, origins: Origins, source: str, at: tuple[str,
             merge(into[key], value, origins, place, path)
             continue
         into[key] = {} if isinstance(value, dict) else value
+        origins.pop(path, None)  # so that the order is that of writing
         origins[path] = place
         if isinstance(value, dict):
             merge(into[key], value, origins, place, path)
@@ -113,17 +114,20 @@ def _union_tags(content: Any, loc: tuple) -> set[int]:
         known = part in content if isinstance(content, dict) else isinstance(content, (list, tuple))
         if known and not (isinstance(content, (list, tuple)) and not isinstance(part, int)):
             content = content[part] if isinstance(content, dict) or part < len(content) else None
-        elif i < len(loc) - 1:
+        elif i < len(loc) - 1 or not isinstance(content, dict):
             tags.add(i)
     return tags
 
 
 def _place(path: tuple[str, ...], origins: Origins | str) -> str:
     if isinstance(origins, str):
-        return f"{origins}: {'.'.join(path)}" if path else origins
+        joint = "." if ": " in origins else ": "
+        return f"{origins}{joint}{'.'.join(path)}" if path else origins
     for length in range(len(path), 0, -1):
-        if path[:length] in origins:
-            return ".".join([origins[path[:length]], *path[length:]])
+        # Of a group that several files have written to, the last one made the mistake.
+        if written := [key for key in origins if key[:length] == path[:length]]:
+            place = origins[written[-1]].rsplit(".", len(written[-1]) - length)[0]
+            return ".".join([place, *path[length:]])
     return origins.get((), "") + ".".join(path)
 
 
@@ -134,6 +138,8 @@ def _explain(problem: dict, model: type[BaseModel], path: tuple[str, ...]) -> st
         return f"unknown key{did_you_mean(path[-1], allowed)}" if allowed else "unknown key"
     if kind == "missing":
         return "missing; add it"
+    if kind == "union_tag_not_found":
+        return f"{problem['ctx']['discriminator'].strip(chr(39))} missing; add it"
     if kind == "union_tag_invalid":
         context = problem["ctx"]
         known = [name.strip(" '") for name in context["expected_tags"].split(",")]

@@ -1,0 +1,257 @@
+"""Nearly every mistake that can be made with the pipeline, through `snakemake`.
+
+Each is told in the last line on the screen, which names the place and what to do, without a traceback, and leaves nothing
+that a later run would take for done. Mistakes of settings come out in a dry run.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench.pipeline import last_words
+
+BIN = Path(sys.executable).parent
+REHEARSAL = ("limit_steps=2", "limit_images=4")
+OWN = "extends: mini\ntitle: images of one's own\ndata: {kind: coco, classes: 6}\n"
+WILD = f"{OWN}training: {{optimiser: sgd, learning_rate: 1.0e+18, warmup_steps: 0}}\n"
+TRAIN, VAL = "data/annotations/instances_train2017.json", "data/annotations/instances_val2017.json"
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """A process that runs `snakemake` when asked."""
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("fork_snakemake.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+    )
+    with server:
+        yield server
+
+
+@pytest.fixture
+def snakemake(forked, tmp_path):
+    """A function that runs it in a folder; returns the exit code and what was on the screen."""
+
+    def run(folder, *arguments):
+        screen = tmp_path / "screen"
+        print(json.dumps([str(folder), str(screen), "--cores", "1", *arguments]), file=forked.stdin, flush=True)
+        return int(forked.stdout.readline()), screen.read_text()
+
+    return run
+
+
+@pytest.fixture
+def repository(copy, edit, tiny_data, tmp_path):
+    """A copy of the repository with few images to draw, a data set and two scales of one's own."""
+    folder = copy(tmp_path / "repository")
+    edit(folder / "experiments/scales/mini.yaml", "seed: 0}", "seed: 0, train_images: 24, val_images: 6}")
+    (folder / "experiments/scales/own.yaml").write_text(OWN)
+    (folder / "experiments/scales/wild.yaml").write_text(WILD)
+    shutil.copytree(tiny_data, folder / "data")
+    return folder
+
+
+def taken_for_done(folder):
+    """Files with which a step counts as done, and what has not been cleaned up."""
+    names = {"model.safetensors", "detections.json", "metrics.json", "instances_train2017.json"}
+    suffixes = {".partial", ".tmp", ".csv", ".png"}
+    results = folder / "results"
+    return [
+        path
+        for path in results.rglob("*")
+        if "checkpoints" not in path.parts
+        and (path.name in names or path.suffix in suffixes or ".partial" in path.name)
+    ]
+
+
+def last_line(screen):
+    return [line for line in screen.splitlines() if line.strip()][-1]
+
+
+# Kinds of mistakes; each function returns (what is done to the copy, arguments, pieces of what is said).
+
+
+def setting(file, old, new, *said):
+    """A slip in a file of experiments/."""
+
+    def spoil(folder, edit):
+        edit(folder / "experiments" / file, old, new)
+
+    return spoil, ("-n", "table3"), said
+
+
+def typed(arguments, said):
+    """A slip on the command line."""
+    return None, ("-n", *arguments.split()), (said,)
+
+
+def data(spoil, *said, scale="own", steps=REHEARSAL):
+    """Something wrong with a data set, or with what is learnt from it."""
+    arguments = ("t3_full_vfl", "--config", f"scale={scale}", "data_root=data", *steps)
+    return lambda folder, _: spoil(folder), arguments, said
+
+
+def missing(pattern):
+    def spoil(folder):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+    return spoil
+
+
+def truncated(pattern):
+    def spoil(folder):
+        for path in folder.glob(pattern):
+            path.write_bytes(path.read_bytes()[:500])
+
+    return spoil
+
+
+def a_file(path):
+    """A file where a folder should be."""
+
+    def spoil(folder, _):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("")
+
+    return spoil, ("t3_full_vfl",), (f"{path}: a file stands where a folder is needed; remove it",)
+
+
+MISTAKES = {
+    "config: unknown key": setting("config.yaml", "seeds:", "sceeds:", "experiments/config.yaml: sceeds: unknown key; did you mean 'seeds'?"),
+    "config: wrong type": setting("config.yaml", "seeds: 1", "seeds: many", "experiments/config.yaml: seeds: input should be a valid integer", "(found 'many')"),
+    "config: no YAML": setting("config.yaml", "seeds: 1", "seeds: [1", "experiments/config.yaml, line ", ": not valid YAML: expected ',' or ']'", "correct it"),
+    "config: key twice": setting("config.yaml", "seeds: 1", "seeds: 1\nseeds: 2", "experiments/config.yaml, line ", ": not valid YAML: key 'seeds' stands twice"),
+    "config: unknown scale": setting("config.yaml", "scale: mini", "scale: mimi", "experiments/config.yaml: scale: unknown scale 'mimi'; did you mean 'mini'?"),
+    "recipes: unknown key": setting("recipes.yaml", "nms_iou", "nms_iuo", "experiments/recipes.yaml: vfnet.evaluation.nms_iuo: unknown key; did you mean 'nms_iou'?"),
+    "recipes: wrong type": setting("recipes.yaml", "warmup_ratio: 0.1", "warmup_ratio: some", "experiments/recipes.yaml: vfnet.training.warmup_ratio: input should be a valid number", "(found 'some')"),
+    "recipes: no YAML": setting("recipes.yaml", "schedule: 1x", "schedule: {1x", "experiments/recipes.yaml, line ", ": not valid YAML"),
+    "recipes: key twice": setting("recipes.yaml", "schedule: 1x", "schedule: 1x\n  schedule: 1x", "experiments/recipes.yaml, line ", ": not valid YAML: key 'schedule' stands twice"),
+    "recipes: unknown loss": setting("recipes.yaml", "name: varifocal", "name: varifocl", "experiments/recipes.yaml: vfnet.loss: unknown name 'varifocl'; did you mean 'varifocal'?"),
+    "recipes: unknown backbone": setting("recipes.yaml", "name: resnet50", "name: resnet5", "experiments/recipes.yaml: vfnet.backbone.name: unknown backbone 'resnet5'; did you mean 'resnet50'?"),
+    "table: unknown key": setting("table3.yaml", "note:", "notes:", "experiments/table3.yaml: rows.t3_star_vfl.notes: unknown key; did you mean 'note'?"),
+    "table: wrong type": setting("table3.yaml", "AP: 39.0", "AP: high", "experiments/table3.yaml: rows.t3_raw_fl.published.AP: input should be a valid number", "(found 'high')"),
+    "table: no YAML": setting("table3.yaml", "  t3_raw_fl:", "\tt3_raw_fl:", "experiments/table3.yaml, line ", ": not valid YAML: found character '\\t'"),
+    "table: key twice": setting("table3.yaml", "split:", "title: two\nsplit:", "experiments/table3.yaml, line ", ": not valid YAML: key 'title' stands twice"),
+    "table: unknown recipe": setting("table3.yaml", "base: vfnet_raw", "base: vfnet_rwa", "experiments/table3.yaml: rows.t3_raw_fl.base: unknown recipe 'vfnet_rwa'; did you mean 'vfnet_raw'?"),
+    "table: impossible row": setting("table3.yaml", "{refine: false}", "{star: false}", "experiments/table3.yaml: rows.t3_star_vfl.detector: refine needs star"),
+    "loss: unknown name": setting("table3.yaml", "{name: focal}", "{name: vocal}", "experiments/table3.yaml: rows.t3_raw_fl.loss: unknown name 'vocal'; did you mean 'focal'?"),
+    "loss: unknown key": setting("table3.yaml", "{name: focal}", "{name: focal, gama: 2}", "experiments/table3.yaml: rows.t3_raw_fl.loss.gama: unknown key; did you mean 'gamma'?"),
+    "loss: wrong type": setting("table3.yaml", "{name: focal}", "{name: focal, gamma: two}", "experiments/table3.yaml: rows.t3_raw_fl.loss.gamma: input should be a valid number"),
+    "loss: no name": setting("table3.yaml", "{name: focal}", "{gamma: 2}", "experiments/table3.yaml: rows.t3_raw_fl.loss: name missing; add it"),
+    "scale: unknown key": setting("scales/mini.yaml", "steps:", "stpes:", "experiments/scales/mini.yaml: training.warmup_stpes: unknown key; did you mean 'warmup_steps'?"),
+    "scale: wrong type": setting("scales/mini.yaml", "epochs: 20", "epochs: many", "experiments/scales/mini.yaml: schedules.1x.epochs: input should be a valid integer"),
+    "scale: wrong type of a backbone": setting("scales/mini.yaml", "stem: 24", "stem: wide", "experiments/scales/mini.yaml: backbones.resnet50.stem: input should be a valid integer"),
+    "scale: no YAML": setting("scales/mini.yaml", "long: 128", "long: [128", "experiments/scales/mini.yaml, line ", ": not valid YAML"),
+    "scale: key twice": setting("scales/mini.yaml", "flip: 0.5", "flip: 0.5\n  flip: 1", "experiments/scales/mini.yaml, line ", ": not valid YAML: key 'flip' stands twice"),
+    "unknown table": typed("tabel3", "unknown target 'tabel3'; did you mean 'table3'? (known: all, tables, figures, table2, t2_"),
+    "unknown row": typed("t3_full_vlf", "unknown target 't3_full_vlf'; did you mean 't3_full_vfl'? (known: all, "),
+    "unknown row beside a table": typed("table2 t3_full", "unknown target 't3_full'; did you mean 't3_full_vfl'?"),
+    "rule of many files": typed("train", "unknown target 'train'; known: all, tables, figures, table2"),
+    "unknown scale": typed("table3 --config scale=coko", "--config: scale: unknown scale 'coko'; did you mean 'coco'?"),
+    "unknown config key": typed("table3 --config sceeds=3", "--config: sceeds: unknown key; did you mean 'seeds'?"),
+    "wrong config type": typed("table3 --config seeds=many", "--config: seeds: input should be a valid integer"),
+    "no data root": typed("table3 --config scale=own", "scale own needs a data set: add data_root=FOLDER"),
+    "data root nowhere": typed("table3 --config scale=own data_root=/nowhere", "/nowhere: no such folder; data_root must hold annotations/instances_train2017.json, "),
+    "data root of a drawn set": typed("table3 --config data_root=data", "scale mini draws its own data set: leave data_root out, or choose another scale"),
+    "no annotations": data(missing(TRAIN), f"{TRAIN}: no such file", "data_root must hold annotations/"),
+    "no annotations of the test images": data(missing(VAL), f"{VAL}: no such file", "data_root must hold annotations/"),
+    "no test images": data(lambda folder: shutil.rmtree(folder / "data/val2017"), "data/val2017: no such folder; data_root must hold"),
+    "annotations truncated": data(truncated(TRAIN), f"{TRAIN}: not valid JSON at line 1", "the file is incomplete, copy it again"),
+    "annotations not COCO's": data(lambda folder: (folder / TRAIN).write_text("{}"), f"{TRAIN}: not a COCO detection file: it has no list 'images'"),
+    "images missing": data(missing("data/train2017/*"), "data/train2017/", ".jpg: no such image: copy it there or remove it from the annotations"),
+    "images truncated": data(truncated("data/train2017/*"), "data/train2017/", ".jpg: not a readable", "copy or convert it again"),
+    "losses not finite": data(lambda _: None, "loss not finite at step ", "images 0000", ".jpg; look at their boxes, or lower training.learning_rate", scale="wild", steps=("limit_steps=9",)),
+    "a file for the results": a_file("results"),
+    "a file for a scale's results": a_file("results/mini"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_in_the_last_line(mistake, repository, snakemake, edit):
+    spoil, arguments, expected = MISTAKES[mistake]
+    if spoil:
+        spoil(repository, edit)
+    code, screen = snakemake(repository, *arguments)
+    assert code != 0, screen
+    assert "Traceback" not in screen
+    said = last_line(screen)
+    assert said.startswith("workbench: ")
+    for piece in expected:
+        assert piece in said
+    assert not taken_for_done(repository)
+
+
+@pytest.fixture
+def small_disk():
+    """A function that mounts a file system of a given size on a folder."""
+    mounted = []
+
+    def mount(folder, size):
+        folder.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a file system of a given size cannot be mounted here (that takes root)")
+        mounted.append(folder)
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "step", "expected"),
+    [
+        ("4k", "mini", "dataset", (".json: cannot be written (No space left on device); free the space",)),
+        ("100k", "mini", "dataset", ("cannot write ", "/results/dataset-", ": No space left on device; free or name")),
+        ("1m", "own", "train", ("/model.safetensors: the weights cannot be written (", "No space left", "; free some")),
+    ],
+)
+def test_a_full_disk(size, scale, step, expected, repository, snakemake, small_disk):
+    small_disk(repository / "results", size)
+    root = ["data_root=data"] if scale == "own" else []
+    command = ("t3_full_vfl", "--config", f"scale={scale}", *root, *REHEARSAL)
+    code, screen = snakemake(repository, *command)
+    assert code != 0, screen
+    assert "Traceback" not in screen
+    said = last_line(screen)
+    assert said.startswith("workbench: ")
+    for piece in expected:
+        assert piece in said
+    assert not taken_for_done(repository)
+    subprocess.run(["mount", "-o", "remount,size=64m", repository / "results"], check=True)
+    code, screen = snakemake(repository, *command, "-n")
+    assert code == 0
+    assert f"\n{step} " in screen.rsplit("Job stats:")[-1]
+
+
+def test_a_disk_without_room_for_snakemake(copy, tmp_path, snakemake, small_disk):
+    folder = tmp_path / "full"
+    small_disk(folder, "2m")
+    copy(folder)
+    (folder / "ballast").write_bytes(bytes(shutil.disk_usage(folder).free))
+    code, screen = snakemake(folder, "t3_full_vfl")
+    assert code != 0
+    assert "Traceback" not in screen
+    assert last_line(screen) == f"workbench: {folder}: no space left on its disk; free some"
+
+
+def test_of_a_job_that_was_killed_the_log_is_named(tmp_path):
+    logs = {name: tmp_path / f"{name}.log" for name in ("told", "killed", "none")}
+    logs["told"].write_text("1/9\nworkbench: here: do this\n")
+    logs["killed"].write_text("1/9\n2/9\n")
+    screen = tmp_path / "snakemake.log"
+    screen.write_text("".join(f"    log: {log} (check log file(s) for error details)\n" for log in logs.values()))
+    told, *others = last_words(str(screen))
+    assert told == "workbench: here: do this"
+    assert all(
+        f"{logs[name]}: the job ended before" in said for name, said in zip(("killed", "none"), others, strict=True)
+    )
