@@ -84,7 +84,7 @@ def name_unknown_targets():
     """Below Snakemake's own words, since it tells a Snakefile its targets only after it has been read."""
     if workflow.dag_settings:
         known = [rule.name for rule in workflow.rules if not rule.has_wildcards()]
-        for words in unknown_targets(workflow.dag_settings.targets, known):
+        for words in unknown_targets(workflow.dag_settings.targets, known, [row.id for row in ROWS]):
             print(words, file=sys.stderr)
 
 

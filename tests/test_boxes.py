@@ -85,6 +85,8 @@ def test_clipping_uses_each_images_own_height_and_width():
     assert clipped[1].tolist() == [[0, 0, 31, 300]] * 3
     beyond = torch.tensor([[[200.0, 60, 210, 70]]])
     assert B.clip_boxes(beyond, torch.tensor([[48, 128]])).tolist() == [[[128, 48, 128, 48]]]
+    short = B.clip_boxes(box, torch.tensor([[48, 128], [300, 31]]), margin=1)
+    assert short[:, 0].tolist() == [[0, 0, 127, 47], [0, 0, 30, 299]]
 
 
 @pytest.mark.parametrize("canvas", PYRAMIDS.values(), ids=PYRAMIDS)
@@ -122,3 +124,72 @@ def test_number_of_points_of_the_papers_image_size():
     assert sum(map(len, B.pyramid_points(shapes, STRIDES, "cpu"))) == 18134
     assert B.cells_in_images(shapes, STRIDES, torch.tensor([[800, 1067]])).all()
     assert sum(map(len, B.pyramid_points(pyramid((800, 1216)), STRIDES, "cpu"))) == 20267
+
+
+# ------------------------------------------------------------------------------------------------ deltas, anchors
+
+
+STD = (0.1, 0.1, 0.2, 0.2)
+
+
+def test_delta_code_by_hand():
+    """Anchor 20 × 40 at (20, 40); box 40 × 20 at (24, 44)."""
+    anchor, box = torch.tensor([[10.0, 20, 30, 60]]), torch.tensor([[4.0, 34, 44, 54]])
+    deltas = [4 / 20, 4 / 40, math.log(2), -math.log(2)]
+    assert B.encode_deltas(anchor, box).tolist()[0] == pytest.approx(deltas)
+    assert B.encode_deltas(anchor, box, STD).tolist()[0] == pytest.approx(
+        [d / s for d, s in zip(deltas, STD, strict=True)]
+    )
+    assert B.decode_deltas(anchor, torch.tensor([deltas])).tolist()[0] == pytest.approx(box.tolist()[0])
+    assert B.decode_deltas(anchor, torch.zeros(1, 4), STD).tolist() == anchor.tolist()
+    one = B.decode_deltas(anchor, torch.tensor([[1.0, -1, 0, 0]]), STD)  # a tenth of the width, of the height
+    assert one.tolist()[0] == pytest.approx([12, 16, 32, 56])
+
+
+@pytest.mark.parametrize("std", [(1, 1, 1, 1), STD], ids=str)
+def test_delta_code_there_and_back(std):
+    rng = np.random.default_rng(3)
+    anchors, boxes = random_boxes(rng, 2, 50), random_boxes(rng, 2, 50)
+    anchors[..., 2:] += 4
+    boxes[..., 2:] += 4
+    anchors, boxes = torch.tensor(anchors), torch.tensor(boxes)
+    deltas = B.encode_deltas(anchors, boxes, std)
+    assert deltas.shape == (2, 50, 4)
+    torch.testing.assert_close(B.decode_deltas(anchors, deltas, std), boxes)
+    again = B.encode_deltas(anchors, B.decode_deltas(anchors, deltas, std), std)
+    torch.testing.assert_close(again, deltas)
+
+
+def test_sizes_grow_and_shrink_within_bounds():
+    assert round(B.LARGEST_GROWTH, 3) == 4.135
+    anchor = torch.tensor([[0.0, 0, 16, 16]])
+    for delta, side in ((4.0, 16 * math.exp(4)), (4.2, 1000), (50, 1000), (-4.2, 0.256), (-1e4, 0.256)):
+        decoded = B.decode_deltas(anchor, torch.tensor([[0, 0, delta, -delta]]))[0]
+        assert (decoded[2] - decoded[0]).item() == pytest.approx(side, rel=1e-4)
+        assert (decoded[3] - decoded[1]).item() == pytest.approx(16 * 16 / side, rel=1e-4)
+    # The bound holds for the delta times its deviation; shifts have none.
+    decoded = B.decode_deltas(anchor, torch.tensor([[500.0, 0, 20, 21]]), STD)[0]
+    assert (decoded[2] - decoded[0]).item() == pytest.approx(16 * math.exp(4), rel=1e-4)
+    assert (decoded[3] - decoded[1]).item() == pytest.approx(1000, rel=1e-4)
+    assert (decoded[2] + decoded[0]).item() / 2 == pytest.approx(8 + 50 * 16, rel=1e-4)
+
+
+def test_deltas_at_the_bound_have_finite_gradients():
+    deltas = torch.tensor([[3.0, -3, 1e4, -1e4]], requires_grad=True)
+    B.decode_deltas(torch.tensor([[0.0, 0, 16, 16]]), deltas).square().sum().backward()
+    assert deltas.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("canvas", PYRAMIDS.values(), ids=PYRAMIDS)
+def test_anchors_and_values_of_a_level_belong_to_its_cells(canvas):
+    points = B.pyramid_points(pyramid(canvas), STRIDES, "cpu")
+    sides = [4.0 * s for s in STRIDES]
+    expected = [
+        [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
+        for level, side in zip(points, sides, strict=True)
+        for x, y in level.tolist()
+    ]
+    assert B.square_anchors(points, sides).tolist() == expected
+    strides = B.per_cell(STRIDES, points)
+    assert strides.tolist() == [[s] for level, s in zip(points, STRIDES, strict=True) for _ in level]
+    assert strides.dtype == torch.float32

@@ -1,10 +1,11 @@
-"""Box arithmetic: areas, IoU, GIoU, the distance code, and the cells of a feature pyramid.
+"""Box arithmetic: areas, IoU, GIoU, the distance and delta codes, and the cells of a feature pyramid.
 
 Boxes are ``x1, y1, x2, y2`` in pixels, width ``x2 - x1`` (no +1 anywhere). Everything works on whole batches.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 FLOOR = 1e-6
 """Smallest union or enclosing area that is divided by, as in the released code."""
+
+LARGEST_GROWTH = math.log(1000 / 16)
+"""Bound of the logarithm of a decoded size over its anchor's (Girshick's Detectron)."""
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -56,31 +60,64 @@ def encode_distances(points: Tensor, boxes: Tensor) -> Tensor:
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
 
 
-def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Boxes ``[B, N, 4]`` clipped to ``[0, W] x [0, H]`` of images of ``sizes`` ``[B, 2]`` (height, width)."""
-    limit = sizes.flip(-1).repeat(1, 2).unsqueeze(1).to(boxes.dtype)
+def decode_deltas(anchors: Tensor, deltas: Tensor, std: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
+    """Boxes ``[..., 4]`` from anchors and ``dx, dy, dw, dh`` ``[..., 4]`` (Ren et al., NeurIPS 2015, eq. 2).
+
+    Shifts are in anchor sizes, sizes grow by the exponential; a size grows or shrinks 62.5-fold at most.
+
+    Args:
+        std: what each delta is multiplied by first.
+    """
+    deltas = deltas * deltas.new_tensor(std)
+    size = anchors[..., 2:] - anchors[..., :2]
+    centre = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * size
+    half = size * deltas[..., 2:].clamp(-LARGEST_GROWTH, LARGEST_GROWTH).exp() / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def encode_deltas(anchors: Tensor, boxes: Tensor, std: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
+    """Deltas ``dx, dy, dw, dh`` ``[..., 4]`` that take anchors to boxes of positive size; see ``decode_deltas``."""
+    size, wanted = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
+    shift = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2 / size
+    return torch.cat([shift, (wanted / size).log()], dim=-1) / anchors.new_tensor(std)
+
+
+def clip_boxes(boxes: Tensor, sizes: Tensor, margin: int = 0) -> Tensor:
+    """Boxes ``[B, N, 4]`` clipped to ``[0, W - margin] x [0, H - margin]`` of images of ``sizes`` ``[B, 2]`` (H, W)."""
+    limit = (sizes.flip(-1).repeat(1, 2).unsqueeze(1) - margin).to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
 def pyramid_points(
-    shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device | str
+    shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device | str, offset: float = 0.0
 ) -> list[Tensor]:
-    """Reference points of each level's cells, row-major: cell (i, j) of stride s is at ``(j s, i s)``.
+    """Reference points of each level's cells: cell (i, j) of stride s is at ``((j + offset) s, (i + offset) s)``.
 
     Args:
         shapes: (rows, columns) of each level.
         strides: pixels a cell of each level.
+        offset: 0.5 for the middle of a cell (FoveaBox), 0 for its corner.
 
     Returns:
-        One float tensor ``[rows * columns, 2]`` a level, ``x, y`` in pixels.
+        One float tensor ``[rows * columns, 2]`` a level, row-major, ``x, y`` in pixels.
     """
     points = []
     for (rows, columns), stride in zip(shapes, strides, strict=True):
-        y, x = torch.meshgrid(
-            torch.arange(rows, device=device) * stride, torch.arange(columns, device=device) * stride, indexing="ij"
-        )
+        ys, xs = ((torch.arange(count, device=device) + offset) * stride for count in (rows, columns))
+        y, x = torch.meshgrid(ys, xs, indexing="ij")
         points.append(torch.stack([x, y], dim=-1).reshape(-1, 2).float())
     return points
+
+
+def per_cell(values: Sequence[float], points: Sequence[Tensor]) -> Tensor:
+    """A value of each level, for each of its cells: ``[P, 1]``; ``points`` are those of the levels' cells."""
+    return torch.cat([at.new_full((len(at), 1), value) for value, at in zip(values, points, strict=True)])
+
+
+def square_anchors(points: Sequence[Tensor], sides: Sequence[float]) -> Tensor:
+    """Squares ``[P, 4]`` of a side a level, in pixels, centred on all levels' points."""
+    at, half = torch.cat(list(points)), per_cell(sides, points) / 2
+    return torch.cat([at - half, at + half], dim=-1)
 
 
 def cells_in_images(

@@ -1,7 +1,8 @@
 """The catalogue of experiments: tables, recipes and scales in ``experiments/`` → the experiment of each row.
 
 An experiment is put together of four layers, later ones over earlier ones: what the scale says of its world, the recipe
-that a row starts from, the row's own differences, and the scale's counterpart of the backbone and schedule they name.
+that a row starts from, what the scale says of the backbone, schedule and family of detectors that these name, and the
+row's own differences.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pydantic import Field
 from workbench.data.digest import annotation_digest
 from workbench.data.embedded import EmbeddedData
 from workbench.errors import WorkbenchError
-from workbench.experiment import Experiment, ImageSize, Settings, Variant, hash8, run_id, variant_id
+from workbench.experiment import Experiment, ImageSize, Variant, hash8, published_variant, run_id, variant_id
+from workbench.families import Settings
 from workbench.yamlfile import Origins, choose, merge, read_yaml, validated
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
@@ -70,6 +72,7 @@ class ScaleSpec(Settings):
     image: ImageSize
     backbones: dict[str, Overrides]
     head: Overrides = {}
+    heads: dict[str, Overrides] = {}
     schedules: dict[str, Overrides]
     training: Overrides = {}
     evaluation: Overrides = {}
@@ -110,8 +113,9 @@ class Rehearsal:
 
 
 def table_names() -> list[str]:
-    """Names of all tables, in order."""
-    return sorted(path.stem for path in FOLDER.glob("*table*.yaml"))
+    """Names of all tables, the paper's own first."""
+    names = (path.stem for path in FOLDER.glob("*table*.yaml"))
+    return sorted(names, key=lambda name: (not name.startswith("table"), name))
 
 
 def read_table(name: str) -> TableSpec:
@@ -240,7 +244,7 @@ def _lay_recipe(content: dict, name: str, recipes: dict[str, Recipe], origins: O
 def _lay_counterpart(
     content: dict, group: str, at: tuple[str, str], scale: dict, origins: Origins, scale_origins: Origins
 ) -> None:
-    """Lay what the scale says of a schedule or backbone (at ``schedules``, ``1x``) over a group of settings."""
+    """Lay what the scale says of a schedule, backbone or family (at ``schedules``, ``1x``) over a group of settings."""
     merge(content.setdefault(group, {}), scale[at[0]][at[1]], {}, "")
     origins.update({(group, *path[2:]): where for path, where in scale_origins.items() if path[:2] == at and path[2:]})
 
@@ -271,31 +275,38 @@ def _resolve(
     backbone = content.get("backbone", {}).get("name")
     choose(backbone, scale.backbones, "backbone", origins.get(("backbone", "name"), place))
     _lay_counterpart(content, "backbone", ("backbones", backbone), written, origins, scale_origins)
+    family = content.get("detector", {}).get("family")
+    if family in scale.heads:
+        _lay_counterpart(content, "head", ("heads", family), written, origins, scale_origins)
+    own.pop("schedule", None)
+    merge(content, own, origins, place)  # again: the row has the last word
     if digest is not None:
         content["data"]["digest"] = digest
-    variant = {"image": content["image"], **content.pop("evaluation", {})}
+    evaluation = content.pop("evaluation", {})
     if rehearsal:
-        _shorten(content, variant, rehearsal)
+        _shorten(content, evaluation, rehearsal)
+    experiment = validated(Experiment, content, origins)
+    variant = published_variant(experiment).model_dump() | evaluation
     return Row(
         id=row,
         table=table,
         labels=spec.labels,
         published=spec.published,
         note=spec.note,
-        experiment=validated(Experiment, content, origins),
+        experiment=experiment,
         variant=validated(
             Variant, variant, {path[1:]: w for path, w in origins.items() if path[:1] == ("evaluation",)}
         ),
     )
 
 
-def _shorten(content: dict, variant: dict, rehearsal: Rehearsal) -> None:
+def _shorten(content: dict, evaluation: dict, rehearsal: Rehearsal) -> None:
     """A rehearsal's step is one micro-batch of one image, and its weights are random ones."""
     content["backbone"]["pretrained"] = False
     if rehearsal.steps is not None:
         content["training"] |= {"batch": 1, "limit_steps": rehearsal.steps}
     if rehearsal.images is not None:
-        variant["limit_images"] = rehearsal.images
+        evaluation["limit_images"] = rehearsal.images
 
 
 def _shown(path: Path) -> str:

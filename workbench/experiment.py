@@ -10,16 +10,11 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from workbench.data.embedded import EmbeddedData
+from workbench.families import AnyDetector, Settings
 from workbench.losses.classification import AnyClassificationLoss
-
-
-class Settings(BaseModel):
-    """A group of settings: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class CocoData(Settings):
@@ -68,12 +63,14 @@ class Backbone(Settings):
 
 
 class Head(Settings):
-    """Widths of neck and head, and the side of an anchor in strides."""
+    """Widths and depth of neck and head, and the size of what a pyramid level is for."""
 
     channels: int = Field(256, ge=1)
     stacked_convs: int = Field(3, ge=1)
+    """Blocks of a tower before its last one: a star convolution, a deformable one, or one more block."""
     norm_groups: int = Field(32, ge=1)
     anchor_scale: float = Field(8.0, gt=0)
+    """Side of ATSS's anchor in strides; other detectors' sizes follow it and are the published ones at 8."""
     init_std: float = Field(0.01, gt=0)
     """Of the head's convolutions; a narrow head needs more than the paper's for signals of the same size."""
 
@@ -82,30 +79,6 @@ class Head(Settings):
         if self.channels % self.norm_groups:
             raise ValueError(f"channels ({self.channels}) are not a multiple of norm_groups ({self.norm_groups})")
         return self
-
-
-class VFNet(Settings):
-    """VarifocalNet and its ancestors: raw VFNet without star and refine, FCOS+ATSS with centerness instead."""
-
-    family: Literal["vfnet"] = "vfnet"
-    star: bool = True
-    refine: bool = True
-    centerness: bool = False
-
-    @model_validator(mode="after")
-    def _combination(self) -> VFNet:
-        if self.refine and not self.star:
-            raise ValueError("refine needs star: the box is refined on star-shaped features")
-        if self.centerness and self.star:
-            raise ValueError("centerness belongs to FCOS+ATSS: set star and refine to false")
-        return self
-
-    @property
-    def title(self) -> str:
-        """Short name, part of a run's folder name."""
-        if self.star:
-            return "vfnet" if self.refine else "vfnet_star"
-        return "fcos_atss" if self.centerness else "vfnet_raw"
 
 
 class Training(Settings):
@@ -142,7 +115,7 @@ class Experiment(Settings):
     image: ImageSize
     backbone: Backbone
     head: Head
-    detector: VFNet
+    detector: AnyDetector
     loss: AnyClassificationLoss
     training: Training
 
@@ -158,6 +131,11 @@ class Variant(Settings):
     max_detections: int = Field(100, ge=1)
     limit_images: int | None = Field(None, ge=1)
     """A rehearsal's number of images."""
+
+
+def published_variant(experiment: Experiment) -> Variant:
+    """An evaluation at the training's image size, with the detector's published post-processing."""
+    return Variant(image=experiment.image, nms_iou=experiment.detector.nms_iou)
 
 
 ALWAYS_SAID = {"name", "kind", "family", "drawing"}

@@ -14,7 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.experiment import Variant
 from workbench.files import read_json, write_json_atomically
 from workbench.provenance import code_digest, provenance
-from workbench.yamlfile import did_you_mean, validated
+from workbench.yamlfile import near_miss, validated
 
 
 def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) -> Path:
@@ -186,11 +186,13 @@ def last_words(snakemake_logs: str | Iterable[str]) -> list[str]:
     return list(words)
 
 
-def unknown_targets(targets: Iterable[str], known: Iterable[str]) -> list[str]:
-    """A line for each target that is neither a rule's name nor a path."""
-    known = list(known)
+def unknown_targets(targets: Iterable[str], known: Iterable[str], rows: Iterable[str]) -> list[str]:
+    """A line for each target that is neither a path nor the name of a rule; the rules of ``rows`` are not listed."""
+    known, rows = list(known), set(rows)
+    listed = [name for name in known if name not in rows]
     return [
-        f"workbench: unknown target '{target}'{did_you_mean(target, known)}"
+        f"workbench: unknown target '{target}'"
+        + (near_miss(target, known) or f"; known: {', '.join(listed)}, and the id of each row, e.g. {min(rows)}")
         for target in targets
         if target not in known and "/" not in target
     ]

@@ -46,10 +46,8 @@ def postprocess(predictions: Predictions, sizes: Tensor, variant: Variant) -> li
     """
     scores = predictions.logits.float().sigmoid()
     quality = None if predictions.centerness is None else predictions.centerness.float().sigmoid()
-    boxes = clip_boxes(predictions.boxes.float(), sizes)
-    kept = _candidate_cells(
-        scores, quality, [rows * columns for rows, columns in predictions.shapes], variant.candidates
-    )
+    boxes = clip_boxes(predictions.boxes.float(), sizes, predictions.clip_margin)
+    kept = _candidate_cells(scores, quality, [len(level) for level in predictions.points], variant.candidates)
     scores = scores.gather(1, kept.unsqueeze(-1).expand(-1, -1, scores.shape[-1]))
     boxes = boxes.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
     if quality is not None:

@@ -20,7 +20,7 @@ from workbench.data.loader import training_batches
 from workbench.detectors import build_detector
 from workbench.errors import WorkbenchError
 from workbench.evaluation import evaluate_detections
-from workbench.experiment import Experiment, Variant
+from workbench.experiment import Experiment, published_variant
 from workbench.inference import detect_data_set
 from workbench.interrupts import StopRequests
 from workbench.progress import Reporter
@@ -226,7 +226,7 @@ def _validator(run: Run, trained_on: CocoDetection, workers: int) -> Callable[[]
             f"{annotations}: its categories {data.category_ids} are not those that are trained on, "
             f"{trained_on.category_ids}: give both splits the same"
         )
-    variant = Variant(image=run.experiment.image)
+    variant = published_variant(run.experiment)
 
     def check() -> float:
         found = detect_data_set(

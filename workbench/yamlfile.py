@@ -61,12 +61,17 @@ def choose(name: str, known: Iterable[str], what: str, where: str) -> None:
         raise WorkbenchError(f"{where}: unknown {what} '{name}'{did_you_mean(str(name), known)}")
 
 
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` where something known is spelt nearly so, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'? (known: …)``."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ";"
-    return f"{hint} (known: {', '.join(known)})" if near else f"{hint} known: {', '.join(known)}"
+    near = near_miss(name, known)
+    return f"{near} (known: {', '.join(known)})" if near else f"; known: {', '.join(known)}"
 
 
 def merge(into: dict, extra: dict, origins: Origins, source: str, at: tuple[str, ...] = ()) -> None:
@@ -102,19 +107,19 @@ def validated(model: type[Model], content: dict, origins: Origins | str) -> Mode
     except ValidationError as error:
         # A misspelt key is missing under its right name too: the unknown key tells the user more.
         problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        tags = _union_tags(content, problem["loc"])
+        tags = _union_tags(content, problem["loc"], problem["type"] == "missing")
         path = tuple(str(part) for i, part in enumerate(problem["loc"]) if i not in tags)
         raise WorkbenchError(f"{_place(path, origins)}: {_explain(problem, model, path)}") from None
 
 
-def _union_tags(content: Any, loc: tuple) -> set[int]:
-    """Positions in ``loc`` that name a member of a union rather than a key of the document."""
+def _union_tags(content: Any, loc: tuple, key_missing: bool) -> set[int]:
+    """Positions in ``loc`` that name a member of a union rather than a key of the document, there or missing."""
     tags = set()
     for i, part in enumerate(loc):
         known = part in content if isinstance(content, dict) else isinstance(content, (list, tuple))
         if known and not (isinstance(content, (list, tuple)) and not isinstance(part, int)):
             content = content[part] if isinstance(content, dict) or part < len(content) else None
-        elif i < len(loc) - 1 or not isinstance(content, dict):
+        elif i < len(loc) - 1 or not (key_missing and isinstance(content, dict)):
             tags.add(i)
     return tags
 

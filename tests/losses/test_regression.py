@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.losses.regression import centerness_target, giou_loss
+from workbench.losses.regression import centerness_target, distribution_loss, giou_loss, smooth_l1_loss
 
 
 def slow_giou_loss(a, b):
@@ -58,3 +58,93 @@ def test_giou_loss_of_no_boxes_keeps_the_graph():
 def test_centerness_target(distances, expected):
     found = centerness_target(torch.tensor([distances, (1, 1, 1, 1)], dtype=torch.float64))
     assert found.tolist() == pytest.approx([expected, 1])
+
+
+# ----------------------------------------------------------------------------------------------------- smooth L1
+
+
+def slow_smooth_l1(found, wanted, beta):
+    total = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        d = abs(a - b)
+        total += d - beta / 2 if d >= beta else d * d / (2 * beta)
+    return total
+
+
+@pytest.mark.parametrize("beta", [0, 0.11, 1.0])
+def test_smooth_l1_loss(beta):
+    rng = np.random.default_rng(2)
+    found, wanted = rng.normal(0, 0.3, (2, 60, 4))
+    found[0] = wanted[0]
+    found[1] = wanted[1] + beta  # where the parabola ends
+    x = torch.tensor(found, requires_grad=True)
+    losses = smooth_l1_loss(x, torch.tensor(wanted), beta)
+    expected = [slow_smooth_l1(a, b, beta) for a, b in zip(found, wanted, strict=True)]
+    np.testing.assert_allclose(losses.detach(), expected, rtol=1e-12, atol=1e-15)
+    assert losses[0] == 0
+    losses.sum().backward()
+    difference = found - wanted
+    slope = np.sign(difference) if beta == 0 else np.clip(difference / beta, -1, 1)
+    np.testing.assert_allclose(x.grad[2:], slope[2:], rtol=1e-12)
+
+
+def test_smooth_l1_by_hand():
+    losses = smooth_l1_loss(torch.tensor([[0.05, -0.11, 1, 0]]), torch.zeros(1, 4), 0.11)
+    assert losses.item() == pytest.approx(0.0025 / 0.22 + 0.055 + 0.945)
+
+
+# ------------------------------------------------------------------------------------- distribution focal loss
+
+
+def slow_distribution_loss(logits, target):
+    """Equation 6 for one side: -((y_{i+1} - y) ln S_i + (y - y_i) ln S_{i+1})."""
+    largest = max(logits)
+    total = math.log(math.fsum(math.exp(x - largest) for x in logits)) + largest
+    i = math.floor(target)
+    return (i + 1 - target) * (total - logits[i]) + (target - i) * (total - logits[i + 1])
+
+
+@pytest.mark.parametrize("values", [17, 13, 2])
+def test_distribution_loss(values):
+    rng = np.random.default_rng(values)
+    last = values - 1
+    targets = np.concatenate([rng.uniform(0, last - 0.1, 40), np.arange(last), [0, 0.5, last - 0.1]])
+    targets = np.resize(targets, (len(targets) // 4, 4))
+    logits = rng.normal(0, 3, (*targets.shape, values))
+    found = distribution_loss(torch.tensor(logits), torch.tensor(targets))
+    assert found.shape == targets.shape
+    expected = [
+        [slow_distribution_loss(x, y) for x, y in zip(*rows, strict=True)] for rows in zip(logits, targets, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    single = distribution_loss(torch.tensor(logits).float(), torch.tensor(targets).float())
+    np.testing.assert_allclose(single, expected, rtol=2e-5)
+
+
+def test_distribution_loss_of_uniform_logits():
+    targets = torch.tensor([0, 0.3, 7, 15, 15.9])
+    found = distribution_loss(torch.zeros(5, 17), targets)
+    assert found.tolist() == pytest.approx([2.83321] * 5, abs=1e-5)
+
+
+def test_distribution_loss_draws_on_the_two_values_beside_the_target():
+    logits = torch.zeros(3, 17, dtype=torch.float64, requires_grad=True)
+    distribution_loss(logits, torch.tensor([4.25, 4, 15.9], dtype=torch.float64)).sum().backward()
+    pull = 1 / 17 - logits.grad  # the gradient of a cross entropy is p - y
+    expected = torch.zeros(3, 17, dtype=torch.float64)
+    expected[0, 4], expected[0, 5], expected[1, 4], expected[2, 15], expected[2, 16] = 0.75, 0.25, 1, 0.1, 0.9
+    torch.testing.assert_close(pull, expected, rtol=0, atol=1e-12)
+
+
+def test_distribution_loss_of_no_cells_keeps_the_graph():
+    logits = torch.zeros(3, 4, 17, requires_grad=True)
+    distribution_loss(logits[:0], torch.zeros(0, 4)).sum().backward()
+    assert logits.grad.abs().sum() == 0
+
+
+def test_distribution_loss_of_sure_logits_is_finite():
+    logits = torch.tensor([[-200.0] * 16 + [200.0]], requires_grad=True)
+    loss = distribution_loss(logits, torch.tensor([3.5]))
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(400)
+    assert logits.grad.isfinite().all()

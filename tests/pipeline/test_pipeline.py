@@ -68,6 +68,7 @@ def test_a_rehearsal_ends_in_a_table_and_a_figure(rehearsed):
 def test_nothing_is_left_to_do(rehearsed):
     assert "Nothing to be done" in snakemake(rehearsed, "table3", *REHEARSAL).stdout
     assert planned(rehearsed, "table2", *REHEARSAL)["train"] == 5
+    assert planned(rehearsed, "table5", *REHEARSAL)["train"] == 14
 
 
 def test_comments_and_new_dates_retrain_nothing(rehearsed):
@@ -85,7 +86,7 @@ def test_a_changed_loss_plans_one_training_and_another_nms_none(rehearsed, tmp_p
     edit(table, "{name: focal}", "{name: focal, alpha: 0.3}")
     assert planned(tmp_path / "copy", "table3", *REHEARSAL)["train"] == 1
     edit(table, "{name: focal, alpha: 0.3}", "{name: focal}")
-    edit(recipes, "nms_iou: 0.6", "nms_iou: 0.5")
+    edit(recipes, "  schedule: 1x\n", "  schedule: 1x\n  evaluation: {nms_iou: 0.5}\n")
     jobs = planned(tmp_path / "copy", "table3", *REHEARSAL)
     assert "train" not in jobs
     assert (jobs["detect"], jobs["evaluate"], jobs["table"]) == (5, 5, 1)
@@ -100,7 +101,10 @@ def test_a_published_number_remakes_the_table_alone(rehearsed, tmp_path, edit):
 def test_plans(repository):
     assert planned(repository, "table3")["train"] == 5
     assert planned(repository, "table2")["train"] == 6
-    assert planned(repository, "all")["train"] == 10
+    assert planned(repository, "table5")["train"] == 15
+    assert planned(repository, "table2", "table3", "table5")["train"] == 10 + 14
+    assert planned(repository, "gfl_table1c", "gfl_table2b", "gfl_table2c", "gfl_table3")["train"] == 5 + 4 + 3 + 2
+    assert planned(repository, "all")["train"] == 10 + 14 + 14
     assert planned(repository, "t3_full_vfl")["train"] == 1
     assert planned(repository, "table3", "--config", "seeds=3")["train"] == 15
 

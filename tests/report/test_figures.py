@@ -60,10 +60,10 @@ def test_gaps_and_divergence(tmp_path):
 
 def test_panels_are_what_some_row_has():
     rows = {
-        "a": [train_csv(terms=("loss_dfl", "loss_new", "loss_box"))],
+        "a": [train_csv(terms=("loss_distribution", "loss_new", "loss_box"))],
         "b": [train_csv(terms=("loss_cls",)).assign(val_ap=0.1, loss_unused=np.nan)],
     }
-    assert _panels(rows) == ["loss", "loss_cls", "loss_box", "loss_dfl", "loss_new", "val_ap"]
+    assert _panels(rows) == ["loss", "loss_cls", "loss_box", "loss_distribution", "loss_new", "val_ap"]
 
 
 @pytest.mark.parametrize("first_epoch", [0, 1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench.assigners.assignment import BACKGROUND, PADDING, Assignment
-from workbench.boxes import aligned_iou, encode_distances
+from workbench.boxes import aligned_iou, encode_distances, square_anchors
 
 TOPK = 9
 INSIDE = 0.01
@@ -43,9 +43,7 @@ def assign_atss(
     chosen = candidate.clamp(max=cells.shape[1] - 1)
 
     all_points = torch.cat(list(points))
-    half = torch.cat([p.new_full((len(p),), side / 2) for p, side in zip(points, sides, strict=True)])
-    anchors = torch.cat([all_points - half[:, None], all_points + half[:, None]], dim=1)
-    iou = aligned_iou(anchors[chosen], boxes.unsqueeze(2)) * real
+    iou = aligned_iou(square_anchors(points, sides)[chosen], boxes.unsqueeze(2)) * real
 
     count = real.sum(-1, keepdim=True)
     mean = iou.sum(-1, keepdim=True) / count.clamp(min=1)

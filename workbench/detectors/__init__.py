@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+from workbench.detectors.atss import build_atss
 from workbench.detectors.detector import Detector, Predictions
-from workbench.detectors.vfnet import VFNetHead
-from workbench.experiment import Experiment, Variant
+from workbench.detectors.foveabox import build_foveabox
+from workbench.detectors.reppoints import build_reppoints
+from workbench.detectors.retinanet import build_retinanet
+from workbench.detectors.vfnet import build_vfnet
+from workbench.experiment import Experiment, published_variant
 from workbench.layers.backbones import ResidualBackbone
-from workbench.layers.necks import FPN
 
 __all__ = ["Detector", "Predictions", "build_detector"]
+
+FAMILIES = {
+    "vfnet": build_vfnet,
+    "atss": build_atss,
+    "retinanet": build_retinanet,
+    "foveabox": build_foveabox,
+    "reppoints": build_reppoints,
+}
+"""How neck and head of each family are built, for a backbone with these channels."""
 
 
 def build_detector(experiment: Experiment) -> Detector:
     """A detector with random weights (seed torch first for a repeatable one); nothing is downloaded or read.
 
     Args:
-        experiment: what to build, e.g. of ``workbench.load_experiment("table3", "t3_full_vfl", "mini")``.
+        experiment: what to build, e.g. of ``workbench.load_experiment("table3", "t3_fcos_atss", "mini")``.
     """
-    head, detector = experiment.head, experiment.detector
     backbone = ResidualBackbone(experiment.backbone)
-    return Detector(
-        backbone,
-        FPN(backbone.channels, head.channels),
-        VFNetHead(
-            experiment.data.classes,
-            head.channels,
-            head.channels,
-            experiment.loss,
-            star=detector.star,
-            refine=detector.refine,
-            centerness=detector.centerness,
-            stacked_convs=head.stacked_convs,
-            norm_groups=head.norm_groups,
-            anchor_scale=head.anchor_scale,
-            init_std=head.init_std,
-        ),
-        Variant(image=experiment.image),
-    )
+    neck, head = FAMILIES[experiment.detector.family](experiment, backbone.channels)
+    return Detector(backbone, neck, head, published_variant(experiment))

@@ -17,7 +17,7 @@ from workbench.postprocess import Detections, postprocess
 class Predictions:
     """What a detector says of every cell of a batch, levels flattened row-major and concatenated from fine to coarse.
 
-    B images, P cells, C classes.
+    B images, P cells (anchors where a cell has several, a cell's one after the other), C classes.
 
     Attributes:
         logits: ``[B, P, C]``.
@@ -26,6 +26,8 @@ class Predictions:
         shapes: (rows, columns) of each level.
         initial_boxes: ``[B, P, 4]``, boxes before refinement, where the detector refines.
         centerness: ``[B, P]`` logits, where the detector has that branch.
+        codes: ``[B, P, K]``, what the boxes were decoded from, where the loss is of that.
+        clip_margin: pixels by which final boxes stay short of an image's right and bottom side.
     """
 
     logits: Tensor
@@ -34,6 +36,8 @@ class Predictions:
     shapes: Sequence[tuple[int, int]]
     initial_boxes: Tensor | None = None
     centerness: Tensor | None = None
+    codes: Tensor | None = None
+    clip_margin: int = 0
 
 
 class Detector(nn.Module):
@@ -42,7 +46,7 @@ class Detector(nn.Module):
     The head maps a feature pyramid to ``Predictions`` and has ``loss(predictions, batch)``.
 
     Example:
-        >>> experiment = workbench.load_experiment("table3", "t3_full_vfl", "mini")
+        >>> experiment = workbench.load_experiment("table3", "t3_fcos_atss", "mini")
         >>> detector = workbench.build_detector(experiment)
         >>> found = detector.detect(torch.zeros(1, 3, 96, 128), torch.tensor([[96, 128]]))
         >>> found[0].boxes.shape

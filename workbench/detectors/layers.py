@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from workbench.layers.deform import DeformConv
 
+STRIDES = (8, 16, 32, 64, 128)
+"""Pixels a cell of each pyramid level, P3 to P7."""
 PRIOR = 0.01
 """Class probability that an untrained head predicts everywhere (Lin et al., ICCV 2017)."""
 
 
-def conv_block(in_channels: int, channels: int, norm_groups: int) -> nn.Sequential:
-    """3×3 convolution without bias, GroupNorm, ReLU."""
+def conv_block(in_channels: int, channels: int, norm_groups: int | None) -> nn.Sequential:
+    """3×3 convolution without bias, GroupNorm, ReLU; with a bias instead of the norm where ``norm_groups`` is None."""
+    if norm_groups is None:
+        return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True))
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
         nn.GroupNorm(norm_groups, channels),
@@ -23,7 +27,7 @@ def conv_block(in_channels: int, channels: int, norm_groups: int) -> nn.Sequenti
     )
 
 
-def tower(depth: int, in_channels: int, channels: int, norm_groups: int) -> nn.Sequential:
+def tower(depth: int, in_channels: int, channels: int, norm_groups: int | None) -> nn.Sequential:
     """``depth`` convolution blocks one after the other."""
     return nn.Sequential(
         *(conv_block(in_channels if i == 0 else channels, channels, norm_groups) for i in range(depth))
@@ -39,6 +43,11 @@ class Scales(nn.Module):
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         return x * self.factors[level]
+
+
+def gentle(x: Tensor, share: float) -> Tensor:
+    """The same values, with that share of the gradient."""
+    return (1 - share) * x.detach() + share * x
 
 
 def initialise_head(module: nn.Module, classifier: nn.Conv2d, std: float) -> None:

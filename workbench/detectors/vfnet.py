@@ -1,4 +1,4 @@
-"""VarifocalNet (Zhang et al., CVPR 2021) and its ancestors, one head with three switches.
+"""VFNet (Zhang et al., CVPR 2021) and its ancestors, one head with three switches.
 
 ``star`` and ``refine``: the full VFNet (section 4). Neither: raw VFNet, which is FCOS + ATSS without centerness.
 ``star`` alone: the classification branch reads star-shaped features, the box stays the initial one (row 3 of Table 3;
@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.assigners.assignment import PADDING, Assignment
+from workbench.assigners.assignment import Assignment
 from workbench.assigners.atss import assign_atss
 from workbench.boxes import aligned_iou, cells_in_images, decode_distances, encode_distances, pyramid_points
 from workbench.data.batch import Batch
 from workbench.detectors.detector import Predictions
-from workbench.detectors.layers import Scales, conv_block, flatten_levels, initialise_head, tower
+from workbench.detectors.layers import STRIDES, Scales, conv_block, flatten_levels, gentle, initialise_head, tower
+from workbench.detectors.targets import LEAST_QUALITY, classification_losses
 from workbench.distributed import mean_over_ranks
+from workbench.experiment import Experiment
 from workbench.layers.deform import DeformConv, regular_grid
+from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import centerness_target, giou_loss
 
-STRIDES = (8, 16, 32, 64, 128)
 OFFSET_GRADIENT = 0.1
 """Share of the star offsets' gradient that reaches the initial box."""
-LEAST_QUALITY = 1e-6
-"""A positive whose box misses its object altogether stays a positive."""
 LEAST_CENTERNESS = 1e-6
 """Floor of the sum of centerness targets that normalises FCOS + ATSS's box loss; sums of IoUs count at least 1."""
 INITIAL_WEIGHT, BOX_WEIGHT = 1.5, 2.0
@@ -52,6 +52,25 @@ def star_offsets(distances: Tensor, stride: int) -> Tensor:
     rows, columns = (-top, zero, bottom), (-left, zero, right)
     taps = [coordinate for dy in rows for dx in columns for coordinate in (dy, dx)]
     return torch.stack(taps, dim=1) - regular_grid(distances.device)[None, :, None, None]
+
+
+def build_vfnet(experiment: Experiment, in_channels: Sequence[int]) -> tuple[FPN, VFNetHead]:
+    """Neck and head for a backbone with these channels."""
+    settings, detector = experiment.head, experiment.detector
+    neck = FPN(in_channels, settings.channels)
+    return neck, VFNetHead(
+        experiment.data.classes,
+        settings.channels,
+        settings.channels,
+        experiment.loss,
+        star=detector.star,
+        refine=detector.refine,
+        centerness=detector.centerness,
+        stacked_convs=settings.stacked_convs,
+        norm_groups=settings.norm_groups,
+        anchor_scale=settings.anchor_scale,
+        init_std=settings.init_std,
+    )
 
 
 class VFNetHead(nn.Module):
@@ -130,8 +149,7 @@ class VFNetHead(nn.Module):
         initial = self.scales(self.box_out(box_features).float(), level).exp() * self.sides[level]
         final = initial
         if self.star:
-            gentle = (1 - OFFSET_GRADIENT) * initial.detach() + OFFSET_GRADIENT * initial
-            offset = star_offsets(gentle, STRIDES[level])
+            offset = star_offsets(gentle(initial, OFFSET_GRADIENT), STRIDES[level])
             cls_features = self.cls_star(cls_features, offset).relu()
         else:
             cls_features = self.cls_conv(cls_features)
@@ -163,7 +181,9 @@ class VFNetHead(nn.Module):
 
         count, weight_sum, initial_sum = mean_over_ranks(positive.sum(), box_weight.sum(), initial_quality.sum())
         count = count.clamp(min=1)
-        terms = {"cls": self._classification(predictions.logits, assignment, labels, quality) / count}
+        wanted = quality.clamp(min=LEAST_QUALITY)
+        losses = classification_losses(self.classification_loss, predictions.logits, assignment, labels, wanted)
+        terms = {"cls": losses.sum() / count}
         if initial is not None:
             loss = giou_loss(initial, targets) * initial_quality
             terms["box_initial"] = INITIAL_WEIGHT * loss.sum() / initial_sum.clamp(min=1)
@@ -173,16 +193,3 @@ class VFNetHead(nn.Module):
             logits = predictions.centerness[positive].float()
             terms["centerness"] = F.binary_cross_entropy_with_logits(logits, centerness, reduction="sum") / count
         return terms
-
-    def _classification(self, logits: Tensor, assignment: Assignment, labels: Tensor, quality: Tensor) -> Tensor:
-        """Sum of the classification loss over all cells and classes."""
-        image, cell = assignment.positive.nonzero(as_tuple=True)
-        target = torch.zeros_like(logits, dtype=torch.float32)
-        wanted = (
-            quality.clamp(min=LEAST_QUALITY) if self.classification_loss.wants_quality else torch.ones_like(quality)
-        )
-        target[image, cell, labels] = wanted
-        loss = self.classification_loss(logits.float(), target)
-        if not self.classification_loss.counts_padding:
-            loss = loss * (assignment.index != PADDING).unsqueeze(-1)
-        return loss.sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from workbench.boxes import aligned_giou
 
@@ -17,3 +18,24 @@ def centerness_target(distances: Tensor) -> Tensor:
     horizontal, vertical = distances[:, 0::2], distances[:, 1::2]
     ratio = (horizontal.amin(1) / horizontal.amax(1)) * (vertical.amin(1) / vertical.amax(1))
     return ratio.sqrt()
+
+
+def smooth_l1_loss(found: Tensor, targets: Tensor, beta: float) -> Tensor:
+    """Smooth L1 ``[N]``, summed over the coordinates of ``[N, 4]``; quadratic under ``beta``, L1 where that is 0."""
+    return F.smooth_l1_loss(found, targets, reduction="none", beta=beta).sum(-1)
+
+
+def distribution_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Distribution focal loss ``[...]`` (Li et al., NeurIPS 2020, eq. 6).
+
+    Cross entropy of the two values next to the target, weighted by their nearness to it.
+
+    Args:
+        logits: ``[..., n + 1]`` of the values 0, 1, …, n.
+        targets: ``[...]`` in [0, n).
+    """
+    left = targets.floor().long()
+    log_p = logits.log_softmax(-1)
+    here, there = (log_p.gather(-1, (left + k).unsqueeze(-1)).squeeze(-1) for k in (0, 1))
+    nearness = targets - left
+    return -((1 - nearness) * here + nearness * there)

@@ -54,7 +54,7 @@ _NAMES = {
     "loss_box_initial": "Box loss, initial boxes",
     "loss_box": "Box loss",
     "loss_centerness": "Centerness loss",
-    "loss_dfl": "Distribution focal loss",
+    "loss_distribution": "Distribution focal loss",
     "val_ap": "Validation AP (×100)",
 }
 

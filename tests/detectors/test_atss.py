@@ -1,0 +1,389 @@
+"""The head of ATSS and GFL and its switches: shapes, start values, and losses written out slowly."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+import workbench
+from workbench.assigners.assignment import BACKGROUND, PADDING
+from workbench.assigners.atss import assign_atss
+from workbench.boxes import cells_in_images
+from workbench.data.batch import Batch
+from workbench.detectors.atss import ATSSHead, expected_distances
+from workbench.detectors.layers import STRIDES
+from workbench.families import Distribution
+from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
+
+CLASSES = 3
+SWITCHES = {
+    "atss": {"centerness": True, "distribution": None},
+    "joint": {"centerness": False, "distribution": None},
+    "atss_dfl": {"centerness": True, "distribution": Distribution()},
+    "gfl": {"centerness": False, "distribution": Distribution()},
+    "gfl_wide": {"centerness": False, "distribution": Distribution(intervals=3, interval=0.5)},
+}
+LOSSES = {"focal": FocalLoss(), "quality_focal": QualityFocalLoss(), "varifocal": VarifocalLoss()}
+SIZES, CANVAS = ((96, 128), (60, 50)), (96, 128)
+SHAPES = [(math.ceil(CANVAS[0] / s), math.ceil(CANVAS[1] / s)) for s in STRIDES]
+
+
+def make_head(switches="atss", loss="focal", channels=8, **settings):
+    torch.manual_seed(0)
+    settings = {"norm_groups": 4, "depth": 2, "init_std": 0.1, "anchor_scale": 4.0} | settings
+    return ATSSHead(CLASSES, channels, LOSSES[loss], **SWITCHES[switches], **settings)
+
+
+def pyramid(height=CANVAS[0], width=CANVAS[1], images=2, channels=8):
+    generator = torch.Generator().manual_seed(height)
+    shapes = [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
+    return [torch.randn(images, channels, *shape, generator=generator) for shape in shapes]
+
+
+def make_batch(counts):
+    """Objects within images of two sizes; some lie between two levels' anchors."""
+    generator = torch.Generator().manual_seed(sum(counts))
+    boxes, valid = torch.zeros(len(counts), max(counts), 4), torch.zeros(len(counts), max(counts), dtype=torch.bool)
+    labels = torch.zeros(valid.shape, dtype=torch.int64)
+    for b, (count, (height, width)) in enumerate(zip(counts, SIZES, strict=True)):
+        low = torch.rand(count, 2, generator=generator) * torch.tensor([width - 20, height - 20])
+        side = 16 + torch.rand(count, 2, generator=generator) * 60
+        boxes[b, :count] = torch.cat([low, torch.minimum(low + side, torch.tensor([width, height]))], dim=1)
+        labels[b, :count] = torch.randint(CLASSES, (count,), generator=generator)
+        valid[b, :count] = True
+    sizes = torch.tensor(SIZES)
+    return Batch(torch.zeros(len(counts), 3, *CANVAS), boxes, labels, valid, sizes, sizes, (1, 2), ("a", "b"))
+
+
+# -------------------------------------------------------------------------------------------- shapes, counts, starts
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "count"),
+    [
+        ("table5", "t5_atss_fl", 32_295_322),
+        ("table5", "t5_atss_vfl", 32_295_322),  # the centerness branch stays, whatever the loss
+        ("table5", "t5_atss_gfl", 32_295_322),
+        ("gfl_table3", "gfl3_qfl", 32_295_322 - (9 * 256 + 1)),
+        ("gfl_table3", "gfl3_qfl_dfl", 32_440_537),
+        ("gfl_table3", "gfl3_dfl", 32_440_537 + 9 * 256 + 1),
+        ("gfl_table2b", "gfl2b_n12", 32_440_537 - 4 * 4 * (9 * 256 + 1)),
+        ("gfl_table2c", "gfl2c_delta2", 32_440_537),
+    ],
+)
+def test_number_of_parameters(table, row, count):
+    with torch.device("meta"):
+        detector = workbench.build_detector(workbench.load_experiment(table, row, "coco"))
+    assert sum(p.numel() for p in detector.parameters()) == count
+    assert not detector.neck.relu_before_p7
+    assert not detector.neck.p6_from_input
+    assert detector.head.sides == [64, 128, 256, 512, 1024]
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+@pytest.mark.parametrize("canvas", [(96, 96), (320, 32), (32, 288)])
+def test_predictions_of_a_head_alone(switches, canvas):
+    head, maps = make_head(switches), pyramid(*canvas)
+    with torch.no_grad():
+        found = head(maps)
+    cells = sum(x.shape[2] * x.shape[3] for x in maps)
+    distribution = SWITCHES[switches]["distribution"]
+    assert found.shapes == [tuple(x.shape[2:]) for x in maps]
+    assert found.logits.shape == (2, cells, CLASSES)
+    assert found.boxes.shape == (2, cells, 4)
+    assert found.codes.shape == (2, cells, 4 * (distribution.intervals + 1 if distribution else 1))
+    assert [len(p) for p in found.points] == [x.shape[2] * x.shape[3] for x in maps]
+    assert found.initial_boxes is None
+    if SWITCHES[switches]["centerness"]:
+        assert found.centerness.shape == (2, cells)
+    else:
+        assert found.centerness is None
+    assert (found.boxes[..., :2] < found.boxes[..., 2:]).all()
+
+
+@pytest.mark.parametrize("canvas", [(96, 160), (160, 96)])
+@pytest.mark.parametrize("branch", ["logits", "codes", "centerness"])
+def test_predictions_belong_to_their_cells(canvas, branch):
+    """A bright spot in the map answers at the cell it lies on, not at its mirror image."""
+    head = make_head(depth=1)
+    maps = [x * 0 for x in pyramid(*canvas, images=1)]
+    with torch.no_grad():
+        quiet = getattr(head(maps), branch)
+        maps[1][0, :, 1, 4] = 50  # stride 16, row 1, column 4
+        found = head(maps)
+        rise = (getattr(found, branch) - quiet).view(sum(map(len, found.points)), -1).abs().amax(-1)
+    start, (rows, columns) = len(found.points[0]), found.shapes[1]
+    assert torch.cat(list(found.points))[start + columns + 4].tolist() == [64, 16]
+    row, column = divmod(int(rise[start : start + rows * columns].argmax()), columns)
+    assert max(abs(row - 1), abs(column - 4)) < 3  # two convolutions see so far
+
+
+@pytest.mark.parametrize(
+    ("switches", "strides"), [("atss", 4), ("joint", 4), ("gfl", 16), ("atss_dfl", 16), ("gfl_wide", 1.5)]
+)
+def test_untrained_head(switches, strides):
+    """Without signal: the anchors, or the mean of all distances; class scores of one in a hundred."""
+    head = make_head(switches, init_std=0.01)
+    with torch.no_grad():
+        found = head([x * 0 for x in pyramid()])
+    half = torch.cat([torch.full((len(p), 1), strides * s / 2) for p, s in zip(found.points, STRIDES, strict=True)])
+    at = torch.cat(list(found.points))
+    torch.testing.assert_close(found.boxes, torch.cat([at - half, at + half], dim=1).expand(2, -1, -1))
+    torch.testing.assert_close(found.logits.sigmoid(), torch.full_like(found.logits, 0.01), rtol=1e-4, atol=0)
+
+
+def test_each_level_has_its_own_scale():
+    head = make_head()
+    torch.nn.init.zeros_(head.box_out.weight)
+    with torch.no_grad():
+        head.box_out.bias.copy_(torch.tensor([1.0, 0, 0, 5 * math.log(2)]))  # deviations 0.1 and 0.2
+        head.scales.factors.copy_(torch.tensor([0.0, 1, 2, 3, -1]))
+        found = head(pyramid())
+    for level, power in enumerate((0, 1, 2, 3, -1)):
+        stride, point = STRIDES[level], found.points[level][-1]
+        box = found.boxes[1, sum(map(len, found.points[: level + 1])) - 1]
+        x, half = point[0] + 0.1 * power * 4 * stride, 2 * stride
+        expected = torch.stack([x - half, point[1] - half * 2**power, x + half, point[1] + half * 2**power])
+        torch.testing.assert_close(box, expected)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_start_values(switches):
+    head = make_head(switches, channels=32, init_std=0.01, depth=4)
+    convs = [m for m in head.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convs) == 2 * 4 + 2 + SWITCHES[switches]["centerness"]
+    for conv in convs:
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.1)
+        assert conv is head.cls_out or conv.bias is None or (conv.bias == 0).all()
+    assert head.cls_out.bias.tolist() == pytest.approx([-4.59512] * CLASSES, abs=1e-5)
+    assert (head.scales.factors == 1).all()
+
+
+# --------------------------------------------------------------------------------------------------- distributions
+
+
+def test_expected_distances_by_hand():
+    logits = torch.full((2, 4, 3), -torch.inf)
+    logits[0, 0, 2] = 0  # surely the last value
+    logits[0, 1, :] = 0  # uniform
+    logits[0, 2, :2] = torch.tensor([math.log(1), math.log(3)])
+    logits[0, 3, 0] = 7
+    logits[1] = torch.tensor([0.0, math.log(2), 0])
+    expected = [[2, 1, 0.75, 0], [1, 1, 1, 1]]
+    for interval in (1.0, 0.5, 4.0):
+        found = expected_distances(logits.flatten(1), interval)
+        assert found.flatten().tolist() == pytest.approx([interval * x for row in expected for x in row])
+
+
+@pytest.mark.parametrize("intervals", [16, 12])
+def test_expected_distances_of_sides_in_order(intervals):
+    """Sides are l, t, r, b, the values of a side side by side."""
+    logits = torch.randn(5, 4 * (intervals + 1), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for row, found in zip(logits.tolist(), expected_distances(logits, 2.0).tolist(), strict=True):
+        for side in range(4):
+            weights = [math.exp(x) for x in row[side * (intervals + 1) : (side + 1) * (intervals + 1)]]
+            mean = sum(i * w for i, w in enumerate(weights)) / sum(weights)
+            assert found[side] == pytest.approx(2 * mean)
+
+
+# ---------------------------------------------------------------------------------------------------------- targets
+
+
+@pytest.mark.parametrize(("anchor_scale", "level"), [(8.0, 0), (4.0, 1)])
+def test_targets_are_atss_with_the_heads_own_anchors(anchor_scale, level):
+    """An object of 64 pixels is learnt on the level whose anchor has 64 pixels."""
+    head = make_head(anchor_scale=anchor_scale)
+    predictions = head(pyramid())
+    batch = make_batch((1, 1))
+    batch = dataclasses.replace(batch, boxes=torch.tensor([[[16.0, 16, 80, 80]], [[0.0, 0, 50, 60]]]))
+    index = head.assign(predictions, batch).index
+    start = sum(map(len, predictions.points[:level]))
+    assert (index[0] >= 0).nonzero().min() >= start
+    assert (index[0] >= 0).nonzero().max() < start + len(predictions.points[level])
+    # 60 × 50 pixels are padded to 64 × 64, half of the canvas.
+    inside = [i < math.ceil(64 / s) and j < math.ceil(64 / s) for (h, w), s in zip(SHAPES, STRIDES, strict=True) for i in range(h) for j in range(w)]  # fmt: skip
+    assert (index[1] == PADDING).tolist() == [not x for x in inside]
+    cells = cells_in_images(SHAPES, STRIDES, batch.sizes)
+    sides = [anchor_scale * s for s in STRIDES]
+    assert torch.equal(index, assign_atss(predictions.points, sides, batch.boxes, batch.valid, cells).index)
+
+
+# ----------------------------------------------------------------------------------------------------------- losses
+
+
+def slow_box(a, b):
+    """IoU and GIoU of two boxes."""
+    shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / union, shared / union - (hull - union) / hull
+
+
+def slow_decode(point, stride, codes, head):
+    """A box of its codes."""
+    (x, y), side = point, head.sides[STRIDES.index(stride)]
+    if head.distribution is None:
+        dx, dy, dw, dh = (value * s for value, s in zip(codes, (0.1, 0.1, 0.2, 0.2), strict=True))
+        x, y, w, h = x + dx * side, y + dy * side, side * math.exp(dw), side * math.exp(dh)
+        return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+    distances = []
+    for start in range(0, len(codes), len(codes) // 4):
+        weights = [math.exp(code) for code in codes[start : start + len(codes) // 4]]
+        mean = sum(i * weight for i, weight in enumerate(weights)) / sum(weights)
+        distances.append(mean * head.distribution.interval * stride)
+    left, top, right, bottom = distances
+    return [x - left, y - top, x + right, y + bottom]
+
+
+def slow_distribution_loss(codes, distances, stride, distribution):
+    """Mean over sides of the cross entropy with the two values beside each distance."""
+    total, n = 0.0, distribution.intervals
+    for side, distance in enumerate(distances):
+        logits = codes[side * (n + 1) : (side + 1) * (n + 1)]
+        y = min(distance / stride / distribution.interval, n - 0.1)
+        i = int(y)
+        log_sum = math.log(sum(math.exp(x) for x in logits))
+        total += (i + 1 - y) * (log_sum - logits[i]) + (y - i) * (log_sum - logits[i + 1])
+    return total / 4
+
+
+def entropy(x, y):
+    return y * math.log1p(math.exp(-x)) + (1 - y) * math.log1p(math.exp(x))
+
+
+def slow_entry(loss, x, quality):
+    """Section f of the recipes for one logit; the quality is None for a negative."""
+    p = 1 / (1 + math.exp(-x))
+    if loss == "focal":
+        return 0.75 * p**2 * -math.log(1 - p) if quality is None else 0.25 * (1 - p) ** 2 * -math.log(p)
+    if loss == "quality_focal":
+        return ((quality or 0) - p) ** 2 * entropy(x, quality or 0)
+    return 0.75 * p**2 * entropy(x, 0) if quality is None else quality * entropy(x, quality)
+
+
+def slow_terms(head, predictions, assignment, batch, loss, boxes=None):
+    """All terms, cell by cell in double precision, and the number of positives; boxes are decoded unless given."""
+    cells = [(p, s) for level, s in zip(predictions.points, STRIDES, strict=True) for p in level.tolist()]
+    logits, codes = predictions.logits.double().tolist(), predictions.codes.double().tolist()
+    sums, weights, count = {"cls": 0.0, "box": 0.0}, 0.0, 0
+    if predictions.centerness is not None:
+        sums["centerness"] = 0.0
+    if head.distribution is not None:
+        sums["distribution"] = 0.0
+    positives = 0
+    for b, index in enumerate(assignment.index.tolist()):
+        own = sum(g >= 0 for g in index)
+        positives, count = positives + own, count + max(own, 1)
+        for cell, g in enumerate(index):
+            quality, label = None, None
+            if g >= 0:
+                truth, label = batch.boxes[b, g].tolist(), batch.labels[b, g].item()
+                (x, y), stride = cells[cell]
+                box = boxes[b][cell] if boxes else slow_decode((x, y), stride, codes[b][cell], head)
+                quality, giou = slow_box(box, truth)
+                quality = max(quality, 1e-6)
+                distances = [x - truth[0], y - truth[1], truth[2] - x, truth[3] - y]
+                across, down = sorted(distances[0::2]), sorted(distances[1::2])
+                centerness = math.sqrt(across[0] / across[1] * down[0] / down[1])
+                if predictions.centerness is not None:
+                    weight = centerness
+                    sums["centerness"] += entropy(predictions.centerness[b, cell].item(), centerness)
+                else:
+                    weight = 1 / (1 + math.exp(-max(logits[b][cell])))
+                sums["box"] += 2.0 * weight * (1 - giou)
+                if head.distribution is not None:
+                    side = slow_distribution_loss(codes[b][cell], distances, stride, head.distribution)
+                    sums["distribution"] += 0.25 * weight * side
+                weights += weight
+            if g == PADDING and loss != "varifocal":
+                continue
+            for c, x in enumerate(logits[b][cell]):
+                sums["cls"] += slow_entry(loss, x, quality if c == label else None)
+    normaliser = {"cls": count, "centerness": count, "box": weights or 1, "distribution": weights or 1}
+    return {term: value / normaliser[term] for term, value in sums.items()}, positives
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 2), (200, 5)], ids=str)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_loss_terms(switches, loss, counts):
+    head, batch = make_head(switches, loss), make_batch(counts)
+    torch.nn.init.normal_(head.cls_out.bias, -2)
+    predictions = head(pyramid())
+    assignment = head.assign(predictions, batch)
+    terms = head.loss(predictions, batch)
+    expected, positives = slow_terms(head, predictions, assignment, batch, loss)
+    assert (assignment.index == PADDING).any()
+    assert (assignment.index == BACKGROUND).any()
+    assert positives >= min(sum(counts), 1)
+    assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-4, abs=1e-6)
+    sum(terms.values()).backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name  # connected even without objects
+        assert parameter.grad.isfinite().all(), name
+    assert head.cls_out.weight.grad.abs().max() > 0
+    assert (head.box_out.bias.grad.abs().max() > 0) == (positives > 0)
+    if head.centerness_out:
+        assert (head.centerness_out.bias.grad.abs().max() > 0) == (positives > 0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("switches", ["atss", "gfl"])
+def test_positives_whose_boxes_miss_their_objects_stay_positives(switches, loss):
+    """They have the least quality, so that the varifocal loss does not take them for negatives."""
+    head, batch = make_head(switches, loss), make_batch((3, 2))
+    torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that a positive taken for a negative would show
+    predictions = head(pyramid())
+    astray = dataclasses.replace(predictions, boxes=predictions.boxes + 5000)
+    terms = head.loss(astray, batch)
+    expected, positives = slow_terms(head, astray, head.assign(astray, batch), batch, loss, astray.boxes.tolist())
+    assert positives > 0
+    assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-4)
+
+
+@pytest.mark.parametrize("switches", ["atss", "joint", "atss_dfl", "gfl"])
+def test_gradient_paths(switches):
+    """Quality, and the score that weighs the box terms, are looked at but not learnt through."""
+    head, batch = make_head(switches, "quality_focal"), make_batch((3, 2))
+    predictions = head(pyramid())
+    names = [name for name in ("logits", "boxes", "centerness", "codes") if getattr(predictions, name) is not None]
+    leaves = {name: getattr(predictions, name).detach().requires_grad_() for name in names}
+    terms = head.loss(dataclasses.replace(predictions, **leaves), batch)
+    sources = {"cls": {"logits"}, "box": {"boxes"}}
+    if head.centerness_out:
+        sources["centerness"] = {"centerness"}
+    if head.distribution:
+        sources["distribution"] = {"codes"}
+    assert terms.keys() == sources.keys()
+    for term, value in terms.items():
+        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, retain_graph=True)
+        reached = {name for name, g in zip(leaves, gradients, strict=True) if g is not None and g.any()}
+        assert reached == sources[term]
+
+
+@pytest.mark.parametrize("branch", ["logits", "codes", "centerness"])
+def test_boxes_and_centerness_share_a_tower(branch):
+    head = make_head()
+    getattr(head(pyramid()), branch).square().sum().backward()
+    reached = {name.split("_")[0] for name, p in head.named_parameters() if "tower" in name and p.grad is not None}
+    assert reached == {"cls" if branch == "logits" else "reg"}
+
+
+@pytest.mark.parametrize("switches", ["atss", "gfl"])
+def test_training_step_of_a_whole_detector(switches):
+    row = {"atss": ("table5", "t5_atss_vfl"), "gfl": ("gfl_table3", "gfl3_qfl_dfl")}[switches]
+    torch.manual_seed(0)
+    detector = workbench.build_detector(workbench.load_experiment(*row, "mini")).train()
+    terms = detector(dataclasses.replace(make_batch((3, 2)), images=torch.randn(2, 3, *CANVAS)))
+    assert list(terms) == ["cls", "box", "centerness" if switches == "atss" else "distribution"]
+    sum(terms.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+    with torch.no_grad():
+        detector.head.cls_out.bias.fill_(0)
+    found = detector.detect(torch.randn(1, 3, *CANVAS), torch.tensor([[90, 120]]))[0]
+    assert 0 < len(found.scores) <= 100
+    assert (found.boxes.amin(0) >= 0).all()
+    assert (found.boxes.amax(0) <= torch.tensor([120, 90, 120, 90])).all()

@@ -1,0 +1,123 @@
+"""What all heads share: which entries of a batch cost what, and each image's share where normalisers are a device's."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+
+from workbench.assigners.assignment import BACKGROUND, IGNORE, PADDING, Assignment
+from workbench.detectors.targets import classification_losses, image_weights
+from workbench.losses.classification import CLASSIFICATION_LOSSES, ClassificationLoss
+
+CLASSES = 80
+
+
+class Recorder(ClassificationLoss):
+    """Costs target + 1 everywhere, so that what a head asks for can be read off."""
+
+    wants_quality: ClassVar[bool] = True
+    counts_padding: ClassVar[bool] = False
+
+    def __call__(self, logits, target):
+        assert logits.dtype == target.dtype == torch.float32
+        return target + 1 + 0 * logits
+
+
+class PlainRecorder(Recorder):
+    wants_quality: ClassVar[bool] = False
+    counts_padding: ClassVar[bool] = True
+
+
+INDEX = torch.tensor([[BACKGROUND, 1, PADDING, IGNORE], [0, BACKGROUND, 2, PADDING]])
+LABELS, QUALITY = torch.tensor([3, 0, 79]), torch.tensor([0.5, 0.25, 1e-6])
+POSITIVES = [((0, 1, 3), 0.5), ((1, 0, 0), 0.25), ((1, 2, 79), 1e-6)]  # (image, cell, class) of each, and its quality
+
+
+def of(loss, logits=None):
+    logits = torch.zeros(2, 4, CLASSES) if logits is None else logits
+    return classification_losses(loss, logits, Assignment(INDEX), LABELS, QUALITY)
+
+
+def test_a_quality_goes_to_its_objects_class_and_nowhere_else():
+    expected = torch.ones(2, 4, CLASSES)
+    for place, quality in POSITIVES:
+        expected[place] += quality
+    expected[0, 2:] = expected[1, 3] = 0
+    assert torch.equal(of(Recorder()), expected)
+
+
+def test_a_loss_that_wants_no_quality_gets_one_and_may_count_padding():
+    expected = torch.ones(2, 4, CLASSES)
+    for place, _ in POSITIVES:
+        expected[place] = 2
+    expected[0, 3] = 0  # ignored, whatever the loss says
+    assert torch.equal(of(PlainRecorder()), expected)
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
+def test_every_loss_entry_by_entry(name):
+    """Each entry is the loss of its own logit and target; the other classes of a positive are negatives like any."""
+    loss = CLASSIFICATION_LOSSES[name]()
+    logits = torch.randn(2, 4, CLASSES, generator=torch.Generator().manual_seed(0))
+    found = of(loss, logits)
+    targets = {place: quality if loss.wants_quality else 1.0 for place, quality in POSITIVES}
+    for b, index in enumerate(INDEX.tolist()):
+        for cell, owner in enumerate(index):
+            left_out = owner == IGNORE or (owner == PADDING and not loss.counts_padding)
+            for c in (0, 3, 40, 79):
+                alone = loss(logits[b, cell, c : c + 1], torch.tensor([targets.get((b, cell, c), 0.0)]))
+                assert found[b, cell, c].item() == pytest.approx(0 if left_out else alone.item(), rel=1e-6)
+    assert (found[0, 3] == 0).all()
+    assert (found[0, 2] > 0).all() == loss.counts_padding
+    assert (found[0, 1] > 0).all()
+
+
+def test_half_precision_logits_are_computed_in_single():
+    logits = torch.full((2, 4, CLASSES), 2.0, dtype=torch.bfloat16, requires_grad=True)
+    of(Recorder(), logits)  # which looks at what it is given
+    found = of(CLASSIFICATION_LOSSES["varifocal"](), logits)
+    assert found.dtype == torch.float32
+    found.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_without_objects_all_is_background():
+    logits = torch.zeros(2, 4, CLASSES, requires_grad=True)
+    index = torch.full((2, 4), BACKGROUND)
+    none = torch.zeros(0)
+    found = classification_losses(Recorder(), logits, Assignment(index), none.long(), none)
+    assert (found == 1).all()
+    found.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([5], [1 / 5]),
+        ([5, 3], [1 / 8] * 2),
+        ([5, 3, 0, 2], [1 / 10] * 4),
+        ([5, 3, 0, 2, 4], [1 / 20] * 4 + [1 / 8]),  # two groups, each with half the say
+        ([0, 0, 0, 0, 4], [1 / 2] * 4 + [1 / 8]),  # a group without positives counts 1
+        ([1, 1, 1, 1, 2, 0, 0, 2], [1 / 8] * 8),
+        ([0.25, 0.5], [1, 1]),  # at least 1
+        ([0], [1]),
+    ],
+    ids=str,
+)
+def test_image_weights(counts, expected):
+    assert image_weights(torch.tensor(counts)).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("images", [1, 2, 4, 5, 8, 10])
+def test_weighted_sums_are_the_mean_over_groups(images):
+    rng = torch.Generator().manual_seed(images)
+    sums = torch.rand(images, generator=rng, dtype=torch.float64)
+    counts = torch.randint(0, 4, (images,), generator=rng)
+    groups = [range(start, min(start + 4, images)) for start in range(0, images, 4)]
+    expected = 0.0
+    for group in groups:
+        count = max(sum(counts[i].item() for i in group), 1)
+        expected += sum(sums[i].item() for i in group) / count / len(groups)
+    assert (sums * image_weights(counts)).sum().item() == pytest.approx(expected)
