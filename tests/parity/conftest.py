@@ -3,35 +3,37 @@
 Tested with mmcv 2.1.0 and its compiled operators, mmengine 0.10.7, numpy 1.26 and setuptools 80.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 
-@pytest.fixture(scope="session")
-def mm():
+def open_mmdetection() -> SimpleNamespace:
     """What the tests use of MMDetection: its registries, data containers and shipped configurations."""
-    try:
-        import mmcv.ops  # noqa: F401  the compiled operators are what is missing most often
-        import mmdet
-        from mmdet.registry import MODELS, TASK_UTILS
-        from mmdet.structures import DetDataSample
-        from mmdet.utils import register_all_modules
-        from mmengine.config import Config
-        from mmengine.structures import InstanceData
-    except Exception as error:  # an unfit mmcv raises AssertionError, missing operators ModuleNotFoundError
-        pytest.skip(f"MMDetection cannot be imported: {type(error).__name__}: {error}")
+    import mmcv.ops  # noqa: F401  the compiled operators are what is missing most often
+    import mmdet
+    from mmdet.registry import MODELS, TASK_UTILS
+    from mmdet.structures import DetDataSample
+    from mmdet.utils import register_all_modules
+    from mmengine.config import Config
+    from mmengine.structures import InstanceData
+
     register_all_modules(init_default_scope=True)
-
-    def config(name):
-        from pathlib import Path
-
-        return Config.fromfile(Path(mmdet.__file__).parent / ".mim" / "configs" / name)
-
+    configs = Path(mmdet.__file__).parent / ".mim" / "configs"
     return SimpleNamespace(
-        config=config,
+        config=lambda name: Config.fromfile(configs / name),
         model=MODELS.build,
         task=TASK_UTILS.build,
         Sample=DetDataSample,
         Instances=InstanceData,
     )
+
+
+@pytest.fixture(scope="session")
+def mm() -> SimpleNamespace:
+    """See ``open_mmdetection``."""
+    try:
+        return open_mmdetection()
+    except Exception as error:  # an unfit mmcv raises AssertionError, missing operators ModuleNotFoundError
+        pytest.skip(f"MMDetection cannot be imported: {type(error).__name__}: {error}")

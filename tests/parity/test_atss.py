@@ -1,0 +1,357 @@
+"""ATSS and GFL against MMDetection 3.3.0's shipped configurations, with the same random weights.
+
+Where MMDetection differs on purpose (recipes g of the fact sheet) the inputs are chosen so that both ways agree: it
+divides box losses by a sum of weights that counts at least 1, and it chooses candidates before centerness is known.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.parity.comparison import (
+    CLASSES,
+    SHAPES,
+    as_theirs,
+    block_name,
+    difference,
+    draw_samples,
+    enliven,
+    pairs_of_level,
+    renamed,
+    take_weights,
+)
+from workbench.boxes import encode_distances, per_cell, square_anchors
+from workbench.catalog import load_row
+from workbench.data.transforms import collate
+from workbench.detectors import build_detector
+from workbench.detectors.atss import ATSSHead, expected_distances
+from workbench.detectors.layers import STRIDES, flatten_levels
+from workbench.families import Distribution
+from workbench.losses.classification import QualityFocalLoss
+
+CONFIGS = {"atss": "atss/atss_r50_fpn_1x_coco.py", "gfl": "gfl/gfl_r50_fpn_1x_coco.py"}
+ROWS = {"atss": ("table5", "t5_atss_fl"), "gfl": ("gfl_table3", "gfl3_qfl_dfl")}
+TERMS = {
+    "atss": {"loss_cls": "cls", "loss_bbox": "box", "loss_centerness": "centerness"},
+    "gfl": {"loss_cls": "cls", "loss_bbox": "box", "loss_dfl": "distribution"},
+}
+BOX_TERMS = {"box", "distribution"}
+
+
+# The two detectors with the same weights.
+
+
+def our_name(name):
+    """MMDetection's name of a tensor of either detector → ours."""
+    kind = "gfl" if ".gfl_" in name else "atss"
+    starts = {
+        "backbone.": "backbone.net.",
+        "neck.lateral_convs.": "neck.laterals.",
+        "neck.fpn_convs.": "neck.outputs.",
+        "neck.fpn_convs.3.": "neck.extra.0.",
+        "neck.fpn_convs.4.": "neck.extra.1.",
+        "bbox_head.cls_convs.": "head.cls_tower.",
+        "bbox_head.reg_convs.": "head.reg_tower.",
+        f"bbox_head.{kind}_cls.": "head.cls_out.",
+        f"bbox_head.{kind}_reg.": "head.box_out.",
+        "bbox_head.atss_centerness.": "head.centerness_out.",
+        "bbox_head.scales.": "head.scales.",
+    }
+    name = renamed(name, starts)
+    if name.startswith("head.scales."):
+        return "head.scales.factors", int(name.split(".")[2])
+    return name.replace(".conv.", ".") if name.startswith("neck.") else block_name(name)
+
+
+def without_constants(state):
+    """The values of a distribution are a buffer of theirs, and no weight."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith("integral.project")}
+
+
+def enliven_head(head, kind):
+    """Class scores of all sizes; boxes of all shapes, and distributions with a peak somewhere."""
+    generator = torch.Generator().manual_seed(3)
+    classifier, regressor = (getattr(head, f"{kind}_{part}") for part in ("cls", "reg"))
+    with torch.no_grad():
+        classifier.bias.copy_(torch.randn(classifier.bias.shape, generator=generator) * 0.7 - 3)
+        regressor.bias.copy_(torch.randn(regressor.bias.shape, generator=generator) * 0.7)
+    return head
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request, mm):
+    """Kind, our detector and MMDetection's."""
+    kind = request.param
+    config = mm.config(CONFIGS[kind]).model
+    config.backbone.init_cfg = None
+    theirs = enliven(mm.model(config), 0)
+    enliven_head(theirs.bbox_head, kind)
+    ours = build_detector(load_row(*ROWS[kind], "coco").experiment)
+    ours.load_state_dict(take_weights(ours.state_dict(), without_constants(theirs.state_dict()), our_name))
+    return kind, ours.eval(), theirs
+
+
+# 1. Predictions.
+
+
+def by_level(values, shapes):
+    """``[B, P, K]`` cut into levels."""
+    return values.split([rows * columns for rows, columns in shapes], dim=1)
+
+
+def decoded_by_theirs(kind, head, codes, shapes):
+    """Their boxes ``[B, P, 4]`` of their box outputs."""
+    found = []
+    priors = head.prior_generator.grid_priors(shapes, device="cpu")
+    for level, (anchors, stride) in enumerate(zip(priors, STRIDES, strict=True)):
+        x = flatten_levels([codes[level]])
+        for image in x:
+            if kind == "atss":
+                found.append((level, head.bbox_coder.decode(anchors, image)))
+            else:
+                centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+                found.append((level, head.bbox_coder.decode(centres, head.integral(image) * stride)))
+    return torch.cat([torch.stack([x for at, x in found if at == level]) for level in range(5)], dim=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_predictions(pair, mm, shape):
+    kind, ours, theirs = pair
+    samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
+    batch = collate(samples)
+    images, _ = as_theirs(mm, theirs, samples)
+    found = ours.predict(batch.images)
+    logits, codes, *centerness = theirs(images, mode="tensor")
+    assert [tuple(x.shape[2:]) for x in logits] == found.shapes
+    compared = [(found.logits, logits), (found.codes, codes)]
+    if kind == "atss":
+        compared.append((found.centerness.unsqueeze(-1), centerness[0]))
+    else:
+        assert found.centerness is None
+    for mine, wanted in compared:
+        assert flatten_levels(wanted).std() > 0.4
+        for one, other in zip(by_level(mine, found.shapes), wanted, strict=True):
+            assert difference(one, flatten_levels([other])) < 1e-4
+    points, boxes = torch.cat(list(found.points)), decoded_by_theirs(kind, theirs.bbox_head, codes, found.shapes)
+    # A box's sides, relative to the largest of the level: pixels would hide those of small strides.
+    mine, wanted = (by_level(encode_distances(points, x), found.shapes) for x in (found.boxes, boxes))
+    for one, other in zip(mine, wanted, strict=True):
+        assert difference(one, other) < 1e-4
+
+
+def test_growth_of_a_box_is_bounded_alike(mm, pair):
+    """Deltas beyond anything that a network says, and outside what MMDetection lets a size grow."""
+    kind, ours, theirs = pair
+    if kind == "gfl":
+        pytest.skip("GFL has no deltas")
+    points = [torch.tensor([[8.0, 16.0]]).repeat(7, 1)] * 5
+    codes = torch.tensor([-1e3, -30, -20, 0, 20, 21, 1e3])[:, None].repeat(1, 4) * torch.tensor([0.01, -0.02, 1, -1])
+    mine = ours.head._decode(points, codes.repeat(1, 5, 1))[0, :7]
+    wanted = theirs.bbox_head.bbox_coder.decode(square_anchors(points[:1], [64]), codes)
+    torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-3)
+
+
+# 2. Losses and 3. their gradients.
+
+OBJECTS = {"none": (0, 0), "one": (0, 1), "200 and 120": (200, 120), "between levels": (3, 2)}
+
+
+def samples_with(name):
+    """Two images of unequal size with the objects that the name says."""
+    samples = draw_samples(SHAPES["unequal"], OBJECTS[name], seed=1)
+    if name == "one":  # large enough for a sum of weights beyond 1
+        samples[1] = replace(samples[1], boxes=np.array([[3.0, 5, 70, 120]], np.float32))
+    if name == "between levels":  # as large as the geometric mean of two levels' anchors, 64 and 128 pixels
+        rng = np.random.default_rng(2)
+        for i, sample in enumerate(samples):
+            _, height, width = sample.image.shape
+            shape = rng.uniform(0.75, 0.82, len(sample.boxes))
+            side = 90.5 * np.stack([shape, 1 / shape], axis=1)
+            corner = rng.random(side.shape) * ([width, height] - side)
+            samples[i] = replace(sample, boxes=np.concatenate([corner, corner + side], axis=1).astype(np.float32))
+    return samples
+
+
+@pytest.fixture(scope="module")
+def outputs(pair, mm):
+    """By name of the objects: (our predictions, our batch, their outputs, their ground truth, their image facts)."""
+    _, ours, theirs = pair
+    made = {}
+    for name in OBJECTS:
+        samples = samples_with(name)
+        batch = collate(samples)
+        images, listed = as_theirs(mm, theirs, samples)
+        instances, facts = [x.gt_instances for x in listed], [x.metainfo for x in listed]
+        if not made:  # in training mode, where BatchNorm must stay as it is
+            found, out = ours.train().predict(batch.images), theirs.train()(images, mode="tensor")
+            ours.eval(), theirs.eval()
+        made[name] = found, batch, out, instances, facts
+    return made
+
+
+def both_losses(pair, case):
+    kind, ours, theirs = pair
+    found, batch, out, instances, facts = case
+    wanted = theirs.bbox_head.loss_by_feat(*out, instances, facts)
+    assert wanted.keys() == TERMS[kind].keys()
+    # Some of their terms are lists of a level each.
+    wanted = {TERMS[kind][key]: sum(x) if isinstance(x, list | tuple) else x for key, x in wanted.items()}
+    return ours.head.loss(found, batch), wanted
+
+
+def sum_of_weights(pair, case):
+    """What the box terms are divided by, from the definition: of the centerness target, or of the best class score."""
+    kind, ours, _ = pair
+    found, batch = case[:2]
+    assignment = ours.head.assign(found, batch)
+    if kind == "gfl":
+        return float(found.logits[assignment.positive].double().sigmoid().amax(-1).sum())
+    at = torch.cat(list(found.points)).expand(len(batch.boxes), -1, -1)[assignment.positive]
+    left, top, right, bottom = encode_distances(at, assignment.gather(batch.boxes)).double().unbind(-1)
+    pairs = [(torch.minimum(*pair), torch.maximum(*pair)) for pair in ((left, right), (top, bottom))]
+    return float((pairs[0][0] / pairs[0][1] * pairs[1][0] / pairs[1][1]).sqrt().sum())
+
+
+@pytest.mark.parametrize("objects", OBJECTS)
+@torch.no_grad()
+def test_losses(pair, outputs, objects):
+    mine, wanted = both_losses(pair, outputs[objects])
+    if objects != "none":
+        assert sum_of_weights(pair, outputs[objects]) > 1
+    assert mine.keys() == wanted.keys()
+    for term, value in wanted.items():
+        assert value.isfinite()
+        assert (value > 0) == (term == "cls" or objects != "none")
+        assert float(mine[term]) == pytest.approx(float(value), rel=1e-5), term
+
+
+@torch.no_grad()
+def test_objects_between_levels_are_learnt_on_several(pair, outputs):
+    _, ours, _ = pair
+    found, batch = outputs["between levels"][:2]
+    index = ours.head.assign(found, batch).index
+    levels = torch.cat([torch.full((len(x),), level) for level, x in enumerate(found.points)]).expand_as(index)
+    on = [levels[i][index[i] == g].unique().numel() for i, own in enumerate(batch.valid) for g in range(int(own.sum()))]
+    assert sum(n > 1 for n in on) >= len(on) / 2
+
+
+@torch.no_grad()
+def test_a_small_sum_of_weights(pair, outputs):
+    """MMDetection 3.3.0 divides by 1 where the sum is less; the released code, and we, by the sum itself."""
+    kind, _, _ = pair
+    found, batch, out, instances, facts = outputs["between levels" if kind == "gfl" else "one"]
+    if kind == "gfl":  # low scores
+        found = replace(found, logits=found.logits - 8)
+        out = ([x - 8 for x in out[0]], out[1])
+    else:  # a small object with two cells near its border
+        box = torch.tensor([[17.0, 23, 29, 35]])
+        batch = replace(batch, boxes=torch.stack([torch.zeros(1, 4), box]))
+        instances[1].bboxes, before = box, instances[1].bboxes
+    case = (found, batch, out, instances, facts)
+    mine, wanted = both_losses(pair, case)
+    if kind == "atss":
+        instances[1].bboxes = before
+    total = sum_of_weights(pair, case)
+    assert 1e-4 < total < 0.9
+    for term, value in mine.items():
+        shrunk = total if term in BOX_TERMS else 1
+        assert float(value) * shrunk == pytest.approx(float(wanted[term]), rel=1e-5), term
+
+
+def test_gradients(pair, outputs):
+    _, ours, theirs = pair
+    mine, wanted = both_losses(pair, outputs["200 and 120"])
+    gradients = {}
+    for side, model, terms in (("mine", ours, mine), ("theirs", theirs, wanted)):
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        values = torch.autograd.grad(sum(terms.values()), list(trained.values()), retain_graph=True)
+        gradients[side] = dict(zip(trained, values, strict=True))
+    frozen = ("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")
+    assert not any(name.startswith(frozen) for name in gradients["mine"])
+    assert any(name.startswith("backbone.net.layer2.0.bn1") for name in gradients["mine"])
+    reference = take_weights(gradients["mine"], gradients["theirs"], our_name)
+    for name, gradient in gradients["mine"].items():
+        assert reference[name].any(), name
+        assert difference(gradient, reference[name]) < 1e-3, name
+        assert (gradient - reference[name]).norm() < 1e-3 * reference[name].norm(), name
+
+
+# 4. Detections.
+
+
+@pytest.mark.parametrize(
+    "sizes", [*list(SHAPES.values())[:3], [(160, 224), (150, 195)]], ids=[*list(SHAPES)[:3], "two"]
+)
+@torch.no_grad()
+def test_detections(pair, mm, monkeypatch, sizes):
+    # MMDetection keeps the best 1000 pairs above the threshold of each level by class score alone, we the best 1000
+    # cells, by class score times centerness: with fewer cells, and fewer such pairs, in every level both keep all.
+    kind, ours, theirs = pair
+    samples = draw_samples(sizes, [0] * len(sizes), seed=5)
+    batch = collate(samples)
+    images, listed = as_theirs(mm, theirs, samples)
+    found = ours.predict(batch.images)
+    assert max(rows * columns for rows, columns in found.shapes) < 1000
+    threshold = float(torch.tensor(0.05).logit())
+    raised = min(
+        threshold - float(logits.topk(900).values[:, -1].max())
+        for logits in (pairs_of_level(found, level) for level in range(5))
+        if logits.shape[1] > 900
+    )
+    for classifier in (ours.head.cls_out, getattr(theirs.bbox_head, f"{kind}_cls")):
+        monkeypatch.setitem(classifier._parameters, "bias", nn.Parameter(classifier.bias + raised))
+    mine = ours.detect(batch.images, batch.sizes, load_row(*ROWS[kind], "coco").variant)
+    wanted = [x.pred_instances for x in theirs.predict(images, listed, rescale=False)]
+    for here, there in zip(mine, wanted, strict=True):
+        assert len(there) >= 50
+        assert there.labels.unique().numel() >= 10
+        assert (here.boxes[:, 2:] > here.boxes[:, :2]).all()  # MMDetection alone drops empty boxes: there are none
+        assert torch.equal(here.labels, there.labels)
+        torch.testing.assert_close(here.scores, there.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(here.boxes, there.bboxes, rtol=0, atol=1e-2)
+
+
+# Distributions of another number of values.
+
+
+@pytest.mark.parametrize("intervals", [12, 18])
+def test_head_with_another_number_of_intervals(mm, intervals):
+    settings = {"type": "GFLHead", "num_classes": CLASSES, "in_channels": 32, "feat_channels": 32, "stacked_convs": 2}
+    config = mm.config(CONFIGS["gfl"]).model
+    train = {key: config[key] for key in ("train_cfg", "test_cfg")}
+    kept = {key: config.bbox_head[key] for key in ("anchor_generator", "loss_cls", "loss_dfl", "loss_bbox")}
+    theirs = enliven_head(enliven(mm.model({**settings, **kept, **train, "reg_max": intervals}), 6), "gfl")
+    ours = ATSSHead(
+        CLASSES, 32, QualityFocalLoss(), centerness=False, distribution=Distribution(intervals=intervals), depth=2
+    )
+    weights = {f"bbox_head.{name}": tensor for name, tensor in without_constants(theirs.state_dict()).items()}
+    ours.load_state_dict(take_weights(ours.state_dict(), weights, lambda name: without_first(our_name(name), "head.")))
+    samples = draw_samples([(96, 320), (90, 200)], [5, 3])
+    samples[0].boxes[0] = 8, 40, 312, 54  # so long that its ends lie beyond the last value of its cells
+    batch = collate(samples)
+    pyramid = [torch.randn(2, 32, *size) for size in ((12, 40), (6, 20), (3, 10), (2, 5), (1, 3))]
+    found, out = ours(pyramid), theirs(pyramid)
+    instances = [mm.Instances(bboxes=torch.from_numpy(s.boxes), labels=torch.from_numpy(s.labels)) for s in samples]
+    facts = [{"img_shape": s.image.shape[1:], "pad_shape": (96, -(-s.image.shape[2] // 32) * 32)} for s in samples]
+    wanted = theirs.loss_by_feat(*out, instances, facts)
+    mine = ours.loss(found, batch)
+    positive = ours.assign(found, batch).positive
+    targets = ours.assign(found, batch).gather(batch.boxes)
+    at = torch.cat(list(found.points)).expand(2, -1, -1)[positive]
+    steps = encode_distances(at, targets) / per_cell(STRIDES, found.points).expand(2, -1, -1)[positive]
+    assert (steps > intervals - 0.1).any()
+    for theirs_term, term in TERMS["gfl"].items():
+        value = sum(wanted[theirs_term]) if isinstance(wanted[theirs_term], list) else wanted[theirs_term]
+        assert float(mine[term]) == pytest.approx(float(value), rel=1e-5), term
+    codes = flatten_levels(out[1])
+    torch.testing.assert_close(
+        expected_distances(codes, 1.0), theirs.integral(codes.flatten(0, 1)).view(2, -1, 4), rtol=1e-5, atol=1e-5
+    )
+
+
+def without_first(name, start):
+    return name.removeprefix(start) if isinstance(name, str) else (name[0].removeprefix(start), name[1])
