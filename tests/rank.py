@@ -14,7 +14,13 @@ from workbench.catalog import load_row
 from workbench.data.batch import Batch
 from workbench.detectors import build_detector
 
-ROWS = ("t3_full_vfl", "t3_fcos_atss")
+ROWS = (
+    ("table3", "t3_full_vfl"),
+    ("table3", "t3_fcos_atss"),
+    ("table5", "t5_atss_vfl"),
+    ("gfl_table3", "gfl3_qfl_dfl"),
+)
+"""Detectors whose normalisers are averaged over processes; the others' are each process's own."""
 
 
 def whole_batch(last_is_empty: bool) -> Batch:
@@ -42,9 +48,9 @@ def part(batch: Batch, rank: int, ranks: int) -> Batch:
     return Batch(**{key: value[rank::ranks] for key, value in vars(batch).items()})
 
 
-def detector_of(row: str) -> torch.nn.Module:
+def detector_of(table: str, row: str) -> torch.nn.Module:
     """BatchNorm with fixed statistics: those of a part would not be those of the whole."""
-    experiment = load_row("table3", row).experiment
+    experiment = load_row(table, row).experiment
     frozen = experiment.backbone.model_copy(update={"norm": "frozen"})
     torch.manual_seed(0)
     detector = build_detector(experiment.model_copy(update={"backbone": frozen})).train()
@@ -59,9 +65,9 @@ def main(rank: int, ranks: int, port: str, out: Path) -> None:
     if ranks > 1:
         torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
     found = {}
-    for row in ROWS:
+    for table, row in ROWS:
         for empty in (False, True):
-            detector = detector_of(row)
+            detector = detector_of(table, row)
             model = DistributedDataParallel(detector) if ranks > 1 else detector
             terms = model(part(whole_batch(empty), rank, ranks))
             sum(terms.values()).backward()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 RANK = Path(__file__).with_name("rank.py")
-CASES = [(row, empty) for row in ("t3_full_vfl", "t3_fcos_atss") for empty in (False, True)]
+ROWS = ("t3_full_vfl", "t3_fcos_atss", "t5_atss_vfl", "gfl3_qfl_dfl")
+CASES = [(row, empty) for row in ROWS for empty in (False, True)]
 
 
 @pytest.fixture(scope="module")

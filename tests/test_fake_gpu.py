@@ -18,7 +18,11 @@ from workbench.data.batch import Batch
 from workbench.detectors import build_detector
 from workbench.layers.deform import deform_conv2d
 
-ROWS = ("t3_full_vfl", "t3_star_vfl", "t3_raw_vfl", "t3_raw_fl", "t3_fcos_atss")
+ROWS = [
+    *(("table3", row) for row in ("t3_full_vfl", "t3_star_vfl", "t3_raw_vfl", "t3_raw_fl", "t3_fcos_atss")),
+    *(("table5", f"t5_{family}_vfl") for family in ("atss", "retinanet", "foveabox", "reppoints")),
+    ("gfl_table3", "gfl3_qfl_dfl"),
+]
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def bf16():
 
 def detector_of(row):
     with torch.device("cuda"):
-        return build_detector(load_row("table3", row).experiment)
+        return build_detector(load_row(*row).experiment)
 
 
 def make_batch():
@@ -64,7 +68,7 @@ def make_batch():
     return batch.to("cuda")
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[1])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_losses(fake_gpu, row, precision):
     detector, batch = detector_of(row), make_batch()
@@ -77,7 +81,7 @@ def test_losses(fake_gpu, row, precision):
     assert {(term.device.type, term.dtype) for term in terms.values()} == {("cuda", torch.float32)}
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[1])
 @pytest.mark.filterwarnings("ignore:`create_unbacked_symint`:FutureWarning")  # torchvision's
 def test_detections(fake_gpu, row):
     batch = make_batch()

@@ -237,10 +237,10 @@ def test_post_processing(device, centerness):
 # ------------------------------------------------------------------------------------------------------- training
 
 
-def training_step(row, device):
+def training_step(table, row, device):
     """Loss terms and gradients of an untrained detector."""
     torch.manual_seed(0)
-    detector = build_detector(load_row("table3", row).experiment)
+    detector = build_detector(load_row(table, row).experiment)
     for name, parameter in detector.named_parameters():
         if name.endswith("bn3.weight"):  # zero at the start, which would hide the gradients behind it
             nn.init.ones_(parameter)
@@ -250,10 +250,18 @@ def training_step(row, device):
     return terms, {name: p.grad for name, p in detector.named_parameters()}
 
 
-@pytest.mark.parametrize("row", ["t3_full_vfl", "t3_fcos_atss"])
-def test_a_training_step(device, row):
-    terms, gradients = training_step(row, "cpu")
-    terms_there, gradients_there = training_step(row, device)
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("table3", "t3_full_vfl"),
+        ("table3", "t3_fcos_atss"),
+        *(("table5", f"t5_{family}_vfl") for family in ("atss", "retinanet", "foveabox", "reppoints")),
+        ("gfl_table3", "gfl3_qfl_dfl"),
+    ],
+)
+def test_a_training_step(device, table, row):
+    terms, gradients = training_step(table, row, "cpu")
+    terms_there, gradients_there = training_step(table, row, device)
     assert_close(terms_there, terms, LOSS)
     assert_close(gradients_there, gradients, LOSS_GRADIENT)
 
