@@ -106,7 +106,7 @@ def only(logits, boxes, centerness=None, shapes=((1, 3),)):
     return Predictions(
         logits=torch.tensor([logits]).logit(),
         boxes=torch.tensor([boxes], dtype=torch.float32),
-        points=[],
+        points=[torch.zeros(rows * columns, 2) for rows, columns in shapes],
         shapes=shapes,
         centerness=None if centerness is None else torch.tensor([centerness]).logit(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -29,7 +30,12 @@ class Assignment:
         """``[B, P]`` bool, cells with an object."""
         return self.index >= 0
 
+    @cached_property
+    def where(self) -> tuple[Tensor, Tensor]:
+        """Image and cell of the N positives, each ``[N]``, in this order; found once: a GPU is waited for."""
+        return self.positive.nonzero(as_tuple=True)
+
     def gather(self, values: Tensor) -> Tensor:
         """Values ``[B, G, ...]`` of the objects taken to the positives, ``[N, ...]``, in (image, cell) order."""
-        image, cell = self.positive.nonzero(as_tuple=True)
+        image, cell = self.where
         return values[image, self.index[image, cell]]

@@ -108,19 +108,18 @@ class FoveaBoxHead(nn.Module):
         the released code takes the size of the batch's first image for all.
         """
         assignment = self.assign(predictions, batch)
-        positive = assignment.positive
-        image, cell = positive.nonzero(as_tuple=True)
+        image, cell = assignment.where
         targets, labels = assignment.gather(batch.boxes), assignment.gather(batch.labels)
-        boxes = clip_boxes(predictions.boxes.detach(), batch.sizes, predictions.clip_margin)[positive]
+        boxes = clip_boxes(predictions.boxes.detach(), batch.sizes, predictions.clip_margin)[image, cell]
         quality = aligned_iou(boxes, targets).clamp(min=LEAST_QUALITY)
         losses = classification_losses(self.classification_loss, predictions.logits, assignment, labels, quality)
         points, lengths = torch.cat(list(predictions.points)), per_cell(self.lengths, predictions.points)
         wanted = _encode(points[cell], lengths[cell], targets)
 
-        count = positive.sum(1)
+        count = assignment.positive.sum(1)
         # Each image adds one to the classification's normaliser.
         cls = losses.sum((1, 2)) * image_weights(count + 1)
-        box = smooth_l1_loss(predictions.codes[positive], wanted, BETA) * image_weights(count)[image]
+        box = smooth_l1_loss(predictions.codes[image, cell], wanted, BETA) * image_weights(count)[image]
         return {"cls": cls.sum(), "box": box.sum()}
 
 

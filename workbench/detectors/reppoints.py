@@ -160,7 +160,7 @@ class RepPointsHead(nn.Module):
     def loss(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor]:
         """Terms ``cls``, ``box_initial`` and ``box``."""
         initial, assignment = self.assign_initial(predictions, batch), self.assign(predictions, batch)
-        quality = aligned_iou(predictions.boxes.detach()[assignment.positive], assignment.gather(batch.boxes))
+        quality = aligned_iou(predictions.boxes.detach()[assignment.where], assignment.gather(batch.boxes))
         labels = assignment.gather(batch.labels)
         losses = classification_losses(self.classification_loss, predictions.logits, assignment, labels, quality)
         return {
@@ -171,7 +171,7 @@ class RepPointsHead(nn.Module):
 
     def _box_loss(self, predictions: Predictions, boxes: Tensor, assignment: Assignment, batch: Batch) -> Tensor:
         """Smooth L1 of the positives among boxes ``[B, P, 4]`` in pixels, each relative to its level's object size."""
-        image, cell = assignment.positive.nonzero(as_tuple=True)
+        image, cell = assignment.where
         size = per_cell([self.unit * stride for stride in STRIDES], predictions.points)[cell]
         loss = smooth_l1_loss(boxes[image, cell] / size, assignment.gather(batch.boxes) / size, SMOOTH)
         return (loss * _shares(assignment)[image]).sum()

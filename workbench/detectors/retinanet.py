@@ -115,11 +115,11 @@ class RetinaNetHead(nn.Module):
         assignment = self.assign(predictions, batch)
         positive = assignment.positive
         targets, labels = assignment.gather(batch.boxes), assignment.gather(batch.labels)
-        quality = aligned_iou(predictions.boxes[positive].detach(), targets)  # one of 0 makes a plain negative
+        image, anchor = assignment.where
+        quality = aligned_iou(predictions.boxes[image, anchor].detach(), targets)  # one of 0 makes a plain negative
 
         weights = image_weights(positive.sum(1).clamp(min=1))  # an image without positives counts as one
         losses = classification_losses(self.classification_loss, predictions.logits, assignment, labels, quality)
-        image, anchor = positive.nonzero(as_tuple=True)
         wanted = encode_deltas(pyramid_anchors(predictions.points, self.side)[anchor], targets)
         distance = smooth_l1_loss(predictions.codes[image, anchor], wanted, beta=0)
         return {"cls": (losses.sum((1, 2)) * weights).sum(), "box": (distance * weights[image]).sum()}

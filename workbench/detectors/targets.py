@@ -26,7 +26,7 @@ def classification_losses(
         labels: ``[N]``, class indices of the positives' objects.
         quality: ``[N]`` in [0, 1], what the target is for a loss that wants a quality; 1 for others.
     """
-    image, cell = assignment.positive.nonzero(as_tuple=True)
+    image, cell = assignment.where
     target = torch.zeros_like(logits, dtype=torch.float32)
     target[image, cell, labels] = quality if loss.wants_quality else torch.ones_like(quality)
     losses = loss(logits.float(), target)
