@@ -27,6 +27,13 @@ def test_decay_is_a_tenth_from_each_epoch_on(epoch, factor):
         assert rate_factor(STEP, step, 600) == pytest.approx(factor)
 
 
+@pytest.mark.parametrize(("epoch", "factor"), [(0, 1), (12, 1), (15, 1), (16, 0.1), (21, 0.1), (22, 0.01), (23, 0.01)])
+def test_the_schedule_of_24_epochs_is_a_setting_alone(epoch, factor):
+    twice = Training(epochs=24, decay_epochs=(16, 22), learning_rate=0.01)
+    for step in (epoch * 7330 + 500, epoch * 7330 + 7329):
+        assert rate_factor(twice, step, 7330) == pytest.approx(factor)
+
+
 def test_warm_up_multiplies_a_decay_that_comes_early():
     early = Training(epochs=12, decay_epochs=(8, 11))
     assert rate_factor(early, 80, 10) == pytest.approx(0.1 * (1 - (1 - 80 / 500) * 0.9))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from workbench.averaging import WeightAverage
 from workbench.detectors import Detector
 from workbench.errors import WorkbenchError, one_line
 from workbench.experiment import Experiment
@@ -60,25 +62,56 @@ class Run:
     steps_per_epoch: int
     step: int = 0
     seconds: float = 0.0
+    best_ap: float | None = None
+    """Of the validations during the epochs, and the step after which it was measured."""
+    best_step: int | None = None
+    average: WeightAverage = field(default_factory=WeightAverage)
 
     @property
-    def total_steps(self) -> int:
+    def epoch_steps(self) -> int:
+        """Steps of the epochs, without the cycles of weight averaging that may follow."""
         steps = self.experiment.training.epochs * self.steps_per_epoch
         return min(steps, self.experiment.training.limit_steps or steps)
 
+    @property
+    def total_steps(self) -> int:
+        return self.epoch_steps + self.cycles * self.steps_per_epoch
+
+    @property
+    def cycles(self) -> int:
+        """Of weight averaging; a rehearsal has none."""
+        training = self.experiment.training
+        return training.swa.cycles if training.swa and not training.limit_steps else 0
+
+    @property
+    def stage(self) -> str | None:
+        """That of the next step, where there are two."""
+        return ("epochs" if self.step < self.epoch_steps else "swa") if self.cycles else None
+
+    def note(self, ap: float) -> None:
+        """Validation after the last step; of equals the first is the best."""
+        if self.best_ap is None or ap > self.best_ap:
+            self.best_ap, self.best_step = ap, self.step
+
 
 def save_checkpoint(run: Run) -> None:
-    """Replace the last checkpoint and the log beside it; only the first of several ranks writes."""
+    """Replace the last checkpoint and the log beside it; only the first of several ranks writes.
+
+    The last checkpoint is the best one, too, where no validation was better.
+    """
     if not run.fabric.is_global_zero:
         return
     run.log.flush()
-    path = run.folder / "checkpoints" / "last.pt"
+    path = _checkpoint(run, "last")
     temporary = path.with_suffix(".partial")
     state = {
         "model": run.detector.state_dict(),
         "optimiser": run.optimiser.state_dict(),
         "step": run.step,
         "seconds": run.seconds,
+        "best_ap": run.best_ap,
+        "best_step": run.best_step,
+        "average": run.average.state(),
     }
     try:
         with temporary.open("wb") as file:  # given a path, torch would not tell that the disk is full
@@ -87,6 +120,26 @@ def save_checkpoint(run: Run) -> None:
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         raise WorkbenchError(f"{path}: the checkpoint cannot be written ({one_line(error)}); free some space") from None
+    _keep_if_best(run)
+
+
+def _checkpoint(run: Run, name: str) -> Path:
+    return run.folder / "checkpoints" / f"{name}.pt"
+
+
+def _keep_if_best(run: Run) -> None:
+    """Copy the last checkpoint to the best one, if it is that; the last is written first, so that a kill in between
+    leaves it to the resumption to do this again."""
+    if run.best_step != run.step:
+        return
+    path = _checkpoint(run, "best")
+    temporary = path.with_suffix(".partial")
+    try:
+        shutil.copyfile(_checkpoint(run, "last"), temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise WorkbenchError(f"{path}: the checkpoint cannot be written ({error.strerror}); free some space") from None
 
 
 def resume(run: Run, reporter: Reporter) -> None:
@@ -95,7 +148,7 @@ def resume(run: Run, reporter: Reporter) -> None:
     Raises:
         WorkbenchError: it is broken or of another experiment.
     """
-    path = run.folder / "checkpoints" / "last.pt"
+    path = _checkpoint(run, "last")
     if not path.is_file():
         run.log.start()
         return
@@ -105,13 +158,40 @@ def resume(run: Run, reporter: Reporter) -> None:
         run.optimiser.load_state_dict(state["optimiser"])
         _lay_out_like_parameters(run.optimiser)
         run.step, run.seconds = state["step"], state["seconds"]
+        run.best_ap, run.best_step = state["best_ap"], state["best_step"]
+        run.average = WeightAverage(**state["average"])
     except Exception as error:
         raise WorkbenchError(
             f"{path}: no checkpoint of this run ({one_line(error)}); delete it to start anew"
         ) from None
     run.log.start(keep_to=run.step)
     reporter.resume(run.step)
-    reporter.say(f"resumed from the checkpoint at step {run.step}")
+    if run.fabric.is_global_zero:
+        _keep_if_best(run)
+    where = f", after {run.average.count} of {run.cycles} cycles of weight averaging" if run.stage == "swa" else ""
+    reporter.say(f"resumed from the checkpoint at step {run.step}{where}")
+
+
+def begin_averaging(run: Run, reporter: Reporter) -> None:
+    """From the epochs to the cycles of weight averaging: the best weights, and an optimiser that remembers nothing.
+
+    Without a validation the best weights are the last ones.
+
+    Raises:
+        WorkbenchError: the best checkpoint is missing or broken.
+    """
+    run.fabric.barrier()  # the first rank has written it
+    if run.best_step is not None:
+        path = _checkpoint(run, "best")
+        try:
+            run.detector.load_state_dict(torch.load(path, map_location=run.fabric.device, weights_only=True)["model"])
+        except Exception as error:
+            raise WorkbenchError(
+                f"{path}: not the best checkpoint of this run ({one_line(error)}); delete {path.parent} to start anew"
+            ) from None
+    run.optimiser.state.clear()
+    found = "the last weights" if run.best_ap is None else f"step {run.best_step} (val AP {100 * run.best_ap:.1f})"
+    reporter.say(f"weight averaging: {run.cycles} cycles of an epoch from {found}")
 
 
 def _lay_out_like_parameters(optimiser: torch.optim.Optimizer) -> None:
@@ -135,6 +215,7 @@ def write_results(run: Run, plan: Plan, seed: int, category_ids: tuple[int, ...]
         "seconds": round(run.seconds, 1),
         "micro_batch x ranks x accumulation": str(plan),
         "learning_rate": plan.learning_rate,
+        **_averaging_facts(run),
         "category_ids": list(category_ids),
         "class_names": list(class_names),
         **provenance(),
@@ -150,3 +231,11 @@ def write_results(run: Run, plan: Plan, seed: int, category_ids: tuple[int, ...]
     except (OSError, SafetensorError) as error:  # the latter tells of a full disk, too
         temporary.unlink(missing_ok=True)
         raise WorkbenchError(f"{path}: the weights cannot be written ({one_line(error)}); free some space") from None
+
+
+def _averaging_facts(run: Run) -> dict:
+    if not run.average.count:
+        return {}
+    start = run.best_step or run.epoch_steps
+    facts = {"first_step": run.epoch_steps + 1, "from_weights_of_step": start, "averaged": run.average.count}
+    return {"swa": facts}

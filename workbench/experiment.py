@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from workbench.data.embedded import EmbeddedData
 from workbench.families import AnyDetector, Settings
@@ -45,6 +45,50 @@ class ImageSize(Settings):
         return f"{self.long}x{self.short}"
 
 
+Side = Annotated[int, Field(ge=32)]
+
+
+class ImageRange(Settings):
+    """Bounds of the long and of the short side, each drawn anew for every image: whole pixels, both ends included."""
+
+    long: tuple[Side, Side]
+    short: tuple[Side, Side]
+
+    @field_validator("long", "short")
+    @classmethod
+    def _ordered(cls, ends: tuple[int, int]) -> tuple[int, int]:
+        if ends[0] > ends[1]:
+            raise ValueError("the smaller end comes first")
+        return ends
+
+
+class CutOut(Settings):
+    """Black rectangles in a training image (DeVries and Taylor, arXiv:1708.04552; VFNet-X)."""
+
+    probability: float = Field(0.5, ge=0, le=1)
+    unit: int = Field(4, ge=1)
+    """Pixels; sides of holes are 1 to 12 units (the published 4 to 48 pixels are of images of 1333x800 and more)."""
+
+
+class WeightAveraging(Settings):
+    """A stage after the epochs: cycles of an epoch, each with half a cosine from ``high`` down to ``low``; the result
+    is the mean of the weights at the cycles' ends (Zhang et al., SWA Object Detection, arXiv:2012.12645).
+
+    It starts from the best validated weights with an optimiser that remembers nothing. The rates scale with the batch
+    as ``learning_rate`` does.
+    """
+
+    cycles: int = Field(18, ge=1)
+    high: float = Field(0.01, gt=0)
+    low: float = Field(1e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WeightAveraging:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low:g}) is larger than high ({self.high:g})")
+        return self
+
+
 class Backbone(Settings):
     """A timm network; ``layers``, ``channels`` and ``stem`` make it shallower or narrower, its blocks stay the same."""
 
@@ -60,6 +104,13 @@ class Backbone(Settings):
     """0: all is trained; n: the stem and the first n stages get no gradient."""
     norm: Literal["frozen", "trained"] = "trained"
     """Frozen: BatchNorm keeps its running statistics; its weight and bias are trained all the same."""
+    dcn: bool = False
+    """DCNv2 instead of every 3×3 convolution from the second stage on (and in the towers of a VFNet)."""
+
+    @property
+    def title(self) -> str:
+        """Short name, part of a run's folder name."""
+        return f"{self.name}_dcn" if self.dcn else self.name
 
 
 class Head(Settings):
@@ -101,11 +152,18 @@ class Training(Settings):
     clip_gradient: float | None = Field(None, gt=0)
     """Largest norm of the whole gradient."""
     flip: float = Field(0.5, ge=0, le=1)
+    image_range: ImageRange | None = None
+    """Multi-scale training; without it images are scaled to the experiment's size. Tests keep the variant's."""
+    crop: float = Field(0.0, ge=0, le=1)
+    """Probability of a random crop, of three quarters of each side or more."""
+    cutout: CutOut | None = None
+    swa: WeightAveraging | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     validate_every: int = Field(1, ge=1)
-    """Epochs between two looks at the validation AP; decides nothing that is learnt."""
+    """Epochs between two looks at the validation AP; decides nothing that is learnt, since with ``swa``, which starts
+    from the best epoch, all are looked at."""
     limit_steps: int | None = Field(None, ge=1)
-    """A rehearsal's length."""
+    """A rehearsal's length; it averages no weights."""
 
 
 class Experiment(Settings):
@@ -125,6 +183,8 @@ class Variant(Settings):
 
     image: ImageSize
     score_threshold: float = Field(0.05, ge=0, lt=1)
+    nms: Literal["hard", "soft"] = "hard"
+    """Soft: scores of overlapping boxes fall instead of the boxes (Bodla et al., ICCV 2017, the linear rule)."""
     nms_iou: float = Field(0.6, gt=0, le=1)
     candidates: int = Field(1000, ge=1)
     """Cells kept of each pyramid level."""
@@ -164,10 +224,16 @@ def run_id(experiment: Experiment) -> str:
     """``<name>-<hash8>``, the folder of a run; the name too is made of the experiment, so equal ones share it."""
     loss = experiment.loss
     changed = [f"{key}{value}" for key, value in essence(loss).items() if key != "name"]
-    name = "-".join([experiment.detector.title, "_".join([loss.name, *changed]), experiment.backbone.name])
+    name = "-".join([experiment.detector.title, "_".join([loss.name, *changed]), experiment.backbone.title])
     return f"{name}-{hash8(experiment)}"
 
 
 def variant_id(variant: Variant) -> str:
     """The folder of an evaluation within a run's seed."""
-    return f"nms{variant.nms_iou:g}-{variant.image}-{hash8(variant)}"
+    nms = "nms" if variant.nms == "hard" else f"{variant.nms}_nms"
+    return f"{nms}{variant.nms_iou:g}-{variant.image}-{hash8(variant)}"
+
+
+def seed_folder(seed: int | str) -> str:
+    """The folder of one training within a run's; of its published weights for ``released``."""
+    return "released" if seed == "released" else f"seed{seed}"

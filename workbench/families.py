@@ -25,6 +25,8 @@ class VFNet(Settings):
     star: bool = True
     refine: bool = True
     centerness: bool = False
+    neck: Literal["fpn", "pafpn"] = "fpn"
+    """The second is that of VFNet-X."""
 
     @model_validator(mode="after")
     def _combination(self) -> VFNet:
@@ -38,8 +40,10 @@ class VFNet(Settings):
     def title(self) -> str:
         """Short name, part of a run's folder name."""
         if self.star:
-            return "vfnet" if self.refine else "vfnet_star"
-        return "fcos_atss" if self.centerness else "vfnet_raw"
+            head = "vfnet" if self.refine else "vfnet_star"
+        else:
+            head = "fcos_atss" if self.centerness else "vfnet_raw"
+        return head if self.neck == "fpn" else f"{head}_{self.neck}"
 
 
 class Distribution(Settings):

@@ -1,4 +1,4 @@
-"""From predictions to detections: candidates of each level, class-wise NMS, the best of an image.
+"""From predictions to detections: candidates of each level, class-wise NMS, hard or soft, the best of an image.
 
 Order of operations as in the released code: sigmoid → the best cells of each level → clip → every (box, class) pair
 above the score threshold → times centerness → class-wise NMS → the best over all classes. NMS is invariant under the
@@ -14,11 +14,15 @@ import torch
 import torchvision
 from torch import Tensor
 
-from workbench.boxes import clip_boxes
+from workbench.boxes import aligned_iou, clip_boxes
 from workbench.experiment import Variant
 
 if TYPE_CHECKING:
     from workbench.detectors.detector import Predictions
+
+
+SOFT_FLOOR = 0.001
+"""Soft NMS drops what falls under this score."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,40 @@ def _of_one_image(scores: Tensor, boxes: Tensor, quality: Tensor | None, variant
     if quality is not None:
         score = score * quality[cell]
     box = boxes[cell]
+    if variant.nms == "soft":
+        keep, score = soft_nms(box, score, label, variant.nms_iou, variant.max_detections)
+        return Detections(box[keep], score, label[keep])
     # Boxes of different classes are moved apart so that one NMS serves all; in double precision nothing is lost.
     shift = label * (boxes.max() + 1).double()
     keep = torchvision.ops.nms(box.double() + shift[:, None], score.double(), variant.nms_iou)
     keep = keep[: variant.max_detections]
     return Detections(box[keep], score[keep], label[keep])
+
+
+def soft_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, limit: int) -> tuple[Tensor, Tensor]:
+    """The best boxes of an image after linear soft-NMS, class by class (Bodla et al., ICCV 2017, eq. 3; recipes g).
+
+    The box of the highest score is picked, and those of its class that overlap it by ``iou`` or more have their scores
+    multiplied by 1 - IoU; and so on. All classes take part in each round: one does not touch another's scores, and
+    since scores only fall, the first ``limit`` picks are the best of all.
+
+    Args:
+        boxes, scores, labels: ``[N, 4]``, ``[N]`` and ``[N]``.
+
+    Returns:
+        Indices and scores, ``[M]`` each, by descending score; none is under 0.001.
+    """
+    boxes, left = boxes.double(), scores.double()
+    picks, values = [], []
+    for _ in range(min(limit, len(left))):  # on a GPU no round waits for its outcome
+        value, pick = left.max(0, keepdim=True)
+        overlap = aligned_iou(boxes[pick], boxes)
+        falls = (overlap >= iou) & (labels == labels[pick])
+        left = torch.where(falls, left * (1 - overlap), left).index_fill(0, pick, 0.0)
+        picks.append(pick)
+        values.append(value)
+    if not picks:
+        return labels[:0], scores[:0]
+    index, value = torch.cat(picks), torch.cat(values)
+    stays = value >= SOFT_FLOOR
+    return index[stays], value[stays].to(scores.dtype)

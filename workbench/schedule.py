@@ -1,4 +1,4 @@
-"""Learning rates: linear scaling, warm-up, steps and cosine, and the parameter groups of the bias rule."""
+"""Learning rates: warm-up, steps, cosine and the cycles of weight averaging; the parameter groups of the bias rule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import torch
 from torch import nn
 
-from workbench.experiment import Training
+from workbench.experiment import Training, WeightAveraging
+from workbench.layers.deform import OffsetPredictor
 
 MOMENTUM = 0.9
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -17,8 +18,11 @@ def rate_factor(training: Training, step: int, steps_per_epoch: int) -> float:
     """What the base learning rate is multiplied by at ``step`` (from 0).
 
     Warm-up is linear from ``warmup_ratio`` over ``warmup_steps`` and multiplies the schedule: a tenth from each decay
-    epoch on, or half a cosine to zero at the end of the training.
+    epoch on, or half a cosine to zero at the end of the epochs. The cycles of weight averaging that follow have neither
+    warm-up nor decay.
     """
+    if training.swa is not None and step >= training.epochs * steps_per_epoch:
+        return cycle_rate(training.swa, step % steps_per_epoch, steps_per_epoch) / training.learning_rate
     if training.schedule == "step":
         factor = 0.1 ** sum(step // steps_per_epoch >= epoch for epoch in training.decay_epochs)
     else:
@@ -28,8 +32,13 @@ def rate_factor(training: Training, step: int, steps_per_epoch: int) -> float:
     return factor
 
 
+def cycle_rate(swa: WeightAveraging, step: int, steps: int) -> float:
+    """Learning rate at ``step`` (from 0) of a cycle of ``steps``: half a cosine from high towards low (recipes h)."""
+    return swa.low + 0.5 * (swa.high - swa.low) * (1 + math.cos(math.pi * step / steps))
+
+
 def make_optimiser(training: Training, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """The optimiser over all trainable parameters; biases outside norm layers form a group of their own.
+    """The optimiser over all trainable parameters; biases outside norm layers and DCNv2 form a group of their own.
 
     Each group remembers its full rate as ``base_lr``.
     """
@@ -37,7 +46,7 @@ def make_optimiser(training: Training, model: nn.Module, learning_rate: float) -
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                is_bias = name == "bias" and not isinstance(module, NORMS)
+                is_bias = name == "bias" and not isinstance(module, (*NORMS, OffsetPredictor))
                 (biases if is_bias else others).append(parameter)
     bias_rate = learning_rate * training.bias_lr_factor
     bias_decay = training.weight_decay if training.bias_weight_decay else 0.0

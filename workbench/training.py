@@ -13,7 +13,8 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 
-from workbench.checkpointing import Plan, Run, plan_steps, resume, save_checkpoint, write_results
+from workbench.checkpointing import Plan, Run, begin_averaging, plan_steps, resume, save_checkpoint, write_results
+from workbench.data.augmentation import Augmentation
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection, annotation_path, read_coco
 from workbench.data.loader import training_batches
@@ -64,13 +65,14 @@ def train(
             f"{data_root}: {len(data.class_names)} categories, the scale says data.classes: {experiment.data.classes}; "
             "name another data set or correct the scale"
         )
+    settings = experiment.training
     plan = plan_steps(experiment, fabric.world_size, micro_batch)
     batches = training_batches(
         data,
         size=(experiment.image.long, experiment.image.short),
         batch=plan.micro_batch,
         seed=seed,
-        flip=experiment.training.flip,
+        augmentation=Augmentation(settings.flip, settings.crop, settings.image_range, settings.cutout),
         workers=workers,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
@@ -82,8 +84,10 @@ def train(
     _announce(reporter, run, plan, data.skipped, pretrained)
     resume(run, reporter)
     with StopRequests() as requests, reporter:
-        check = _validator(run, data, workers) if validate and not experiment.training.limit_steps else None
+        check = _validator(run, data, workers) if validate and not settings.limit_steps else None
         _loop(run, module, batches, plan, reporter, check, checkpoint_minutes * 60, requests)
+    if run.average.count:
+        run.average.give_to(run.detector)
     if fabric.is_global_zero:
         write_results(run, plan, seed, data.category_ids, data.class_names)
     fabric.barrier()
@@ -155,9 +159,13 @@ def _loop(
     checkpoint_seconds: float,
     requests: StopRequests,
 ) -> None:
-    saved, every = time.monotonic(), run.experiment.training.validate_every
+    saved, settings = time.monotonic(), run.experiment.training
+    every = 1 if run.cycles else settings.validate_every  # the best epoch is wanted
     log_every = max(1, run.total_steps // 1000)
     while run.step < run.total_steps:
+        if run.cycles and run.step == run.epoch_steps:
+            begin_averaging(run, reporter)
+        stage = run.stage
         epoch, within = divmod(run.step, run.steps_per_epoch)
         stream = batches.epoch(epoch, skip=within * plan.accumulate)
         run.detector.train()
@@ -170,15 +178,17 @@ def _loop(
             run.seconds += elapsed
             images_per_second = len(micro) * plan.micro_batch * plan.ranks / elapsed
             ends_epoch = run.step % run.steps_per_epoch == 0
+            if ends_epoch and stage == "swa":
+                run.average.add(run.detector)
             ap = None
             if check and ends_epoch and ((epoch + 1) % every == 0 or run.step == run.total_steps):
                 ap = check()
                 run.detector.train()
+                if stage != "swa":
+                    run.note(ap)
             if run.step % log_every == 0 or run.step == run.total_steps or ap is not None:
-                run.log.add(run.step, epoch, rate, terms, images_per_second, ap)
-            reporter.step(
-                run.step, epoch + 1, run.experiment.training.epochs, sum(terms.values()), images_per_second, ap
-            )
+                run.log.add(run.step, epoch, rate, terms, images_per_second, ap, stage)
+            reporter.step(run.step, epoch + 1, settings.epochs + run.cycles, sum(terms.values()), images_per_second, ap)
             stop = requests.reason()
             if ends_epoch or stop or time.monotonic() - saved > checkpoint_seconds:
                 save_checkpoint(run)

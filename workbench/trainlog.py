@@ -13,7 +13,8 @@ from workbench.files import write_text_atomically
 class TrainLog:
     """Rows of ``step, epoch, lr, loss, loss_<term>…, val_ap, images_per_second``, kept in memory and on disk.
 
-    ``step`` counts updates done, ``epoch`` counts from 0, ``val_ap`` is a fraction or empty.
+    ``step`` counts updates done, ``epoch`` counts from 0, ``val_ap`` is a fraction or empty. A training of two stages
+    has a last column ``stage``, its cycles count on as epochs.
     """
 
     def __init__(self, path: Path):
@@ -40,6 +41,7 @@ class TrainLog:
         terms: dict[str, float],
         images_per_second: float,
         val_ap: float | None,
+        stage: str | None = None,
     ) -> None:
         """One more row."""
         self.rows.append(
@@ -51,6 +53,7 @@ class TrainLog:
                 **{f"loss_{name}": f"{value:.6g}" for name, value in terms.items()},
                 "val_ap": "" if val_ap is None else f"{val_ap:.5f}",
                 "images_per_second": f"{images_per_second:.4g}",
+                **({"stage": stage} if stage else {}),
             }
         )
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from workbench.data import loader
+from workbench.data.augmentation import Augmentation
 from workbench.data.coco import read_coco
 from workbench.errors import WorkbenchError
 
@@ -149,8 +150,12 @@ def test_plan_of_unlike_groups():
 
 
 def test_flips(data):
-    plain = {i: image for b in train(data, flip=0.0).epoch(0) for i, image in zip(b.image_ids, b.images, strict=True)}
-    for batch in train(data, flip=1.0).epoch(0):
+    plain = {
+        i: image
+        for b in train(data, augmentation=Augmentation(flip=0.0)).epoch(0)
+        for i, image in zip(b.image_ids, b.images, strict=True)
+    }
+    for batch in train(data, augmentation=Augmentation(flip=1.0)).epoch(0):
         for i, image, (height, width) in zip(batch.image_ids, batch.images, batch.sizes.tolist(), strict=True):
             assert torch.equal(image[:, :height, :width].flip(2), plain[i][:, :height, :width])
     flipped = 0

@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from workbench.catalog import read_scale
 from workbench.errors import WorkbenchError
 from workbench.experiment import Backbone
 from workbench.layers.backbones import ResidualBackbone
+from workbench.layers.deform import ModulatedDeformConv
 
 SMALL = {"name": "resnet50", "layers": (1, 1, 1, 1), "channels": (8, 12, 16, 24)}
+
+
+NETWORKS = ("resnet50", "resnet101", "resnext101_32x4d", "resnext101_64x4d", "res2net101d")
 
 
 def small(**settings):
@@ -117,3 +122,133 @@ def test_foreign_weights_are_refused(tmp_path, spoil):
 def test_impossible_structure_is_said_in_words():
     with pytest.raises(WorkbenchError, match="resnet5000"):
         ResidualBackbone(Backbone(name="resnet5000"))
+
+
+# ---------------------------------------------------------------------------------- Table 4's networks, and DCNv2
+
+
+def on_paper(name, **settings):
+    with torch.device("meta"):
+        return ResidualBackbone(Backbone(name=name, **settings))
+
+
+def three_by_three(backbone):
+    """Path → in channels, out channels, stride, groups of all 3×3 convolutions within stages."""
+    return {
+        name: (m.weight.shape[1] * groups(m), len(m.weight), stride(m), groups(m))
+        for name, m in backbone.net.named_modules()
+        if name.startswith("layer") and getattr(m, "weight", None) is not None and m.weight.shape[2:] == (3, 3)
+        if not name.endswith("predictor")
+    }
+
+
+def awake(backbone):
+    """With blocks that do something: timm starts the weight of each one's last norm at zero."""
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    return backbone
+
+
+def stride(conv):
+    return conv.stride if isinstance(conv, ModulatedDeformConv) else conv.stride[0]
+
+
+def groups(conv):
+    inputs = conv.predictor.in_channels if isinstance(conv, ModulatedDeformConv) else conv.in_channels
+    return inputs // conv.weight.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "width", "parts", "kept"),
+    [
+        ("resnet50", (3, 4, 6, 3), 64, 1, 1),
+        ("resnet101", (3, 4, 23, 3), 64, 1, 1),
+        ("resnext101_32x4d", (3, 4, 23, 3), 128, 1, 32),
+        ("resnext101_64x4d", (3, 4, 23, 3), 256, 1, 64),
+        ("res2net101d", (3, 4, 23, 3), 26, 3, 1),
+    ],
+)
+@pytest.mark.parametrize("dcn", [False, True])
+def test_full_size_structure(name, blocks, width, parts, kept, dcn):
+    """Widths, strides and groups of the 3×3 convolutions, and which of them are deformable, as the paper's."""
+    backbone = on_paper(name, dcn=dcn)
+    expected = {}
+    for stage, count in enumerate(blocks):
+        channels = width * 2**stage
+        for block in range(count):
+            step = 2 if block == 0 and stage > 0 else 1
+            for part in range(parts):
+                path = f"convs.{part}" if parts > 1 else "conv2"
+                expected[f"layer{stage + 1}.{block}.{path}"] = (channels, channels, step, kept)
+    assert three_by_three(backbone) == expected
+    assert list(backbone.channels) == [512, 1024, 2048]
+    deformable = {n for n, m in backbone.net.named_modules() if isinstance(m, ModulatedDeformConv)}
+    assert deformable == {n for n in expected if dcn and not n.startswith("layer1")}
+
+
+def test_res2net_pools_the_last_channels_only_where_a_stage_shrinks_the_map():
+    pools = {name: m.stride for name, m in on_paper("res2net101d").net.named_modules() if name.endswith("0.pool")}
+    assert pools == {"layer2.0.pool": 2, "layer3.0.pool": 2, "layer4.0.pool": 2}
+
+
+@pytest.mark.parametrize("dcn", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_narrow_networks_keep_groups_and_scales_and_learn(name, dcn):
+    settings = read_scale("mini")[1]["backbones"][name]
+    torch.manual_seed(0)
+    backbone = ResidualBackbone(Backbone(name=name, dcn=dcn, **settings))
+    assert backbone.net.bn1.num_features == settings["stem"]
+    found, published = three_by_three(backbone), three_by_three(on_paper(name))
+    assert {path: kind[3] for path, kind in found.items()} == {path: published[path][3] for path in found}
+    assert sum(p.numel() for p in backbone.parameters()) < 600_000
+    if name == "res2net101d":
+        assert {path.rpartition(".")[2] for path in found} == {"0", "1", "2"}
+        assert [block.is_first for block in backbone.net["layer3"]] == [True, False]
+    before = one_step(awake(backbone))
+    still = {k for k, v in before.items() if v.is_floating_point()} - changed(backbone, before)
+    assert not still
+    assert all(value.isfinite().all() for value in backbone.state_dict().values())
+
+
+def test_dcn_takes_pretrained_kernels_and_leaves_its_predictors(tmp_path):
+    plain = small()
+    torch.save(plain.net.state_dict(), tmp_path / "weights.pth")
+    backbone = small(dcn=True)
+    backbone.load_pretrained(tmp_path / "weights.pth")
+    taken = plain.net.state_dict()
+    predictors = {k: v for k, v in backbone.net.state_dict().items() if k not in taken}
+    assert {key.rpartition(".")[0] for key in predictors} == {f"layer{i}.0.conv2.predictor" for i in (2, 3, 4)}
+    assert not any(value.any() for value in predictors.values())
+    assert all(torch.equal(backbone.net.state_dict()[key], value) for key, value in taken.items())
+
+
+def test_frozen_parts_with_dcn():
+    backbone = awake(small(dcn=True, frozen_stages=1, norm="frozen"))
+    moved = changed(backbone, one_step(backbone))
+    assert {f"net.layer{i}.0.conv2.predictor.{p}" for i in (2, 3, 4) for p in ("weight", "bias")} <= moved
+    assert not any("layer1" in key or "running" in key for key in moved)
+
+
+def test_weights_of_open_mmlabs_deep_stem(tmp_path):
+    settings = {"name": "res2net101d", "layers": (1, 1, 2, 1), "channels": (16, 16, 16, 16), "stem": 8}
+    given = ResidualBackbone(Backbone(**settings)).net.state_dict()
+    theirs = {k.replace("conv1.", "stem.", 1) if k.startswith("conv1.") else k: v for k, v in given.items()}
+    theirs = {k.replace("bn1.", "stem.7.") if k.startswith("bn1.") else k: v for k, v in theirs.items()}
+    torch.save({"state_dict": theirs}, tmp_path / "weights.pth")
+    backbone = ResidualBackbone(Backbone(**settings))
+    backbone.load_pretrained(tmp_path / "weights.pth")
+    assert all(torch.equal(value, given[key]) for key, value in backbone.net.state_dict().items())
+
+
+def test_a_deep_stem_has_an_even_width():
+    with pytest.raises(WorkbenchError, match=r"res2net101d.*even, not 7"):
+        ResidualBackbone(Backbone(name="res2net101d", stem=7))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize(("name", "channels"), [("resnext101_32x4d", (8, 16, 16, 16)), ("res2net101d", (2, 8, 8, 8))])
+def test_blocks_without_channels_are_refused(name, channels):
+    """Their widths are rounded down, to nothing where there are too few."""
+    with pytest.raises(WorkbenchError, match=f"{name}.*without any"):
+        on_paper(name, channels=channels)

@@ -11,30 +11,42 @@ from torch.nn import functional as F
 
 from workbench.errors import WorkbenchError
 from workbench.layers import deform
-from workbench.layers.deform import DeformConv, back_ends, deform_conv2d, regular_grid
+from workbench.layers.deform import (
+    DeformConv,
+    ModulatedDeformConv,
+    OffsetPredictor,
+    back_ends,
+    deform_conv2d,
+    regular_grid,
+)
 
 BACK_ENDS = back_ends()  # mmcv among them where it is installed
 MAPS = [(1, 1), (1, 7), (6, 1), (2, 2), (5, 9), (12, 4)]
+KINDS = {"plain": {}, "stride": {"stride": 2}, "groups": {"groups": 2}, "both": {"stride": 2, "groups": 4}}
 
 
-def case(rows, columns, masked=False, reach=3.0, batch=2, channels=3, out=4):
+def case(rows, columns, masked=False, reach=3.0, batch=2, channels=None, out=4, stride=1, groups=1):
     """Map, offsets at least a hundredth off the lattice and the border, weight, and a mask if asked for."""
     generator = torch.Generator().manual_seed(rows * 100 + columns)
+    channels = channels or (3 if groups == 1 else 2 * groups)
     x = torch.randn(batch, channels, rows, columns, generator=generator)
+    rows, columns = math.ceil(rows / stride), math.ceil(columns / stride)
     offset = (torch.rand(batch, 18, rows, columns, generator=generator) * 2 - 1) * reach
     fraction = offset - offset.floor()
     offset = offset.floor() + fraction.clamp(1e-2, 1 - 1e-2)
-    weight = torch.randn(out, channels, 3, 3, generator=generator)
+    weight = torch.randn(out, channels // groups, 3, 3, generator=generator)
     mask = torch.rand(batch, 9, rows, columns, generator=generator)
     return (x, offset, weight, mask) if masked else (x, offset, weight)
 
 
-def slow(x, offset, weight, mask=None):
+def slow(x, offset, weight, mask=None, stride=1):
     """Sum over taps of weight times the bilinear sample, by loops over plain numbers."""
-    batch, channels, rows, columns = x.shape
+    batch, channels, height, width = x.shape
+    rows, columns = offset.shape[2:]
+    in_group, out_group = weight.shape[1], len(weight) * weight.shape[1] // channels
 
     def value(b, c, i, j):
-        return x[b, c, i, j].item() if 0 <= i < rows and 0 <= j < columns else 0.0
+        return x[b, c, i, j].item() if 0 <= i < height and 0 <= j < width else 0.0
 
     def sample(b, c, y, column):
         i, j = math.floor(y), math.floor(column)
@@ -50,30 +62,35 @@ def slow(x, offset, weight, mask=None):
     ):
         for tap in range(9):
             dy, dx = offset[b, 2 * tap, i, j].item(), offset[b, 2 * tap + 1, i, j].item()
-            y, column = i + tap // 3 - 1 + dy, j + tap % 3 - 1 + dx
+            y, column = stride * i + tap // 3 - 1 + dy, stride * j + tap % 3 - 1 + dx
             factor = 1.0 if mask is None else mask[b, tap, i, j].item()
-            for c in range(channels):
-                found[b, o, i, j] += factor * weight[o, c, tap // 3, tap % 3].item() * sample(b, c, y, column)
+            for k in range(in_group):
+                c = o // out_group * in_group + k
+                found[b, o, i, j] += factor * weight[o, k, tap // 3, tap % 3].item() * sample(b, c, y, column)
     return found
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 3), (3, 1), (2, 2), (3, 4)])
-def test_agrees_with_a_loop(back_end, masked, rows, columns):
-    tensors = case(rows, columns, masked, reach=2.0, batch=1, channels=2, out=2)
-    expected = slow(*(t.double() for t in tensors))
-    torch.testing.assert_close(deform_conv2d(*tensors, back_end=back_end).double(), expected, rtol=0, atol=3e-5)
+def test_agrees_with_a_loop(back_end, masked, rows, columns, kind):
+    stride = KINDS[kind].get("stride", 1)
+    tensors = case(rows, columns, masked, reach=2.0, batch=1, channels=4, **KINDS[kind])
+    expected = slow(*(t.double() for t in tensors), stride=stride)
+    found = deform_conv2d(*tensors, back_end=back_end, stride=stride)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("back_end", [name for name in BACK_ENDS if name != "sample"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("rows", "columns"), [*MAPS, (16, 16), (40, 25)])
-def test_back_ends_agree_forward_and_backward(back_end, masked, rows, columns):
+def test_back_ends_agree_forward_and_backward(back_end, masked, rows, columns, kind):
     results = []
     for name in (back_end, "sample"):
-        leaves = [t.requires_grad_() for t in case(rows, columns, masked)]
-        y = deform_conv2d(*leaves, back_end=name)
+        leaves = [t.requires_grad_() for t in case(rows, columns, masked, **KINDS[kind])]
+        y = deform_conv2d(*leaves, back_end=name, stride=KINDS[kind].get("stride", 1))
         (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
         results.append([y.detach(), *(leaf.grad for leaf in leaves)])
     for one, other, tolerance in zip(*results, (3e-5, 1e-4, 1e-3, 1e-4, 1e-4)[: len(results[0])], strict=True):
@@ -82,12 +99,14 @@ def test_back_ends_agree_forward_and_backward(back_end, masked, rows, columns):
         torch.testing.assert_close(one / size, other / size, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize(("rows", "columns"), MAPS)
-def test_zero_offsets_are_a_plain_convolution(back_end, rows, columns):
-    x, offset, weight = (t.requires_grad_() for t in case(rows, columns))
-    plain = F.conv2d(x, weight, padding=1)
-    deformed = deform_conv2d(x, torch.zeros_like(offset), weight, back_end=back_end)
+def test_zero_offsets_are_a_plain_convolution(back_end, rows, columns, kind):
+    x, offset, weight = (t.requires_grad_() for t in case(rows, columns, **KINDS[kind]))
+    stride, groups = KINDS[kind].get("stride", 1), KINDS[kind].get("groups", 1)
+    plain = F.conv2d(x, weight, padding=1, stride=stride, groups=groups)
+    deformed = deform_conv2d(x, torch.zeros_like(offset), weight, back_end=back_end, stride=stride)
     torch.testing.assert_close(deformed, plain, rtol=0, atol=3e-5)
     for one, other in zip(
         torch.autograd.grad(plain.square().sum(), (x, weight)),
@@ -142,3 +161,52 @@ def test_module_and_choice_of_back_end():
     )
     with pytest.raises(WorkbenchError, match=r"no back end 'mmdet' \(at hand: auto, sample, torchvision"):
         deform_conv2d(x, offset, layer.weight, back_end="mmdet")
+
+
+# ------------------------------------------------------------------------------------------------------------- DCNv2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_untrained_dcnv2_is_half_a_plain_convolution(kind):
+    torch.manual_seed(0)
+    layer, x = ModulatedDeformConv(8, 4, **KINDS[kind]), torch.randn(2, 8, 5, 9)
+    plain = F.conv2d(x, layer.weight, padding=1, **KINDS[kind])
+    torch.testing.assert_close(layer(x), plain / 2, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dcnv2_predicts_offsets_then_masks(kind, back_end):
+    """Channels 0 to 17 of its own convolution are ``dy, dx`` of the taps, 18 to 26 what the masks are sigmoids of."""
+    torch.manual_seed(1)
+    layer, x = ModulatedDeformConv(8, 4, back_end=back_end, **KINDS[kind]), torch.randn(1, 8, 4, 3)
+    torch.nn.init.normal_(layer.predictor.weight, std=0.2)
+    torch.nn.init.normal_(layer.predictor.bias)
+    stride = KINDS[kind].get("stride", 1)
+    raw = F.conv2d(x.double(), layer.predictor.weight.double(), layer.predictor.bias.double(), stride, padding=1)
+    mask = 1 / (1 + (-raw[:, 18:]).exp())
+    with torch.no_grad():
+        expected = slow(x.double(), raw[:, :18], layer.weight.double(), mask, stride)
+        torch.testing.assert_close(layer(x).double(), expected, rtol=0, atol=1e-5)
+
+
+def test_start_values_and_parameters_of_a_dcnv2():
+    torch.manual_seed(0)
+    layer = ModulatedDeformConv(64, 96, groups=32)
+    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
+    assert shapes == {"weight": (96, 2, 3, 3), "predictor.weight": (27, 64, 3, 3), "predictor.bias": (27,)}
+    assert isinstance(layer.predictor, OffsetPredictor)
+    assert not layer.predictor.weight.any()
+    assert not layer.predictor.bias.any()
+    bound = 1 / math.sqrt(9 * 64)  # of all channels, whatever the groups
+    assert 0.99 * bound < layer.weight.abs().max() <= bound
+    assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+def test_an_untrained_dcnv2_learns_all_its_parts():
+    torch.manual_seed(0)
+    layer = ModulatedDeformConv(4, 4, stride=2, groups=2)
+    (layer(torch.randn(2, 4, 7, 9)) * torch.randn(2, 4, 4, 5)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+    assert layer.weight.grad.any()
+    assert (layer.predictor.bias.grad != 0).all()

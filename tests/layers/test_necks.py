@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.layers.necks import FPN
+from workbench.layers.deform import ModulatedDeformConv, OffsetPredictor
+from workbench.layers.necks import FPN, PAFPN
 
 
 def maps(height, width, channels=(3, 5, 7)):
@@ -135,3 +136,82 @@ def test_norm_after_every_convolution():
     expected = [normalised(conv, n) for conv, n in zip(convs[3:6], (n3, n4, n5), strict=True)]
     for found, wanted in zip(fpn([c3, c4, c5]), [*expected, p6, normalised(convs[7], p6)], strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- VFNet-X's neck
+
+
+def plain(conv):
+    """The cell itself, without norm and deformation."""
+    out, inner = (conv.out_channels, conv.in_channels) if isinstance(conv, nn.Conv2d) else conv.weight.shape[:2]
+    same = nn.Conv2d(inner, out, 1, getattr(conv, "stride", 1), bias=False)
+    nn.init.ones_(same.weight)
+    return same
+
+
+@pytest.mark.parametrize("size", [(352, 96), (64, 416), (32, 32)])
+def test_shapes_of_a_pafpn(size):
+    pafpn = PAFPN((3, 5, 7), 6, norm_groups=2)
+    assert [p.shape for p in pafpn(maps(*size))] == [p.shape for p in FPN((3, 5, 7), 6)(maps(*size))]
+
+
+def test_all_levels_of_a_pafpn_by_hand():
+    """One channel; every convolution takes the cell itself times a factor, so that each step shows in the sums."""
+    pafpn = PAFPN((1, 1, 1), 1, norm_groups=1)
+    factors = {"inner": (2.0, 3.0, 5.0), "down": (7.0, 11.0), "outputs": (1.0, -1.0, 1.0), "extra": (1.0, 1.0)}
+    for name, values in factors.items():
+        for block, factor in zip(getattr(pafpn, name), values, strict=True):
+            block[1] = nn.Identity()
+            block[0] = plain(block[0])
+            nn.init.constant_(block[0].weight, factor)
+    for lateral in pafpn.laterals:
+        nn.init.ones_(lateral.weight)
+    c5 = torch.tensor([[1.0, -2, 4], [3, 5, -6], [7, -8, -9]])  # 3 × 3
+    c4 = torch.arange(30.0).view(6, 5)  # an odd width
+    c3 = torch.arange(108.0).view(12, 9)
+    p3, p4, p5, p6, p7 = (p[0, 0] for p in pafpn([c[None, None] for c in (c3, c4, c5)]))
+
+    m4 = torch.tensor([[c4[i, j] + c5[i // 2, j * 3 // 5] for j in range(5)] for i in range(6)])
+    m3 = torch.tensor([[c3[i, j] + m4[i // 2, j * 5 // 9] for j in range(9)] for i in range(12)])
+    n3, n4, n5 = 2 * m3, 3 * m4, 5 * c5
+    n4 = n4 + 7 * n3[::2, ::2]
+    n5 = n5 + 11 * n4[::2, ::2]  # of N4 as it is by now
+    for found, expected in ((p3, n3), (p4, -n4), (p5, n5), (p6, n5[::2, ::2])):
+        assert torch.equal(found, expected)
+    assert torch.equal(p7, n5[::2, ::2][::2, ::2].relu())
+
+    *_, p5, p6, p7 = (p[0, 0] for p in pafpn([-c[None, None] for c in (c3, c4, c5)]))
+    assert torch.equal(p6, p5[::2, ::2])  # not rectified
+    assert p6[0, 0] < 0 == p7[0, 0]
+
+
+def test_parts_and_start_values_of_a_pafpn():
+    torch.manual_seed(0)
+    pafpn = PAFPN((64, 128, 256), 48, norm_groups=8)
+    convs = [m for m in pafpn.modules() if isinstance(m, nn.Conv2d)]
+    with_bias = [conv for conv in convs if conv.bias is not None]
+    assert {id(c) for c in with_bias} == {id(c) for c in (*pafpn.laterals, *(o[0].predictor for o in pafpn.outputs))}
+    assert not any(conv.bias.any() for conv in with_bias)
+    assert sum(isinstance(conv, OffsetPredictor) for conv in convs) == 3
+    for conv in convs:  # the offset predictors as well, as in the released code
+        fan_in, fan_out = (n * conv.kernel_size[0] ** 2 for n in (conv.in_channels, conv.out_channels))
+        bound = (6 / (fan_in + fan_out)) ** 0.5
+        assert 0.99 * bound < conv.weight.abs().max() <= bound
+    norms = [m for m in pafpn.modules() if isinstance(m, nn.GroupNorm)]
+    assert [norm.num_groups for norm in norms] == [8] * (3 + 2 + 3 + 2)
+    for output in pafpn.outputs:
+        assert isinstance(output[0], ModulatedDeformConv)
+        bound = (9 * 48) ** -0.5
+        assert 0.99 * bound < output[0].weight.abs().max() <= bound
+
+
+def test_every_part_of_a_pafpn_learns():
+    torch.manual_seed(0)
+    pafpn = PAFPN((3, 5, 7), 6, norm_groups=2)
+    c3, c4, c5 = maps(96, 160)
+    pyramid = pafpn([c3.requires_grad_(), c4, c5])
+    assert torch.autograd.grad(pyramid[2].square().sum(), c3, retain_graph=True)[0].any()  # on the bottom-up path
+    sum((p * torch.randn_like(p)).sum() for p in pyramid).backward()
+    for name, parameter in pafpn.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name

@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from workbench.data import transforms
+from workbench.data.augmentation import Augmentation, augmented
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection
 from workbench.data.transforms import Sample
 from workbench.errors import WorkbenchError
 
 CACHE_BYTES = 512 * 2**20  # a training set that fits into this, decoded and resized, is kept in memory
+CROPS = 1000  # tries to find a crop with an object in it, a generous number
 
 Plan = list[tuple[int, list[int]]]  # of each batch: the epoch, and the indices of its images
 
@@ -35,8 +37,6 @@ class TrainingBatches:
     """
 
     def __init__(self, source: _Source, batch: int, workers: int, rank: int, world_size: int) -> None:
-        records = source.data.images
-        self._landscape = np.array([record.width > record.height for record in records])
         self._source, self._batch, self._rank, self._world_size = source, batch, rank, world_size
         self.batches_per_epoch = len(self._plan(epoch=0))
         # The loader reads the list afresh each epoch, so its workers live as long as this object.
@@ -55,7 +55,7 @@ class TrainingBatches:
         return _checked(iter(self._loader))
 
     def _plan(self, epoch: int) -> Plan:
-        batches = epoch_plan(self._landscape, self._batch, self._source.seed, epoch, self._world_size)
+        batches = epoch_plan(self._source.landscape, self._batch, self._source.seed, epoch, self._world_size)
         return [(epoch, batch) for batch in batches[self._rank :: self._world_size].tolist()]
 
 
@@ -65,7 +65,7 @@ def training_batches(
     size: tuple[int, int],
     batch: int,
     seed: int,
-    flip: float = 0.5,
+    augmentation: Augmentation = Augmentation(),
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -73,13 +73,13 @@ def training_batches(
     """Shuffled, augmented batches.
 
     Args:
-        size: long and short side in pixels, into which images are fitted.
+        size: long and short side in pixels, into which images are fitted, unless the augmentation draws them.
         batch: images of a micro-batch.
-        flip: probability of a horizontal flip.
+        augmentation: what is drawn anew in each epoch.
         workers: processes that decode; 0 decodes in this one and, if the set is small, each image only once.
         rank, world_size: this process among those that share the epochs.
     """
-    source = _Source(data, size, seed, flip, cache=not workers)
+    source = _Source(data, size, seed, augmentation, cache=not workers)
     return TrainingBatches(source, batch, workers, rank, world_size)
 
 
@@ -95,7 +95,7 @@ def evaluation_batches(
     Raises:
         WorkbenchError: an image cannot be read.
     """
-    source = _Source(data, size, seed=0, flip=0.0, cache=False)
+    source = _Source(data, size, 0, Augmentation(flip=0.0), cache=False)
     indices = range(len(data.images))
     plan = [(0, list(indices[start : start + batch])) for start in indices[::batch]]
     return _checked(iter(_worker_loader(source, plan, workers)) if workers else map(source.__getitem__, plan))
@@ -120,10 +120,15 @@ def epoch_plan(landscape: NDArray[np.bool_], batch: int, seed: int, epoch: int, 
 class _Source:
     """Makes any batch from its entry in a plan. It holds no state but the cache, so any process may make any batch."""
 
-    def __init__(self, data: CocoDetection, size: tuple[int, int], seed: int, flip: float, cache: bool) -> None:
+    def __init__(
+        self, data: CocoDetection, size: tuple[int, int], seed: int, augmentation: Augmentation, cache: bool
+    ) -> None:
         self.data, self.seed = data, seed
-        self._flip = flip
-        self._sizes = [transforms.resized_size(record.height, record.width, *size) for record in data.images]
+        self.landscape = np.array([record.width > record.height for record in data.images])
+        self._size, self._augmentation = size, augmentation
+        self._sizes = [(record.height, record.width) for record in data.images]
+        if augmentation.fixed_size:
+            self._sizes = [transforms.resized_size(*stored, *size) for stored in self._sizes]
         fits = sum(3 * height * width for height, width in self._sizes) <= CACHE_BYTES
         self._cache: dict[int, Tensor] | None = {} if cache and fits else None
 
@@ -139,23 +144,32 @@ class _Source:
             return error
 
     def _sample(self, epoch: int, index: int) -> Sample:
-        record = self.data.images[index]
-        boxes, labels = transforms.resize_boxes(record, *self._sizes[index])
-        sample = Sample(self._image(index), boxes, labels, record)
+        """The image's sample, or, where its crop holds no object, that of another one of its group."""
         # Image ids may be negative in other people's files, seeds may not.
-        if self._flip and np.random.default_rng((self.seed, epoch, record.id % 2**64)).random() < self._flip:
-            return transforms.flip(sample)
-        return sample
+        rng = np.random.default_rng((self.seed, epoch, self.data.images[index].id % 2**64))
+        flipped = rng.random() < self._augmentation.flip
+        for _ in range(CROPS):
+            record = self.data.images[index]
+            sample = augmented(self._image(index), record, self._size, self._augmentation, rng)
+            if sample is not None:
+                return transforms.flip(sample) if flipped else sample
+            index = int(rng.choice(np.flatnonzero(self.landscape == self.landscape[index])))
+        raise WorkbenchError(
+            f"{record.path}: no crop of it or of images like it holds an object; leave training.crop out"
+        )
 
     def _image(self, index: int) -> Tensor:
-        """The image decoded and resized, ``[3, h, w]`` uint8."""
+        """The image decoded, and resized if that is the same in every epoch, ``[3, h, w]`` uint8."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         record = self.data.images[index]
         image = transforms.decode_image(record.path, record.height, record.width)
-        image = transforms.resize_image(image, *self._sizes[index])
+        kept = image  # as decoded: what is resized later must lie in memory as without a cache
+        if self._augmentation.fixed_size:
+            image = transforms.resize_image(image, *self._sizes[index])
+            kept = image.contiguous()  # the decoder leaves colours interleaved, which is slower to read
         if self._cache is not None:
-            self._cache[index] = image.contiguous()  # the decoder leaves colours interleaved, which is slower to read
+            self._cache[index] = kept
         return image
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from workbench.layers.deform import DeformConv
+from workbench.layers.deform import DeformConv, ModulatedDeformConv, OffsetPredictor
 
 STRIDES = (8, 16, 32, 64, 128)
 """Pixels a cell of each pyramid level, P3 to P7."""
@@ -27,11 +27,14 @@ def conv_block(in_channels: int, channels: int, norm_groups: int | None) -> nn.S
     )
 
 
-def tower(depth: int, in_channels: int, channels: int, norm_groups: int | None) -> nn.Sequential:
-    """``depth`` convolution blocks one after the other."""
-    return nn.Sequential(
-        *(conv_block(in_channels if i == 0 else channels, channels, norm_groups) for i in range(depth))
-    )
+def tower(
+    depth: int, in_channels: int, channels: int, norm_groups: int | None, last_deformable: bool = False
+) -> nn.Sequential:
+    """``depth`` convolution blocks one after the other; the last one deformable (DCNv2) if wanted."""
+    blocks = [conv_block(in_channels if i == 0 else channels, channels, norm_groups) for i in range(depth)]
+    if last_deformable:
+        blocks[-1][0] = ModulatedDeformConv(blocks[-1][0].in_channels, channels)
+    return nn.Sequential(*blocks)
 
 
 class Scales(nn.Module):
@@ -51,9 +54,12 @@ def gentle(x: Tensor, share: float) -> Tensor:
 
 
 def initialise_head(module: nn.Module, classifier: nn.Conv2d, std: float) -> None:
-    """Convolutions, star convolutions too, N(0, std) with zero biases; the classifier's bias at the prior."""
+    """Convolutions, star convolutions too, N(0, std) with zero biases; the classifier's bias at the prior.
+
+    DCNv2 keeps the start values it has: predictors of offsets at zero.
+    """
     for part in module.modules():
-        if isinstance(part, nn.Conv2d | DeformConv):
+        if isinstance(part, nn.Conv2d | DeformConv) and not isinstance(part, OffsetPredictor):
             nn.init.normal_(part.weight, std=std)
             if getattr(part, "bias", None) is not None:
                 nn.init.zeros_(part.bias)

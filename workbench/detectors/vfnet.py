@@ -23,7 +23,7 @@ from workbench.detectors.targets import LEAST_QUALITY, classification_losses
 from workbench.distributed import mean_over_ranks
 from workbench.experiment import Experiment
 from workbench.layers.deform import DeformConv, regular_grid
-from workbench.layers.necks import FPN
+from workbench.layers.necks import FPN, PAFPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import centerness_target, giou_loss
 
@@ -54,10 +54,13 @@ def star_offsets(distances: Tensor, stride: int) -> Tensor:
     return torch.stack(taps, dim=1) - regular_grid(distances.device)[None, :, None, None]
 
 
-def build_vfnet(experiment: Experiment, in_channels: Sequence[int]) -> tuple[FPN, VFNetHead]:
+def build_vfnet(experiment: Experiment, in_channels: Sequence[int]) -> tuple[nn.Module, VFNetHead]:
     """Neck and head for a backbone with these channels."""
     settings, detector = experiment.head, experiment.detector
-    neck = FPN(in_channels, settings.channels)
+    if detector.neck == "pafpn":
+        neck = PAFPN(in_channels, settings.channels, settings.norm_groups)
+    else:
+        neck = FPN(in_channels, settings.channels)
     return neck, VFNetHead(
         experiment.data.classes,
         settings.channels,
@@ -70,6 +73,7 @@ def build_vfnet(experiment: Experiment, in_channels: Sequence[int]) -> tuple[FPN
         norm_groups=settings.norm_groups,
         anchor_scale=settings.anchor_scale,
         init_std=settings.init_std,
+        dcn=experiment.backbone.dcn,
     )
 
 
@@ -86,6 +90,7 @@ class VFNetHead(nn.Module):
         norm_groups: groups of every GroupNorm.
         anchor_scale: side of ATSS's anchors, and of an untrained initial box's half, in strides.
         init_std: of the head's convolutions.
+        dcn: DCNv2 in the last stacked block of both towers, as the released heads of backbones with DCN have it.
 
     Shapes: five maps ``[B, in_channels, H_l, W_l]`` → ``Predictions``.
     """
@@ -104,12 +109,13 @@ class VFNetHead(nn.Module):
         norm_groups: int = 32,
         anchor_scale: float = 8.0,
         init_std: float = 0.01,
+        dcn: bool = False,
     ):
         super().__init__()
         self.classification_loss = classification_loss
         self.sides = [anchor_scale * stride for stride in STRIDES]
-        self.cls_tower = tower(stacked_convs, in_channels, channels, norm_groups)
-        self.reg_tower = tower(stacked_convs, in_channels, channels, norm_groups)
+        self.cls_tower = tower(stacked_convs, in_channels, channels, norm_groups, last_deformable=dcn)
+        self.reg_tower = tower(stacked_convs, in_channels, channels, norm_groups, last_deformable=dcn)
         self.box_conv = conv_block(channels, channels, norm_groups)
         self.box_out = nn.Conv2d(channels, 4, 3, padding=1)
         self.scales = Scales(len(STRIDES))

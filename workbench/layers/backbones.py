@@ -1,4 +1,4 @@
-"""Backbones: timm's residual networks, with the paper's rules for frozen parts and BatchNorm."""
+"""Backbones: timm's residual networks, with the paper's rules for frozen parts and BatchNorm, and DCNv2 in C3 to C5."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from torch import Tensor, nn
 
 from workbench.errors import WorkbenchError
 from workbench.experiment import Backbone
+from workbench.layers.deform import ModulatedDeformConv, OffsetPredictor
+
+DEEP_STEMS = ("res2net101d",)
+"""Networks that begin with three 3×3 convolutions instead of one 7×7: timm can narrow these itself."""
 
 
 class ResidualBackbone(nn.Module):
     """Feature maps C3, C4, C5 (strides 8, 16, 32) of a residual network.
 
     Frozen stages get no gradient. With ``norm: frozen`` every BatchNorm stays in evaluation mode, its statistics fixed,
-    while its weight and bias are trained (outside the frozen stages), as the released code does.
+    while its weight and bias are trained (outside the frozen stages), as the released code does. With ``dcn`` every
+    3×3 convolution from the second stage on is deformable, those of stride 2 and of many groups too.
 
     Attributes:
         channels: channels of C3, C4, C5.
@@ -24,18 +29,7 @@ class ResidualBackbone(nn.Module):
 
     def __init__(self, settings: Backbone):
         super().__init__()
-        shape = {"layers": settings.layers, "channels": settings.channels}
-        try:
-            self.net = timm.create_model(
-                settings.name,
-                features_only=True,
-                out_indices=(2, 3, 4),
-                **{key: value for key, value in shape.items() if value is not None},
-            )
-        except RuntimeError as error:
-            raise WorkbenchError(f"backbone '{settings.name}': {error}") from None
-        if settings.stem is not None:
-            _narrow_stem(self.net, settings.stem)
+        self.net = _network(settings)
         self.channels: list[int] = self.net.feature_info.channels()
         self.norm_frozen = settings.norm == "frozen"
         if settings.frozen_stages:
@@ -57,24 +51,69 @@ class ResidualBackbone(nn.Module):
         return self.net(images)
 
     def load_pretrained(self, file: Path) -> None:
-        """Take the weights of a torchvision classification checkpoint; its classifier is left out."""
+        """Take the weights of a torchvision or open-mmlab classification checkpoint; its classifier is left out.
+
+        Deformable convolutions take those of the ordinary ones; their offset predictors stay as they are.
+        """
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise WorkbenchError(f"{file}: no such file of pretrained weights") from None
         except Exception as error:
             raise WorkbenchError(f"{file}: no readable checkpoint ({type(error).__name__}); fetch it again") from None
-        weights = {key: value for key, value in weights.items() if not key.startswith("fc.")}
+        weights = weights.get("state_dict", weights)
+        weights = {_timm_name(key): value for key, value in weights.items() if not key.startswith("fc.")}
         try:
             missing, surplus = self.net.load_state_dict(weights, strict=False)
         except RuntimeError as error:
             raise WorkbenchError(
                 f"{file}: not weights of this backbone ({str(error).splitlines()[1].strip()})"
             ) from None
+        predictors = tuple(f"{name}." for name, m in self.net.named_modules() if isinstance(m, OffsetPredictor))
         # Checkpoints older than PyTorch 0.4.1 do not carry this counter, and nothing here reads it.
-        missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+        missing = [key for key in missing if not (key.endswith("num_batches_tracked") or key.startswith(predictors))]
         if missing or surplus:
             raise WorkbenchError(f"{file}: not weights of this backbone (first difference: {(missing + surplus)[0]})")
+
+
+def _network(settings: Backbone) -> nn.ModuleDict:
+    """timm's network that gives C3, C4 and C5, with the widths and depths and the convolutions wanted."""
+    name, stem = settings.name, settings.stem
+    shape = {"layers": settings.layers, "channels": settings.channels}
+    if name in DEEP_STEMS and stem is not None:
+        if stem % 2:
+            raise WorkbenchError(f"backbone '{name}': stem must be even, not {stem}; correct it")
+        shape["stem_width"] = stem // 2
+    given = {key: value for key, value in shape.items() if value is not None}
+    try:
+        net = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), **given)
+    except RuntimeError as error:
+        raise WorkbenchError(f"backbone '{name}': {error}") from None
+    if not all(parameter.numel() for parameter in net.parameters()):
+        raise WorkbenchError(f"backbone '{name}': channels {settings.channels} leave a block without any; take more")
+    if name not in DEEP_STEMS and stem is not None:
+        _narrow_stem(net, stem)
+    if name.startswith("res2net"):
+        # Where a stage begins timm pools its last channels; the published networks do so only where the map shrinks.
+        net["layer1"][0].pool = None
+    if settings.dcn:
+        for stage in ("layer2", "layer3", "layer4"):
+            _deform(net[stage])
+    return net
+
+
+def _deform(stage: nn.Module) -> None:
+    """Make every 3×3 convolution of a stage deformable, in place."""
+    for path, conv in list(stage.named_modules()):
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+            parent, _, name = path.rpartition(".")
+            deformable = ModulatedDeformConv(conv.in_channels, conv.out_channels, conv.stride[0], conv.groups)
+            setattr(stage.get_submodule(parent), name, deformable)
+
+
+def _timm_name(key: str) -> str:
+    """timm's name of a tensor of open-mmlab's: they differ in deep stems, whose last norm timm counts out of them."""
+    return key.replace("stem.7.", "bn1.") if key.startswith("stem.7.") else key.replace("stem.", "conv1.", 1)
 
 
 def _narrow_stem(net: nn.ModuleDict, width: int) -> None:

@@ -1,4 +1,7 @@
-"""Feature pyramid (Lin et al., CVPR 2017) with the two further levels of RetinaNet and FCOS (both ICCV)."""
+"""Feature pyramid (Lin et al., CVPR 2017) with the two further levels of RetinaNet and FCOS (both ICCV), and VFNet-X's.
+
+VFNet-X's has a bottom-up path besides (PANet: Liu et al., CVPR 2018) and deformable convolutions at its outputs.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from workbench.layers.deform import ModulatedDeformConv
 
 
 class FPN(nn.Module):
@@ -39,21 +44,70 @@ class FPN(nn.Module):
         self.outputs = nn.ModuleList(_conv(channels, channels, 3, 1, norm_groups) for _ in in_channels)
         p6_channels = in_channels[-1] if p6_from_input else channels
         self.extra = nn.ModuleList(_conv(c, channels, 3, 2, norm_groups) for c in (p6_channels, channels))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        _initialise(self)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        inner = [lateral(c) for lateral, c in zip(self.laterals, maps, strict=True)]
-        for level in range(len(inner) - 1, 0, -1):
-            lower = inner[level - 1]
-            inner[level - 1] = lower + F.interpolate(inner[level], size=lower.shape[-2:], mode="nearest")
+        inner = _top_down(self.laterals, maps)
         pyramid = [output(x) for output, x in zip(self.outputs, inner, strict=True)]
         pyramid.append(self.extra[0](maps[-1] if self.p6_from_input else pyramid[-1]))
         pyramid.append(self.extra[1](pyramid[-1].relu() if self.relu_before_p7 else pyramid[-1]))
         return pyramid
+
+
+class PAFPN(nn.Module):
+    """P3..P7 from C3, C4, C5 with a bottom-up path after the top-down one: the neck of VFNet-X.
+
+    1×1 laterals and a top-down path as in ``FPN``; 3×3 convolutions; each map, through a 3×3 convolution of stride 2,
+    is added to the next coarser one; DCNv2 on all three levels (the stock PAFPN leaves P3 alone); P6 of P5 and P7 of
+    the rectified P6 by 3×3 convolutions of stride 2. A GroupNorm follows all but the laterals, an activation nothing.
+
+    Args:
+        in_channels: of C3, C4, C5.
+        channels: of every output.
+        norm_groups: groups of every GroupNorm.
+
+    Shapes: ``[B, c_l, H_l, W_l]`` of three levels → ``[B, channels, H_l, W_l]`` of five.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int, norm_groups: int):
+        super().__init__()
+        self.laterals = nn.ModuleList(_conv(c, channels, 1, 1, None) for c in in_channels)
+        self.inner = nn.ModuleList(_conv(channels, channels, 3, 1, norm_groups) for _ in in_channels)
+        self.down = nn.ModuleList(_conv(channels, channels, 3, 2, norm_groups) for _ in in_channels[1:])
+        self.outputs = nn.ModuleList(
+            nn.Sequential(ModulatedDeformConv(channels, channels), nn.GroupNorm(norm_groups, channels))
+            for _ in in_channels
+        )
+        self.extra = nn.ModuleList(_conv(channels, channels, 3, 2, norm_groups) for _ in range(2))
+        # As in the released code this meets the offset predictors too, so that offsets and masks do not start neutral.
+        _initialise(self)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        inner = [conv(x) for conv, x in zip(self.inner, _top_down(self.laterals, maps), strict=True)]
+        for level, down in enumerate(self.down):
+            inner[level + 1] = inner[level + 1] + down(inner[level])
+        pyramid = [output(x) for output, x in zip(self.outputs, inner, strict=True)]
+        pyramid.append(self.extra[0](pyramid[-1]))
+        pyramid.append(self.extra[1](pyramid[-1].relu()))
+        return pyramid
+
+
+def _top_down(laterals: nn.ModuleList, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Laterals of all maps, to each the next coarser sum, upsampled to its size, added."""
+    inner = [lateral(c) for lateral, c in zip(laterals, maps, strict=True)]
+    for level in range(len(inner) - 1, 0, -1):
+        lower = inner[level - 1]
+        inner[level - 1] = lower + F.interpolate(inner[level], size=lower.shape[-2:], mode="nearest")
+    return inner
+
+
+def _initialise(neck: nn.Module) -> None:
+    """Ordinary convolutions: Xavier-uniform weights, zero biases."""
+    for module in neck.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _conv(in_channels: int, channels: int, kernel: int, stride: int, norm_groups: int | None) -> nn.Module:
