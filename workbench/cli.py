@@ -23,6 +23,18 @@ app.add_typer(bench, name="bench")
 
 Folder = Annotated[Path, typer.Argument(help="A run's folder, results/<scale>/runs/<run>.")]
 Seed = Annotated[int, typer.Option(min=0, help="Which training of the run.")]
+
+
+def _trained(text: str) -> int | str:
+    if text != "released" and not text.isdecimal():
+        raise typer.BadParameter("a seed, 0 or more, or 'released'")
+    return text if text == "released" else int(text)
+
+
+Trained = Annotated[
+    str,
+    typer.Option("--seed", parser=_trained, metavar="SEED", help="Which training, or 'released' for imported weights."),
+]
 Data = Annotated[Path, typer.Option("--data", help="The data set: annotations/, train2017/, val2017/.")]
 Scale = Annotated[str, typer.Option(help="A scale in experiments/scales.")]
 Results = Annotated[Path, typer.Option(help="Where results lie.")]
@@ -112,7 +124,7 @@ def train(
 
 
 @app.command()
-def detect(run: Folder, variant: VariantFile, data: Data, seed: Seed = 0, workers: Workers = None) -> None:
+def detect(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0", workers: Workers = None) -> None:
     """Run a trained detector over val2017 and write detections.json."""
     from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
     from workbench.pipeline import detect_run
@@ -123,15 +135,28 @@ def detect(run: Folder, variant: VariantFile, data: Data, seed: Seed = 0, worker
 
 
 @app.command()
-def evaluate(run: Folder, variant: VariantFile, data: Data, seed: Seed = 0) -> None:
+def evaluate(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0") -> None:
     """Compute COCO's metrics of detections.json and write metrics.json."""
+    from workbench.experiment import seed_folder
     from workbench.pipeline import evaluate_run
 
     metrics = evaluate_run(run, variant, data, seed)
     shown = "  ".join(
         f"{k} {'n/a' if metrics[k] is None else f'{100 * metrics[k]:.1f}'}" for k in ("AP", "AP50", "AP75")
     )
-    print(f"{run.name} seed {seed}: {shown}")
+    print(f"{run.name} {seed_folder(seed)}: {shown}")
+
+
+@app.command()
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of MMDetection 2 or 3.")],
+    run: Annotated[Path, typer.Option(help="The run of the same detector, results/<scale>/runs/<run>.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Its data set, where the classes are not COCO's.")] = None,
+) -> None:
+    """Turn published weights into a run's, for `--seed released`; nothing that the file holds is executed."""
+    from workbench.checkpoints import import_checkpoint as run_import
+
+    run_import(file, run, data, lambda line: print(f"{run.name}: {line}", file=sys.stderr))
 
 
 @app.command()
@@ -185,7 +210,7 @@ def plan(
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     run: Annotated[Path, typer.Option(help="A trained run, results/<scale>/runs/<run>.")],
-    seed: Seed = 0,
+    seed: Trained = "0",
     out: Annotated[Path, typer.Option(help="Folder for drawn pictures and detections.json.")] = Path("predictions"),
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Draw and list boxes of at least this score.")] = 0.3,
 ) -> None:

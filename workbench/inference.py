@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +14,7 @@ from workbench.data import loader
 from workbench.data.coco import CocoDetection
 from workbench.detectors import Detector, build_detector
 from workbench.errors import WorkbenchError, one_line
-from workbench.experiment import Experiment, Variant
+from workbench.experiment import Experiment, Variant, seed_folder
 from workbench.files import read_json
 from workbench.progress import Reporter
 from workbench.yamlfile import validated
@@ -37,30 +38,35 @@ def read_experiment(folder: Path) -> Experiment:
     return validated(Experiment, read_json(path, "the run's settings"), str(path))
 
 
-def load_run(folder: Path | str, seed: int = 0) -> TrainedRun:
-    """The run in ``results/<scale>/runs/<run>``, as trained with ``seed``.
+def load_run(folder: Path | str, seed: int | Literal["released"] = 0) -> TrainedRun:
+    """The run in ``results/<scale>/runs/<run>``, as trained with ``seed``, or with the published weights.
 
     Raises:
         WorkbenchError: not a run's folder, not trained yet, or weights of another architecture.
     """
     folder = Path(folder)
     experiment = read_experiment(folder)
-    weights = folder / f"seed{seed}" / "model.safetensors"
+    weights = folder / seed_folder(seed) / "model.safetensors"
+    published = seed == "released"
     if not weights.is_file():
-        raise WorkbenchError(f"{weights}: no such file; this run has not been trained with seed {seed}")
+        fault = f"this run has not been trained with seed {seed}"
+        if published:
+            fault = "import published weights first (workbench import-checkpoint)"
+        raise WorkbenchError(f"{weights}: no such file; {fault}")
+    again = "import them again" if published else "train again"
     facts = read_json(weights.with_name("train.json"), "facts of the training")
     detector = build_detector(experiment)
     try:
         detector.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, OSError) as error:
         fault = f"not the weights of this run ({one_line(error)})"
-        raise WorkbenchError(f"{weights}: {fault}; delete it and train again") from None
+        raise WorkbenchError(f"{weights}: {fault}; delete it and {again}") from None
     try:
         classes = tuple(facts["category_ids"]), tuple(facts["class_names"])
     except (KeyError, TypeError):
         path = weights.with_name("train.json")
         raise WorkbenchError(
-            f"{path}: it does not say category_ids and class_names; delete it and {weights.name} and train again"
+            f"{path}: it does not say category_ids and class_names; delete it and {weights.name} and {again}"
         ) from None
     return TrainedRun(detector.eval(), experiment, *classes, facts)
 

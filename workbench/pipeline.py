@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workbench.catalog import Rehearsal, Row, load_table
 from workbench.errors import WorkbenchError
-from workbench.experiment import Variant
+from workbench.experiment import Variant, seed_folder
 from workbench.files import read_json, write_json_atomically
 from workbench.provenance import code_digest, provenance
 from workbench.yamlfile import near_miss, validated
@@ -22,9 +22,9 @@ def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) 
     return results / (f"{scale}-rehearsal" if rehearsal else scale)
 
 
-def metrics_file(folder: Path, row: Row, seed: int) -> Path:
+def metrics_file(folder: Path, row: Row, seed: int | str) -> Path:
     """Where a row's metrics of one training lie below ``results/<scale>``."""
-    return folder / "runs" / row.run / f"seed{seed}" / row.variant_folder / "metrics.json"
+    return folder / "runs" / row.run / seed_folder(seed) / row.variant_folder / "metrics.json"
 
 
 def check_folders(folders: Iterable[Path]) -> None:
@@ -57,7 +57,7 @@ def read_variant(path: Path) -> Variant:
     return validated(Variant, read_json(path, "settings of an evaluation"), str(path))
 
 
-def detect_run(run: Path, variant_file: Path, data_root: Path, seed: int, workers: int) -> None:
+def detect_run(run: Path, variant_file: Path, data_root: Path, seed: int | str, workers: int) -> None:
     """Detections of a trained run on val2017 → ``detections.json`` in the variant's folder."""
     import torch
 
@@ -75,26 +75,26 @@ def detect_run(run: Path, variant_file: Path, data_root: Path, seed: int, worker
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     began = time.monotonic()
-    with Reporter(f"{run.name} seed {seed}", len(data.images)) as reporter:
+    with Reporter(f"{run.name} {seed_folder(seed)}", len(data.images)) as reporter:
         found = detect_data_set(trained.detector, data, variant, device, workers, reporter=reporter)
-    folder = run / f"seed{seed}" / variant_file.stem
+    folder = run / seed_folder(seed) / variant_file.stem
     facts = {"detection_seconds": round(time.monotonic() - began, 2), **provenance()}
     write_json_atomically(folder / "detection.json", facts)
     write_json_atomically(folder / "detections.json", found, indent=None)
 
 
-def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int) -> dict:
+def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int | str) -> dict:
     """COCO's metrics of a run's detections → ``metrics.json`` beside them, with provenance; returned too."""
     from workbench.evaluation import evaluate_detections, read_detections
 
     variant = read_variant(variant_file)
-    folder = run / f"seed{seed}" / variant_file.stem
+    folder = run / seed_folder(seed) / variant_file.stem
     annotations = data_root / "annotations" / "instances_val2017.json"
     ids = None
     if variant.limit_images is not None:
         ids = [image["id"] for image in read_json(annotations, "annotations")["images"][: variant.limit_images]]
     metrics = evaluate_detections(annotations, read_detections(folder / "detections.json"), ids)
-    training = read_json(run / f"seed{seed}" / "train.json", "facts of the training")
+    training = read_json(run / seed_folder(seed) / "train.json", "facts of the training")
     detection = read_json(folder / "detection.json", "facts of the detection")
     metrics["provenance"] = {
         "seed": seed,

@@ -20,7 +20,7 @@ from workbench.report.drawing import draw_detections
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
-def predict_images(paths: list[Path], run: Path, seed: int, out: Path, min_score: float) -> Iterator[str]:
+def predict_images(paths: list[Path], run: Path, seed: int | str, out: Path, min_score: float) -> Iterator[str]:
     """Write each picture with its detections drawn and one ``detections.json``; yields a line a picture.
 
     Args:

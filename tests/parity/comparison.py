@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from workbench.data.coco import ImageRecord
 from workbench.data.transforms import Sample
+from workbench.mmdet_names import renamer
 
 CLASSES = 80
 SHAPES = {  # one or more images (height, width)
@@ -76,14 +77,16 @@ def take_weights(ours, theirs, name_of):
     return state
 
 
-def renamed(name, starts):
-    """Their name with its longest matching start replaced."""
-    start = max((s for s in starts if name.startswith(s)), key=len)
-    return starts[start] + name.removeprefix(start)
+def head_renamer(experiment):
+    """Their name of a tensor within a head alone → our place for it within ours."""
+    place = renamer(experiment)
 
+    def within(name):
+        found = place(f"bbox_head.{name}")
+        ours, *element = (found,) if isinstance(found, str) else found
+        return (ours.removeprefix("head."), *element) if element else ours.removeprefix("head.")
 
-def block_name(name):
-    return name.replace(".conv.", ".0.").replace(".gn.", ".1.")
+    return within
 
 
 def draw_boxes(rng, count, height, width, smallest=4.0):

@@ -15,12 +15,11 @@ from tests.parity.comparison import (
     CLASSES,
     SHAPES,
     as_theirs,
-    block_name,
     difference,
     draw_samples,
     enliven,
+    head_renamer,
     pairs_of_level,
-    renamed,
     take_weights,
 )
 from workbench.boxes import encode_distances, per_cell, square_anchors
@@ -31,6 +30,7 @@ from workbench.detectors.atss import ATSSHead, expected_distances
 from workbench.detectors.layers import STRIDES, flatten_levels
 from workbench.families import Distribution
 from workbench.losses.classification import QualityFocalLoss
+from workbench.mmdet_names import renamer
 
 CONFIGS = {"atss": "atss/atss_r50_fpn_1x_coco.py", "gfl": "gfl/gfl_r50_fpn_1x_coco.py"}
 ROWS = {"atss": ("table5", "t5_atss_fl"), "gfl": ("gfl_table3", "gfl3_qfl_dfl")}
@@ -44,26 +44,7 @@ BOX_TERMS = {"box", "distribution"}
 # The two detectors with the same weights.
 
 
-def our_name(name):
-    """MMDetection's name of a tensor of either detector → ours."""
-    kind = "gfl" if ".gfl_" in name else "atss"
-    starts = {
-        "backbone.": "backbone.net.",
-        "neck.lateral_convs.": "neck.laterals.",
-        "neck.fpn_convs.": "neck.outputs.",
-        "neck.fpn_convs.3.": "neck.extra.0.",
-        "neck.fpn_convs.4.": "neck.extra.1.",
-        "bbox_head.cls_convs.": "head.cls_tower.",
-        "bbox_head.reg_convs.": "head.reg_tower.",
-        f"bbox_head.{kind}_cls.": "head.cls_out.",
-        f"bbox_head.{kind}_reg.": "head.box_out.",
-        "bbox_head.atss_centerness.": "head.centerness_out.",
-        "bbox_head.scales.": "head.scales.",
-    }
-    name = renamed(name, starts)
-    if name.startswith("head.scales."):
-        return "head.scales.factors", int(name.split(".")[2])
-    return name.replace(".conv.", ".") if name.startswith("neck.") else block_name(name)
+NAMES = {kind: renamer(load_row(*row, "coco").experiment) for kind, row in ROWS.items()}
 
 
 def without_constants(state):
@@ -90,7 +71,7 @@ def pair(request, mm):
     theirs = enliven(mm.model(config), 0)
     enliven_head(theirs.bbox_head, kind)
     ours = build_detector(load_row(*ROWS[kind], "coco").experiment)
-    ours.load_state_dict(take_weights(ours.state_dict(), without_constants(theirs.state_dict()), our_name))
+    ours.load_state_dict(take_weights(ours.state_dict(), without_constants(theirs.state_dict()), NAMES[kind]))
     return kind, ours.eval(), theirs
 
 
@@ -263,7 +244,7 @@ def test_a_small_sum_of_weights(pair, outputs):
 
 
 def test_gradients(pair, outputs):
-    _, ours, theirs = pair
+    kind, ours, theirs = pair
     mine, wanted = both_losses(pair, outputs["200 and 120"])
     gradients = {}
     for side, model, terms in (("mine", ours, mine), ("theirs", theirs, wanted)):
@@ -273,7 +254,7 @@ def test_gradients(pair, outputs):
     frozen = ("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")
     assert not any(name.startswith(frozen) for name in gradients["mine"])
     assert any(name.startswith("backbone.net.layer2.0.bn1") for name in gradients["mine"])
-    reference = take_weights(gradients["mine"], gradients["theirs"], our_name)
+    reference = take_weights(gradients["mine"], gradients["theirs"], NAMES[kind])
     for name, gradient in gradients["mine"].items():
         assert reference[name].any(), name
         assert difference(gradient, reference[name]) < 1e-3, name
@@ -328,8 +309,8 @@ def test_head_with_another_number_of_intervals(mm, intervals):
     ours = ATSSHead(
         CLASSES, 32, QualityFocalLoss(), centerness=False, distribution=Distribution(intervals=intervals), depth=2
     )
-    weights = {f"bbox_head.{name}": tensor for name, tensor in without_constants(theirs.state_dict()).items()}
-    ours.load_state_dict(take_weights(ours.state_dict(), weights, lambda name: without_first(our_name(name), "head.")))
+    name_of = head_renamer(load_row(*ROWS["gfl"], "coco").experiment)
+    ours.load_state_dict(take_weights(ours.state_dict(), without_constants(theirs.state_dict()), name_of))
     samples = draw_samples([(96, 320), (90, 200)], [5, 3])
     samples[0].boxes[0] = 8, 40, 312, 54  # so long that its ends lie beyond the last value of its cells
     batch = collate(samples)
@@ -351,7 +332,3 @@ def test_head_with_another_number_of_intervals(mm, intervals):
     torch.testing.assert_close(
         expected_distances(codes, 1.0), theirs.integral(codes.flatten(0, 1)).view(2, -1, 4), rtol=1e-5, atol=1e-5
     )
-
-
-def without_first(name, start):
-    return name.removeprefix(start) if isinstance(name, str) else (name[0].removeprefix(start), name[1])

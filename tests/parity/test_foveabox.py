@@ -11,13 +11,11 @@ from torch import nn
 from tests.parity.comparison import (
     SHAPES,
     as_theirs,
-    block_name,
     difference,
     draw_boxes,
     draw_samples,
     enliven,
     pairs_of_level,
-    renamed,
     take_weights,
 )
 from workbench.assigners.assignment import BACKGROUND
@@ -28,25 +26,12 @@ from workbench.data.transforms import collate
 from workbench.detectors import build_detector
 from workbench.detectors.foveabox import RANGES
 from workbench.detectors.layers import STRIDES, flatten_levels
+from workbench.mmdet_names import renamer
 
 LENGTHS = (16, 32, 64, 128, 256)
 
 
-def our_name(name):
-    """MMDetection's name of a tensor → ours."""
-    starts = {
-        "backbone.": "backbone.net.",
-        "neck.lateral_convs.": "neck.laterals.",
-        "neck.fpn_convs.": "neck.outputs.",
-        "neck.fpn_convs.3.": "neck.extra.0.",
-        "neck.fpn_convs.4.": "neck.extra.1.",
-        "bbox_head.cls_convs.": "head.cls_tower.",
-        "bbox_head.reg_convs.": "head.reg_tower.",
-        "bbox_head.conv_cls.": "head.cls_out.",
-        "bbox_head.conv_reg.": "head.box_out.",
-    }
-    name = renamed(name, starts)
-    return name.replace(".conv.", ".") if name.startswith("neck.") else block_name(name)
+our_name = renamer(load_experiment("table5", "t5_foveabox_fl", "coco"))
 
 
 @torch.no_grad()

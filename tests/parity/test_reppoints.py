@@ -16,13 +16,11 @@ from tests.parity.comparison import (
     CLASSES,
     SHAPES,
     as_theirs,
-    block_name,
     difference,
     draw_boxes,
     draw_samples,
     enliven,
     pairs_of_level,
-    renamed,
     take_weights,
 )
 from workbench.assigners.assignment import BACKGROUND, IGNORE, PADDING
@@ -35,6 +33,7 @@ from workbench.detectors import build_detector
 from workbench.detectors.layers import STRIDES, flatten_levels
 from workbench.detectors.reppoints import moment_boxes
 from workbench.layers.deform import regular_grid
+from workbench.mmdet_names import renamer
 
 NEAR = 1e-6
 """Relative differences below this one are left to rounding."""
@@ -43,41 +42,29 @@ NEAR = 1e-6
 # The two detectors with the same weights.
 
 
-def reppoints_name(name):
-    """MMDetection's name of a tensor of RepPoints → ours."""
-    starts = {
-        "backbone.": "backbone.net.",
-        "neck.lateral_convs.": "neck.laterals.",
-        "neck.fpn_convs.": "neck.outputs.",
-        "neck.fpn_convs.3.": "neck.extra.0.",
-        "neck.fpn_convs.4.": "neck.extra.1.",
-        "bbox_head.cls_convs.": "head.cls_tower.",
-        "bbox_head.reg_convs.": "head.reg_tower.",
-        "bbox_head.reppoints_pts_init_": "head.points_",
-        "bbox_head.reppoints_pts_refine_": "head.refine_",
-        "bbox_head.reppoints_cls_": "head.cls_",
-        "bbox_head.moment_transfer": "head.moment_transfer",
-    }
-    return block_name(renamed(name, starts))
+reppoints_name = renamer(load_experiment("table5", "t5_reppoints_fl", "coco"))
+
+
+@torch.no_grad()
+def enliven_points(model):
+    """Initial boxes of about four strides, and classes that differ from cell to cell."""
+    head, generator = model.bbox_head, torch.Generator().manual_seed(1)
+    head.moment_transfer.copy_(torch.tensor([0.2, -0.3]))
+    head.reppoints_pts_init_out.weight.mul_(0.5)
+    head.reppoints_pts_init_out.bias.copy_(2 * regular_grid("cpu") + torch.randn(18, generator=generator) * 0.3)
+    head.reppoints_pts_refine_out.weight.mul_(0.3)
+    weight = head.reppoints_cls_out.weight
+    weight.copy_(2 * (weight - weight.mean(1, keepdim=True)))  # rectified features are alike in their mean
+    head.reppoints_cls_out.bias.copy_(torch.randn(CLASSES, generator=generator) * 0.3 - 5.2)
+    return model
 
 
 @pytest.fixture(scope="session")
 def theirs(mm):
-    """MMDetection's RepPoints by its shipped configuration, with initial boxes of about four strides."""
+    """MMDetection's RepPoints by its shipped configuration."""
     config = mm.config("reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco.py").model
     config.backbone.init_cfg = None
-    model = enliven(mm.model(config), 0)
-    head, generator = model.bbox_head, torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        head.moment_transfer.copy_(torch.tensor([0.2, -0.3]))
-        head.reppoints_pts_init_out.weight.mul_(0.5)
-        head.reppoints_pts_init_out.bias.copy_(2 * regular_grid("cpu") + torch.randn(18, generator=generator) * 0.3)
-        head.reppoints_pts_refine_out.weight.mul_(0.3)
-        # Rectified features are alike in their mean: without it the classes differ from cell to cell.
-        weight = head.reppoints_cls_out.weight
-        weight.copy_(2 * (weight - weight.mean(1, keepdim=True)))
-        head.reppoints_cls_out.bias.copy_(torch.randn(CLASSES, generator=generator) * 0.3 - 5.2)
-    return model
+    return enliven_points(enliven(mm.model(config), 0))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from tests.parity.comparison import (
     draw_samples,
     enliven,
     pairs_of_level,
-    renamed,
     take_weights,
 )
 from workbench.assigners.assignment import BACKGROUND, IGNORE
@@ -30,25 +29,21 @@ from workbench.data.transforms import collate
 from workbench.detectors import build_detector
 from workbench.detectors.layers import STRIDES
 from workbench.detectors.retinanet import pyramid_anchors
+from workbench.mmdet_names import renamer
 
 ROW = ("table5", "t5_retinanet_fl", "coco")
 
 
-def retinanet_name(name):
-    """MMDetection's name of a tensor of RetinaNet → ours."""
-    starts = {
-        "backbone.": "backbone.net.",
-        "neck.lateral_convs.": "neck.laterals.",
-        "neck.fpn_convs.": "neck.outputs.",
-        "neck.fpn_convs.3.": "neck.extra.0.",
-        "neck.fpn_convs.4.": "neck.extra.1.",
-        "bbox_head.cls_convs.": "head.cls_tower.",
-        "bbox_head.reg_convs.": "head.reg_tower.",
-        "bbox_head.retina_cls.": "head.cls_out.",
-        "bbox_head.retina_reg.": "head.box_out.",
-    }
-    name = renamed(name, starts)
-    return name.replace(".conv.", "." if name.startswith("neck.") else ".0.")
+retinanet_name = renamer(load_experiment(*ROW))
+
+
+@torch.no_grad()
+def calm_outputs(model):
+    """Scores about as low as a trained head's, and boxes not far from their anchors."""
+    model.bbox_head.retina_cls.weight *= 0.1
+    model.bbox_head.retina_cls.bias.mul_(7).sub_(5.2)
+    model.bbox_head.retina_reg.weight *= 0.03
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -56,12 +51,7 @@ def theirs(mm):
     """MMDetection's RetinaNet by its shipped configuration."""
     config = mm.config("retinanet/retinanet_r50_fpn_1x_coco.py").model
     config.backbone.init_cfg = None
-    model = enliven(mm.model(config), 10)
-    with torch.no_grad():  # scores about as low as a trained head's, and boxes not far from their anchors
-        model.bbox_head.retina_cls.weight *= 0.1
-        model.bbox_head.retina_cls.bias.mul_(7).sub_(5.2)
-        model.bbox_head.retina_reg.weight *= 0.03
-    return model
+    return calm_outputs(enliven(mm.model(config), 10))
 
 
 @pytest.fixture(scope="session")

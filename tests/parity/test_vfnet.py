@@ -15,13 +15,12 @@ from tests.parity.comparison import (
     CLASSES,
     SHAPES,
     as_theirs,
-    block_name,
     difference,
     draw_boxes,
     draw_samples,
     enliven,
+    head_renamer,
     pairs_of_level,
-    renamed,
     take_weights,
 )
 from workbench.assigners.assignment import BACKGROUND, PADDING
@@ -34,6 +33,7 @@ from workbench.detectors.layers import flatten_levels
 from workbench.detectors.vfnet import STRIDES, VFNetHead
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
 from workbench.losses.regression import giou_loss
+from workbench.mmdet_names import renamer
 
 FOCAL = {
     "use_vfl": False,
@@ -44,46 +44,8 @@ FOCAL = {
 # The two detectors with the same weights.
 
 
-def vfnet_name(name):
-    """MMDetection's name of a tensor of VFNet → ours."""
-    starts = {
-        "backbone.": "backbone.net.",
-        "neck.lateral_convs.": "neck.laterals.",
-        "neck.fpn_convs.": "neck.outputs.",
-        "neck.fpn_convs.3.": "neck.extra.0.",
-        "neck.fpn_convs.4.": "neck.extra.1.",
-        "bbox_head.cls_convs.": "head.cls_tower.",
-        "bbox_head.reg_convs.": "head.reg_tower.",
-        "bbox_head.vfnet_reg_conv.": "head.box_conv.",
-        "bbox_head.vfnet_reg.": "head.box_out.",
-        "bbox_head.vfnet_reg_refine_dconv.": "head.box_star.",
-        "bbox_head.vfnet_reg_refine.": "head.refine_out.",
-        "bbox_head.vfnet_cls_dconv.": "head.cls_star.",
-        "bbox_head.vfnet_cls.": "head.cls_out.",
-        "bbox_head.scales.": "head.scales.",
-        "bbox_head.scales_refine.": "head.refine_scales.",
-    }
-    name = renamed(name, starts)
-    if name.startswith(("head.scales.", "head.refine_scales.")):
-        module, level, _ = name.rsplit(".", 2)
-        return f"{module}.factors", int(level)
-    return name.replace(".conv.", ".") if name.startswith("neck.") else block_name(name)
-
-
-def raw_name(name):
-    """MMDetection's name of a tensor of a four-block FCOS head → ours of FCOS + ATSS."""
-    starts = {
-        "cls_convs.": "cls_tower.",
-        "reg_convs.": "reg_tower.",
-        "cls_convs.3.": "cls_conv.",
-        "reg_convs.3.": "box_conv.",
-        "conv_cls.": "cls_out.",
-        "conv_reg.": "box_out.",
-        "conv_centerness.": "centerness_out.",
-        "scales.": "scales.",
-    }
-    name = renamed(name, starts)
-    return ("scales.factors", int(name.split(".")[1])) if name.startswith("scales.") else block_name(name)
+vfnet_name = renamer(load_experiment("table3", "t3_full_vfl", "coco"))
+fcos_name = head_renamer(load_experiment("table3", "t3_fcos_atss", "coco"))
 
 
 @pytest.fixture(scope="session")
@@ -341,7 +303,7 @@ def test_head_of_fcos_atss(mm):
     settings = {"type": "FCOSHead", "num_classes": CLASSES, "in_channels": 64, "feat_channels": 64, "stacked_convs": 4}
     theirs = enliven(mm.model({**settings, "strides": list(STRIDES), "centerness_on_reg": True}), 6)
     ours = VFNetHead(CLASSES, 64, 64, FocalLoss(), star=False, refine=False, centerness=True)
-    ours.load_state_dict(take_weights(ours.state_dict(), theirs.state_dict(), raw_name))
+    ours.load_state_dict(take_weights(ours.state_dict(), theirs.state_dict(), fcos_name))
     pyramid = [torch.randn(2, 64, *size) for size in ((12, 20), (6, 10), (3, 5), (2, 3), (1, 2))]
     found, (logits, distances, centerness) = ours(pyramid), theirs(pyramid)
     assert difference(found.logits, flatten_levels(logits)) < 1e-4
