@@ -41,6 +41,9 @@ all tables figures: $(VENV)/.ready
 table%: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores all $@
 
+gfl_table%: $(VENV)/.ready
+	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores all $@
+
 test: lint
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest --durations=8
 

@@ -1,6 +1,6 @@
 """Stochastic weight averaging: the plain mean of a model's parameters at several moments of its training.
 
-Izmailov et al., UAI 2018; for detectors Zhang et al., SWA Object Detection, arXiv:2012.12645 (recipes h).
+Izmailov et al., UAI 2018; for detectors Zhang et al., SWA Object Detection, arXiv:2012.12645.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _of_one_image(scores: Tensor, boxes: Tensor, quality: Tensor | None, variant
 
 
 def soft_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, limit: int) -> tuple[Tensor, Tensor]:
-    """The best boxes of an image after linear soft-NMS, class by class (Bodla et al., ICCV 2017, eq. 3; recipes g).
+    """The best boxes of an image after linear soft-NMS, class by class (Bodla et al., ICCV 2017, eq. 3).
 
     The box of the highest score is picked, and those of its class that overlap it by ``iou`` or more have their scores
     multiplied by 1 - IoU; and so on. All classes take part in each round: one does not touch another's scores, and

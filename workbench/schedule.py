@@ -33,7 +33,7 @@ def rate_factor(training: Training, step: int, steps_per_epoch: int) -> float:
 
 
 def cycle_rate(swa: WeightAveraging, step: int, steps: int) -> float:
-    """Learning rate at ``step`` (from 0) of a cycle of ``steps``: half a cosine from high towards low (recipes h)."""
+    """Learning rate at ``step`` (from 0) of a cycle of ``steps``: half a cosine from high towards low."""
     return swa.low + 0.5 * (swa.high - swa.low) * (1 + math.cos(math.pi * step / steps))
 
 

@@ -125,7 +125,7 @@ def test_names_of_runs():
 
 
 def test_offset_predictors_biases_learn_as_weights_do():
-    """Every other bias outside norm layers has twice the rate and no decay (recipes h)."""
+    """Every other bias outside norm layers has twice the rate and no decay."""
     chosen = experiment("resnet50", True, "mini", pafpn=True)
     training, detector = chosen.training, build_detector(chosen)
     names = {id(p): name for name, p in detector.named_parameters()}

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.data.coco import ImageRecord
-from workbench.data.transforms import Sample
+from workbench.data.transforms import Sample, collate
 from workbench.mmdet_names import renamer
 
 CLASSES = 80
@@ -131,7 +131,34 @@ def difference(a, b):
     return float((a - b).abs().max() / b.abs().max())
 
 
-def pairs_of_level(found, level):
-    """Logits ``[B, pairs]`` of all (cell, class) pairs of a level."""
-    ends = np.cumsum([rows * columns for rows, columns in found.shapes])
-    return found.logits[:, ends[level] - np.prod(found.shapes[level]) : ends[level]].flatten(1)
+DETECTION_SIZES = [*list(SHAPES.values())[:3], [(160, 224), (150, 195)], [(256, 320)]]
+DETECTION_IDS = [*list(SHAPES)[:3], "two", "large"]
+
+
+def both_detections(mm, ours, theirs, variant, classifier, sizes, monkeypatch):
+    """Detections of images of ``sizes`` by both sides, whose classifiers' biases are raised until there are plenty.
+
+    MMDetection keeps the best 1000 pairs of cell and class above the threshold of each level, we the best 1000 cells
+    (or anchors) and all their pairs above it: with 900 pairs above it in the fullest level both are the same.
+    """
+    samples = draw_samples(sizes, [0] * len(sizes), seed=5)
+    batch = collate(samples)
+    images, listed = as_theirs(mm, theirs, samples)
+    found = ours.predict(batch.images)
+    pairs = [logits.flatten(1) for logits in found.logits.split([len(at) for at in found.points], dim=1)]
+    highest = max(float(logits.topk(900).values[:, -1].max()) for logits in pairs if logits.shape[1] > 900)
+    raised = float(torch.tensor(variant.score_threshold).logit()) - highest
+    for conv in (ours.head.cls_out, classifier):
+        monkeypatch.setitem(conv._parameters, "bias", nn.Parameter(conv.bias + raised))
+    wanted = [x.pred_instances for x in theirs.predict(images, listed, rescale=False)]
+    return ours.detect(batch.images, batch.sizes, variant), wanted
+
+
+def assert_same_detections(here, there):
+    """Plenty of them, in the same order; MMDetection alone drops empty boxes, so there must be none."""
+    assert len(there) >= 50
+    assert there.labels.unique().numel() >= 10
+    assert (here.boxes[:, 2:] > here.boxes[:, :2]).all()
+    assert torch.equal(here.labels, there.labels)
+    torch.testing.assert_close(here.scores, there.scores, rtol=0, atol=1e-4)
+    torch.testing.assert_close(here.boxes, there.bboxes, rtol=0, atol=1e-2)

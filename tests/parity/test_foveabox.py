@@ -6,16 +6,18 @@ MMDetection has it with the focal loss alone; what it lacks is checked in tests/
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from tests.parity.comparison import (
+    DETECTION_IDS,
+    DETECTION_SIZES,
     SHAPES,
     as_theirs,
+    assert_same_detections,
+    both_detections,
     difference,
     draw_boxes,
     draw_samples,
     enliven,
-    pairs_of_level,
     take_weights,
 )
 from workbench.assigners.assignment import BACKGROUND
@@ -246,35 +248,20 @@ def test_assignment(mm, labeller):
 # 5. Detections.
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [*list(SHAPES.values())[:3], [(160, 224), (150, 195)], [(256, 320)]],
-    ids=[*list(SHAPES)[:3], "two", "large"],
-)
+@pytest.mark.parametrize("sizes", DETECTION_SIZES, ids=DETECTION_IDS)
 @torch.no_grad()
 def test_detections(mm, ours, theirs, monkeypatch, sizes):
-    # The difference between the candidates of both sides (see test_vfnet) is kept out in the same way.
-    samples = draw_samples(sizes, [0] * len(sizes), seed=5)
-    batch = collate(samples)
-    images, listed = as_theirs(mm, theirs, samples)
-    found = ours.predict(batch.images)
-    threshold = float(torch.tensor(0.05).logit())
-    raised = min(
-        threshold - float(logits.topk(900).values[:, -1].max())
-        for logits in (pairs_of_level(found, level) for level in range(5))
-        if logits.shape[1] > 900
+    mine, wanted = both_detections(
+        mm,
+        ours,
+        theirs,
+        load_row("table5", "t5_foveabox_fl", "coco").variant,
+        theirs.bbox_head.conv_cls,
+        sizes,
+        monkeypatch,
     )
-    for classifier in (ours.head.cls_out, theirs.bbox_head.conv_cls):
-        monkeypatch.setitem(classifier._parameters, "bias", nn.Parameter(classifier.bias + raised))
-    mine = ours.detect(batch.images, batch.sizes, load_row("table5", "t5_foveabox_fl", "coco").variant)
-    wanted = [x.pred_instances for x in theirs.predict(images, listed, rescale=False)]
     for here, there, (height, width) in zip(mine, wanted, sizes, strict=True):
-        assert len(there) >= 50
-        assert there.labels.unique().numel() >= 10
-        assert (here.boxes[:, 2:] > here.boxes[:, :2]).all()  # MMDetection alone drops empty boxes: there are none
-        assert torch.equal(here.labels, there.labels)
-        torch.testing.assert_close(here.scores, there.scores, rtol=0, atol=1e-4)
-        torch.testing.assert_close(here.boxes, there.bboxes, rtol=0, atol=1e-2)
+        assert_same_detections(here, there)
         # This detector alone clips a pixel short of the right and bottom side.
         assert there.bboxes[:, 2].max() == width - 1
         assert there.bboxes[:, 3].max() == height - 1

@@ -1,6 +1,6 @@
 """VFNet, its raw ancestors, their losses and ATSS against MMDetection 3.3.0, with the same random weights.
 
-Where MMDetection differs on purpose (recipes g and j of the fact sheet) the inputs are chosen so that both ways agree.
+Where MMDetection differs on purpose (which candidates it keeps, empty boxes) the inputs are chosen so that both ways agree.
 """
 
 from dataclasses import replace
@@ -8,19 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from tests.parity.comparison import (
     CLASSES,
+    DETECTION_IDS,
+    DETECTION_SIZES,
     SHAPES,
     as_theirs,
+    assert_same_detections,
+    both_detections,
     difference,
     draw_boxes,
     draw_samples,
     enliven,
     head_renamer,
-    pairs_of_level,
     take_weights,
 )
 from workbench.assigners.assignment import BACKGROUND, PADDING
@@ -261,36 +263,20 @@ def test_atss_assignment(mm):
 # 5. Detections.
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [*list(SHAPES.values())[:3], [(160, 224), (150, 195)], [(256, 320)]],
-    ids=[*list(SHAPES)[:3], "two", "large"],
-)
+@pytest.mark.parametrize("sizes", DETECTION_SIZES, ids=DETECTION_IDS)
 @torch.no_grad()
 def test_detections(mm, ours, theirs, monkeypatch, sizes):
-    # MMDetection keeps the best 1000 pairs above the threshold of each level, we the best 1000 cells and all their
-    # pairs above it: with fewer than 1000 pairs above it in every level, even one of 1280 cells, both are the same.
-    samples = draw_samples(sizes, [0] * len(sizes), seed=5)
-    batch = collate(samples)
-    images, listed = as_theirs(mm, theirs, samples)
-    found = ours.predict(batch.images)
-    threshold = float(torch.tensor(0.05).logit())
-    raised = min(
-        threshold - float(logits.topk(900).values[:, -1].max())
-        for logits in (pairs_of_level(found, level) for level in range(5))
-        if logits.shape[1] > 900
+    mine, wanted = both_detections(
+        mm,
+        ours,
+        theirs,
+        load_row("table3", "t3_full_vfl", "coco").variant,
+        theirs.bbox_head.vfnet_cls,
+        sizes,
+        monkeypatch,
     )
-    for classifier in (ours.head.cls_out, theirs.bbox_head.vfnet_cls):
-        monkeypatch.setitem(classifier._parameters, "bias", nn.Parameter(classifier.bias + raised))
-    mine = ours.detect(batch.images, batch.sizes, load_row("table3", "t3_full_vfl", "coco").variant)
-    wanted = [x.pred_instances for x in theirs.predict(images, listed, rescale=False)]
     for here, there in zip(mine, wanted, strict=True):
-        assert len(there) >= 50
-        assert there.labels.unique().numel() >= 10
-        assert (here.boxes[:, 2:] > here.boxes[:, :2]).all()  # MMDetection alone drops empty boxes: there are none
-        assert torch.equal(here.labels, there.labels)
-        torch.testing.assert_close(here.scores, there.scores, rtol=0, atol=1e-4)
-        torch.testing.assert_close(here.boxes, there.bboxes, rtol=0, atol=1e-2)
+        assert_same_detections(here, there)
 
 
 # The pieces of which the ancestors and the ablations are made.

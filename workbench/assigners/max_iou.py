@@ -8,7 +8,7 @@ from torch import Tensor
 from workbench.assigners.assignment import BACKGROUND, IGNORE, Assignment
 from workbench.boxes import pairwise_iou
 
-PAIRS = 2**22
+PAIRS = 2**24
 """IoUs computed at a time: bounds the memory, about 60 bytes each."""
 
 

@@ -1,7 +1,7 @@
-"""What is drawn anew for a training image in each epoch: its size, a crop and black holes (recipes h).
+"""What is drawn anew for a training image in each epoch: its size, a crop and black holes.
 
-The order is that of VFNet-X: crop, resize, holes, flip. Each function draws from the generator that it is given, so an
-image's fate depends on nothing else.
+Numbers and order are those of the released configuration of VFNet-X: crop, resize, holes, flip. Each function draws
+from the generator that it is given, so an image's fate depends on nothing else.
 """
 
 from __future__ import annotations

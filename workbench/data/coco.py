@@ -1,6 +1,6 @@
 """Reads a data set in COCO's detection format: ``annotations/instances_<split>.json`` and ``<split>/<file_name>``.
 
-What is kept follows the loader that trained the paper's models (recipes a). Whole columns of annotations are checked
+What is kept follows the loader that trained the paper's models. Whole columns of annotations are checked
 and filtered at once, so that train2017 (118,287 images, 860,001 annotations) takes seconds; torch is not needed.
 Source of the format: Lin et al., Microsoft COCO, and https://cocodataset.org/#format-data.
 """

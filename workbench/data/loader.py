@@ -2,7 +2,7 @@
 
 Which images make up which batch of an epoch depends on the seed and the epoch alone, and the random numbers of an
 image on the seed, the epoch and its id: a resumed training, another number of workers or another split over ranks
-sees the same data. Sampler: recipes h (after the grouped sampler of the released code).
+sees the same data. The sampler follows the grouped one of the released code.
 """
 
 from __future__ import annotations

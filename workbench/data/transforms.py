@@ -1,7 +1,7 @@
 """What happens to one image between the disk and the batch: decode, resize, flip, normalise, pad.
 
 Images are uint8 RGB tensors until they are normalised into the batch's canvas; boxes are NumPy arrays, since a few
-dozen numbers are handled faster there. Numbers and order from the released configurations (recipes b and h).
+dozen numbers are handled faster there. Numbers and order from the released configurations.
 """
 
 from __future__ import annotations
