@@ -10,6 +10,7 @@ from workbench.catalog import data_folder, load_table, table_names
 from workbench.config import read_config
 from workbench.devices import gpu_indices
 from workbench.errors import WorkbenchError
+from workbench.experiment import seed_folder
 from workbench.pipeline import (
     check_folders,
     check_space,
@@ -17,9 +18,11 @@ from workbench.pipeline import (
     metrics_file,
     scale_folder,
     settings_digest,
+    trainings_of,
     unknown_targets,
     write_settings,
 )
+from workbench.released import released_runs
 
 try:
     # In place of `configfile:`, which takes the last of two equal keys and tells a slip in a page.
@@ -28,18 +31,21 @@ try:
     FOLDER = scale_folder(RESULTS, settings.scale, settings.rehearsal)
     DATA = data_folder(settings.scale, RESULTS, settings.data_root)
     TABLES = {n: load_table(n, settings.scale, settings.data_root, settings.rehearsal)[1] for n in table_names()}
+    ROWS = [row for rows in TABLES.values() for row in rows]
+    TRAININGS = trainings_of(ROWS, settings)
     check_space(Path())
-    check_folders([DATA, *(FOLDER / "runs" / row.run for rows in TABLES.values() for row in rows)])
+    check_folders([DATA, *(FOLDER / "runs" / row.run for row in ROWS)])
 except WorkbenchError as error:
     sys.exit(f"workbench: {error}")
 
-SEEDS = range(settings.seeds)
-ROWS = [row for rows in TABLES.values() for row in rows]
 EXPERIMENTS = {row.run: row.experiment for row in ROWS}
 TRAIN_ANNOTATIONS = f"{DATA}/annotations/instances_train2017.json"
 VAL_ANNOTATIONS = f"{DATA}/annotations/instances_val2017.json"
+RELEASED = released_runs(ROWS)
 TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
-EVALUATED = f"{TRAINED}/{{variant}}"
+# Of one seed, or of published weights.
+WEIGHTS = f"{FOLDER}/runs/{{run}}/{{training}}"
+EVALUATED = f"{WEIGHTS}/{{variant}}"
 
 # The first half is what Snakemake itself puts before a command. A training whose pipeline has died writes its checkpoint
 # and ends; tee (below, in every rule) outlives the terminal, Ctrl-C and a scheduler's end of time for as long, so that the
@@ -53,11 +59,25 @@ THREADS = max(1, CORES * settings.gpus // len(GPUS)) if GPUS else 1
 
 
 def metrics_of(rows):
-    return [str(metrics_file(FOLDER, row, seed)) for row in rows for seed in SEEDS]
+    return [str(metrics_file(FOLDER, row, training)) for row in rows for training in TRAININGS[row.run]]
 
 
 def logs_of(rows):
-    return [f"{FOLDER}/runs/{row.run}/seed{seed}/train.csv" for row in rows for seed in SEEDS]
+    return [
+        f"{FOLDER}/runs/{row.run}/{seed_folder(training)}/train.csv"
+        for row in rows
+        for training in TRAININGS[row.run]
+        if training != "released"
+    ]
+
+
+def outcomes_of(tables):
+    """A table each, and a figure of what was trained for it."""
+    return [f"{FOLDER}/tables/{table}.csv" for table in tables] + figures_of(tables)
+
+
+def figures_of(tables):
+    return [f"{FOLDER}/figures/{table}_loss.png" for table in tables if logs_of(TABLES[table])]
 
 
 def pretrained(wildcards):
@@ -91,6 +111,7 @@ def name_unknown_targets():
 wildcard_constraints:
     run="|".join(EXPERIMENTS),
     seed=r"\d+",
+    training=r"seed\d+|released",
     table="|".join(TABLES),
 
 
@@ -102,8 +123,7 @@ localrules:
 
 rule all:
     input:
-        expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
-        expand(f"{FOLDER}/figures/{{table}}_loss.png", table=TABLES),
+        outcomes_of(TABLES),
 
 
 rule tables:
@@ -113,7 +133,7 @@ rule tables:
 
 rule figures:
     input:
-        expand(f"{FOLDER}/figures/{{table}}_loss.png", table=TABLES),
+        figures_of(TABLES),
 
 
 for name, rows in TABLES.items():
@@ -122,8 +142,7 @@ for name, rows in TABLES.items():
         name:
             name
         input:
-            f"{FOLDER}/tables/{name}.csv",
-            f"{FOLDER}/figures/{name}_loss.png",
+            outcomes_of([name]),
         localrule: True
 
     for row in rows:
@@ -154,12 +173,29 @@ if str(DATA).startswith(f"{RESULTS}/"):
 
 rule weights:
     output:
-        f"{RESULTS}/weights/{{backbone}}.pth",
+        # Of a backbone, or published ones of a whole detector.
+        f"{RESULTS}/weights/{{name}}.pth",
     log:
-        f"{RESULTS}/weights/{{backbone}}.log",
+        f"{RESULTS}/weights/{{name}}.log",
     localrule: True
     shell:
-        "workbench weights {wildcards.backbone} {output} 2>&1 | (trap '' INT TERM PIPE; tee {log})"
+        "workbench weights {wildcards.name} {output} 2>&1 | (trap '' INT TERM PIPE; tee {log})"
+
+
+rule import_weights:
+    input:
+        lambda wildcards: ancient(f"{RESULTS}/weights/{RELEASED[wildcards.run]}.pth"),
+    output:
+        f"{FOLDER}/runs/{{run}}/released/model.safetensors",
+        f"{FOLDER}/runs/{{run}}/released/train.json",
+    log:
+        f"{FOLDER}/runs/{{run}}/released/import.log",
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    shell:
+        f"workbench import-checkpoint {{input}} --run {FOLDER}/runs/{{wildcards.run}} --data '{DATA}'"
+        " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
 
 
 rule train:
@@ -189,7 +225,7 @@ rule train:
 
 rule detect:
     input:
-        f"{TRAINED}/model.safetensors",
+        f"{WEIGHTS}/model.safetensors",
         VAL_ANNOTATIONS,
     output:
         f"{EVALUATED}/detections.json",
@@ -201,8 +237,10 @@ rule detect:
         gpu=1 if GPUS else 0,
         mem_mb=lambda wildcards: 2000 if EXPERIMENTS[wildcards.run].image.long < 600 else 12000,
         runtime=120,
+    params:
+        seed=lambda wildcards: wildcards.training.removeprefix("seed"),
     shell:
-        f"workbench detect {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
+        f"workbench detect {FOLDER}/runs/{{wildcards.run}} --seed {{params.seed}} --data '{DATA}'"
         f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
@@ -210,7 +248,7 @@ rule evaluate:
     input:
         f"{EVALUATED}/detections.json",
         f"{EVALUATED}/detection.json",
-        f"{TRAINED}/train.json",
+        f"{WEIGHTS}/train.json",
         VAL_ANNOTATIONS,
     output:
         f"{EVALUATED}/metrics.json",
@@ -219,8 +257,10 @@ rule evaluate:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        seed=lambda wildcards: wildcards.training.removeprefix("seed"),
     shell:
-        f"workbench evaluate {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
+        f"workbench evaluate {FOLDER}/runs/{{wildcards.run}} --seed {{params.seed}} --data '{DATA}'"
         f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
@@ -233,7 +273,7 @@ rule table:
     log:
         f"{FOLDER}/tables/{{table}}.log",
     params:
-        rows=lambda wildcards: settings_digest(TABLES[wildcards.table]),
+        rows=lambda wildcards: settings_digest(wildcards.table, TABLES[wildcards.table]),
     shell:
         f"workbench table {{wildcards.table}} {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 

@@ -8,6 +8,7 @@ import sys
 import types
 from collections import OrderedDict, defaultdict
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -439,23 +440,29 @@ def test_released_weights_are_of_rows_that_exist():
     shared = Path(os.environ.get("WORKBENCH_SHARED", Path(__file__).parents[2] / "shared")) / "reference"
     for name, entry in listed.items():
         assert entry.publisher == "authors" or entry.config, name
-        assert all(row in rows or row.startswith("t4_") for row in entry.rows), name
+        assert set(entry.rows) <= rows, name
+        if entry.url is not None:
+            assert unquote(entry.url).endswith(f"/{entry.file}"), name
+            assert entry.file.endswith(f"-{entry.sha256}.pth"), name
     if (shared / "paper_tables.json").is_file():
         paper = json.loads((shared / "paper_tables.json").read_text())
         stated = {
             row["id"]: row["val2017_AP_from_repo"] for row in paper["table4"]["rows"] if "val2017_AP_from_repo" in row
         }
         ours = {row: ap for entry in listed.values() for row, ap in entry.rows.items() if row.startswith("t4_")}
-        assert ours == {row: ap["480:960"] if isinstance(ap, dict) else ap for row, ap in stated.items()}
+        assert ours == {
+            f"{row}_480_960" if isinstance(ap, dict) else row: ap["480:960"] if isinstance(ap, dict) else ap
+            for row, ap in stated.items()
+        }
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("publisher: authors", "publisher: author", "experiments/released.yaml: checkpoints.vfnet_r50_1x.publisher"),
-        ("sha256: null", "sha256: abc", "checkpoints.vfnet_r50_1x.sha256"),
-        ("url: null", "url: file.pth", "checkpoints.vfnet_r50_1x.url"),
-        ("file: null", "fil: null", "unknown key; did you mean 'file'?"),
+        ("sha256: '38", "sha256: 'X8", "checkpoints.vfnet_r50_1x.sha256"),
+        ("url: https", "url: http", "checkpoints.vfnet_r50_1x.url"),
+        ("file: ", "fil: ", "unknown key; did you mean 'file'?"),
         ("t3_full_vfl: 41.6", "t3_full_vfl: good", "rows.t3_full_vfl"),
     ],
 )

@@ -1,8 +1,8 @@
 """The catalogue of experiments: tables, recipes and scales in ``experiments/`` → the experiment of each row.
 
 An experiment is put together of four layers, later ones over earlier ones: what the scale says of its world, the recipe
-that a row starts from, what the scale says of the backbone, schedule and family of detectors that these name, and the
-row's own differences.
+that a row starts from, what the scale says of the backbone, schedule, width and family of detectors that these name,
+and the row's own differences.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from workbench.data.digest import annotation_digest
 from workbench.data.embedded import EmbeddedData
@@ -29,6 +29,9 @@ DATA_PARTS = (
 )
 """What a data set in COCO's layout holds."""
 
+NAMED = {"schedule": ("training", "schedules"), "width": ("head", "widths"), "test": ("evaluation", "tests")}
+"""What a recipe names for a scale to say what it is: the settings that it decides, and where the scale says so."""
+
 Overrides = dict[str, Any]
 
 
@@ -43,23 +46,37 @@ class Recipe(Settings):
     training: Overrides = {}
     evaluation: Overrides = {}
     schedule: str | None = None
+    width: str | None = None
+    """Of neck and head, where it is not the usual one."""
+    test: str | None = None
+    """A test size or the like, where it is not the usual one."""
 
 
 class RowSpec(Recipe):
-    """A table's row as its file states it."""
+    """A table's row as its file states it; one without a base is from the literature, printed and not run."""
 
     extends: None = None
     labels: dict[str, str | bool | int | float]
     published: dict[Literal["AP", "AP50", "AP75", "APS", "APM", "APL"], float]
-    base: str
+    fps: float | None = Field(None, gt=0)
+    """Images a second that the paper states, on a V100."""
+    base: str | None = None
     note: str = ""
+
+    @model_validator(mode="after")
+    def _literature_is_not_run(self) -> RowSpec:
+        said = self.model_fields_set & Recipe.model_fields.keys()
+        if self.base is None and said:
+            raise ValueError(f"{', '.join(sorted(said))} without a base; add the recipe that the row starts from")
+        return self
 
 
 class TableSpec(Settings):
     """A table's file."""
 
     title: str
-    split: str
+    split: Literal["val2017", "test-dev"]
+    """Of the published metrics."""
     rows: dict[str, RowSpec] = Field(min_length=1)
 
 
@@ -74,6 +91,8 @@ class ScaleSpec(Settings):
     head: Overrides = {}
     heads: dict[str, Overrides] = {}
     schedules: dict[str, Overrides]
+    widths: dict[str, Overrides] = {}
+    tests: dict[str, Overrides] = {}
     training: Overrides = {}
     evaluation: Overrides = {}
 
@@ -162,7 +181,7 @@ def _data_kind(scale: dict) -> Any:
 def load_table(
     name: str, scale: str = "mini", data_root: Path | None = None, rehearsal: Rehearsal | None = None
 ) -> tuple[TableSpec, list[Row]]:
-    """A table with its rows resolved at a scale.
+    """A table, and those of its rows that are run, resolved at a scale.
 
     Args:
         name: e.g. ``table3``.
@@ -177,7 +196,9 @@ def load_table(
     world = read_scale(scale)
     digest = _data_digest(world[0], data_root)
     recipes = _read_recipes()
-    rows = [_resolve(name, row, spec, recipes, world, digest, rehearsal) for row, spec in table.rows.items()]
+    rows = [
+        _resolve(name, row, spec, recipes, world, digest, rehearsal) for row, spec in table.rows.items() if spec.base
+    ]
     return table, rows
 
 
@@ -244,9 +265,28 @@ def _lay_recipe(content: dict, name: str, recipes: dict[str, Recipe], origins: O
 def _lay_counterpart(
     content: dict, group: str, at: tuple[str, str], scale: dict, origins: Origins, scale_origins: Origins
 ) -> None:
-    """Lay what the scale says of a schedule, backbone or family (at ``schedules``, ``1x``) over a group of settings."""
+    """Lay what the scale says of a schedule, backbone, … (at ``schedules``, ``1x``) over a group of settings."""
     merge(content.setdefault(group, {}), scale[at[0]][at[1]], {}, "")
     origins.update({(group, *path[2:]): where for path, where in scale_origins.items() if path[:2] == at and path[2:]})
+
+
+def _lay_scale(
+    content: dict, scale: ScaleSpec, written: dict, origins: Origins, scale_origins: Origins, place: str
+) -> None:
+    """Lay over the settings what the scale says of the names in them."""
+    backbone = content.get("backbone", {}).get("name")
+    choose(backbone, scale.backbones, "backbone", origins.get(("backbone", "name"), place))
+    named = [("backbone", "backbones", backbone)]
+    family = content.get("detector", {}).get("family")
+    if family in scale.heads:
+        named.append(("head", "heads", family))
+    for what, (group, section) in NAMED.items():
+        name = content.pop(what, "1x" if what == "schedule" else None)
+        if name is not None:
+            choose(name, getattr(scale, section), what, origins.get((what,), place))
+            named.append((group, section, name))
+    for group, section, name in named:
+        _lay_counterpart(content, group, (section, name), written, origins, scale_origins)
 
 
 def _resolve(
@@ -266,19 +306,10 @@ def _resolve(
     merge(content, shared, origins, "")
     origins.update({path: where for path, where in scale_origins.items() if path in origins})
     _lay_recipe(content, spec.base, recipes, origins, f"{place}.base")
-    own = spec.model_dump(exclude_unset=True, exclude={"labels", "published", "base", "note"})
+    own = spec.model_dump(exclude_unset=True, include=set(Recipe.model_fields))
     merge(content, own, origins, place)
-
-    schedule = content.pop("schedule", "1x")
-    choose(schedule, scale.schedules, "schedule", origins.get(("schedule",), place))
-    _lay_counterpart(content, "training", ("schedules", schedule), written, origins, scale_origins)
-    backbone = content.get("backbone", {}).get("name")
-    choose(backbone, scale.backbones, "backbone", origins.get(("backbone", "name"), place))
-    _lay_counterpart(content, "backbone", ("backbones", backbone), written, origins, scale_origins)
-    family = content.get("detector", {}).get("family")
-    if family in scale.heads:
-        _lay_counterpart(content, "head", ("heads", family), written, origins, scale_origins)
-    own.pop("schedule", None)
+    _lay_scale(content, scale, written, origins, scale_origins, place)
+    own = {key: value for key, value in own.items() if key not in NAMED}
     merge(content, own, origins, place)  # again: the row has the last word
     if digest is not None:
         content["data"]["digest"] = digest

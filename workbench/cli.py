@@ -37,6 +37,7 @@ Trained = Annotated[
 ]
 Data = Annotated[Path, typer.Option("--data", help="The data set: annotations/, train2017/, val2017/.")]
 Scale = Annotated[str, typer.Option(help="A scale in experiments/scales.")]
+Weights = Annotated[str, typer.Option(help="'released': published weights where a row has some.")]
 Results = Annotated[Path, typer.Option(help="Where results lie.")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="A COCO-format data set.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")]
@@ -84,10 +85,10 @@ def dataset(
 
 @app.command()
 def weights(
-    name: Annotated[str, typer.Argument(help="A backbone, e.g. resnet50.")],
-    file: Annotated[Path, typer.Argument(help="Where to put its ImageNet weights.")],
+    name: Annotated[str, typer.Argument(help="A backbone, e.g. resnet50, or a checkpoint of released.yaml.")],
+    file: Annotated[Path, typer.Argument(help="Where to put the weights.")],
 ) -> None:
-    """Fetch a backbone's pretrained weights and check their digest."""
+    """Fetch a backbone's ImageNet weights, or a detector's published ones, and check their digest."""
     from workbench.pretrained import fetch_weights
 
     fetch_weights(name, file)
@@ -164,16 +165,19 @@ def table(
     name: Annotated[str, typer.Argument(help="e.g. table3")],
     scale: Scale = "mini",
     seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each run.")] = 1,
+    weights: Weights = "trained",
     results: Results = Path("results"),
     data_root: DataRoot = None,
     limit_steps: LimitSteps = None,
     limit_images: LimitImages = None,
 ) -> None:
     """Write a table of what has been measured beside what was published, as CSV and Markdown."""
-    from workbench.catalog import Rehearsal
+    from workbench.config import read_config
     from workbench.pipeline import make_table
 
-    print(make_table(name, scale, range(seeds), results, data_root, Rehearsal(limit_steps, limit_images)))
+    given = {"scale": scale, "seeds": seeds, "weights": weights, "data_root": data_root}
+    settings = read_config(given | {"limit_steps": limit_steps, "limit_images": limit_images})
+    print(make_table(name, settings, results))
 
 
 @app.command()
@@ -181,16 +185,19 @@ def figure(
     name: Annotated[str, typer.Argument(help="e.g. table3")],
     scale: Scale = "mini",
     seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each run.")] = 1,
+    weights: Weights = "trained",
     results: Results = Path("results"),
     data_root: DataRoot = None,
     limit_steps: LimitSteps = None,
     limit_images: LimitImages = None,
 ) -> None:
     """Draw the loss curves of a table's rows."""
-    from workbench.catalog import Rehearsal
+    from workbench.config import read_config
     from workbench.pipeline import draw_figure
 
-    draw_figure(name, scale, range(seeds), results, data_root, Rehearsal(limit_steps, limit_images))
+    given = {"scale": scale, "seeds": seeds, "weights": weights, "data_root": data_root}
+    settings = read_config(given | {"limit_steps": limit_steps, "limit_images": limit_images})
+    draw_figure(name, settings, results)
 
 
 @app.command()

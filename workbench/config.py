@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -16,6 +17,7 @@ class PipelineConfig(Settings):
 
     scale: str = "mini"
     seeds: int = Field(1, ge=1, description="number of trainings of each run")
+    weights: Literal["trained", "released"] = "trained"
     data_root: Path | None = None
     limit_steps: int | None = Field(None, ge=1)
     limit_images: int | None = Field(None, ge=1)
@@ -33,6 +35,7 @@ class PipelineConfig(Settings):
         named = {
             "scale": self.scale,
             "seeds": self.seeds,
+            "weights": self.weights,
             "data-root": self.data_root,
             "limit-steps": self.limit_steps,
             "limit-images": self.limit_images,

@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from workbench.catalog import Rehearsal, Row, load_table
+from workbench.catalog import Rehearsal, Row, load_table, read_table
+from workbench.config import PipelineConfig
 from workbench.errors import WorkbenchError
 from workbench.experiment import Variant, seed_folder
 from workbench.files import read_json, write_json_atomically
 from workbench.provenance import code_digest, provenance
+from workbench.released import published_on_val2017, released_runs
 from workbench.yamlfile import near_miss, validated
 
 
@@ -25,6 +27,18 @@ def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) 
 def metrics_file(folder: Path, row: Row, seed: int | str) -> Path:
     """Where a row's metrics of one training lie below ``results/<scale>``."""
     return folder / "runs" / row.run / seed_folder(seed) / row.variant_folder / "metrics.json"
+
+
+def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, list[int | str]]:
+    """For each run its trainings that are wanted: seeds, or ``released`` where published weights take their place."""
+    rows = list(rows)
+    published = released_runs(rows) if settings.weights == "released" else {}
+    if published and rows[0].experiment.data.kind == "embedded":
+        raise WorkbenchError(
+            f"weights=released: scale {settings.scale} draws its own data set, published weights know COCO's classes; "
+            "add scale=coco data_root=FOLDER"
+        )
+    return {row.run: ["released"] if row.run in published else list(range(settings.seeds)) for row in rows}
 
 
 def check_folders(folders: Iterable[Path]) -> None:
@@ -107,42 +121,52 @@ def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int | str
     return metrics
 
 
-def make_table(
-    name: str, scale: str, seeds: Iterable[int], results: Path, data_root: Path | None, rehearsal: Rehearsal | None
-) -> str:
+def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     """Write ``tables/<name>.csv`` and ``.md`` of whatever has been measured; returns the Markdown."""
-    from workbench.report.tables import TableRow, table_markdown, write_table
+    from workbench.report.tables import TEST_DEV, TableRow, table_markdown, write_table
 
-    spec, rows = load_table(name, scale, data_root, rehearsal)
-    folder = scale_folder(results, scale, rehearsal)
+    spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
+    folder = scale_folder(results, settings.scale, settings.rehearsal)
+    resolved = {row.id: row for row in rows}
+    trainings = trainings_of(rows, settings)
+    on_val2017 = published_on_val2017() if spec.split == TEST_DEV else {}
     lines = []
-    for row in rows:
-        files = [metrics_file(folder, row, seed) for seed in seeds]
-        measured = tuple(read_json(file, "metrics") for file in files if file.is_file())
-        lines.append(TableRow(row.id, row.labels, row.published, row.run, row.note, measured))
+    for id_, stated in spec.rows.items():
+        published = dict(stated.published)
+        if spec.split == TEST_DEV:
+            published = {f"{metric}_{TEST_DEV}": value for metric, value in published.items()}
+        if id_ in on_val2017:
+            published["AP"] = on_val2017[id_]
+        if stated.fps:
+            published["FPS"] = stated.fps
+        measured, run = (), ""
+        if row := resolved.get(id_):
+            files = [metrics_file(folder, row, training) for training in trainings[row.run]]
+            measured, run = tuple(read_json(file, "metrics") for file in files if file.is_file()), row.run
+        lines.append(TableRow(id_, stated.labels, published, run, stated.note, measured))
     title = f"{spec.title}, scale {folder.name}"
     write_table(title, lines, folder / "tables" / f"{name}.csv", folder / "tables" / f"{name}.md")
     return table_markdown(title, lines)
 
 
-def draw_figure(
-    name: str, scale: str, seeds: Iterable[int], results: Path, data_root: Path | None, rehearsal: Rehearsal | None
-) -> None:
+def draw_figure(name: str, settings: PipelineConfig, results: Path) -> None:
     """Draw the loss curves of a table's trained rows on one figure, PNG and PDF."""
     import pandas
 
     from workbench.report.figures import draw_loss_curves
 
-    _, rows = load_table(name, scale, data_root, rehearsal)
-    folder = scale_folder(results, scale, rehearsal)
+    _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
+    folder = scale_folder(results, settings.scale, settings.rehearsal)
+    trainings = trainings_of(rows, settings)
     curves = {}
-    for row in rows:
-        files = [folder / "runs" / row.run / f"seed{seed}" / "train.csv" for seed in seeds]
+    for row in {row.run: row for row in reversed(rows)}.values():
+        files = [folder / "runs" / row.run / seed_folder(training) / "train.csv" for training in trainings[row.run]]
         frames = [pandas.read_csv(file) for file in files if file.is_file()]
         if frames:
             curves[row_title(row)] = frames
+    curves = dict(reversed(curves.items()))
     if not curves:
-        raise WorkbenchError(f"{name}: no row of it has been trained at scale {scale}; run snakemake {name}")
+        raise WorkbenchError(f"{name}: no row of it has been trained at scale {settings.scale}; run snakemake {name}")
     base = folder / "figures" / f"{name}_loss"
     draw_loss_curves(
         curves, base.with_suffix(".png"), base.with_suffix(".pdf"), f"Training, {name}, scale {folder.name}"
@@ -162,9 +186,11 @@ def row_title(row: Row) -> str:
     return ", ".join(said)
 
 
-def settings_digest(rows: Iterable[Row]) -> str:
+def settings_digest(name: str, rows: Iterable[Row]) -> str:
     """What a table says besides its metrics, as text that changes when it does."""
-    return json.dumps([[r.id, r.labels, r.published, r.note, r.run, r.variant_folder] for r in rows])
+    spec = read_table(name)
+    stated = [[id_, r.labels, r.published, r.fps, r.note] for id_, r in spec.rows.items()]
+    return json.dumps([spec.title, spec.split, stated, [[r.id, r.run, r.variant_folder] for r in rows]])
 
 
 CUT_SHORT = "the job ended before it could say why (killed, or no memory or space left?); read what there is of its log"

@@ -1,4 +1,4 @@
-"""ImageNet weights of backbones: fetched once, checked by digest, or taken from a file that the user supplies."""
+"""Weights that others have trained: fetched once, checked by digest, or taken from a file that the user supplies."""
 
 from __future__ import annotations
 
@@ -8,33 +8,57 @@ import urllib.request
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.released import read_released
+from workbench.yamlfile import choose
 
-# The "V1" weights, with which the paper's numbers were made; the file's name carries the start of its SHA-256.
-TORCHVISION = {"resnet50": "resnet50-0676ba61.pth"}
-SOURCE = "https://download.pytorch.org/models/"
+BACKBONES = {
+    # The "V1" weights of torchvision, with which the paper's numbers were made.
+    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+    # Those of timm and torchvision are others.
+    "resnext101_32x4d": "https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d-a5af3160.pth",
+    "resnext101_64x4d": "https://download.openmmlab.com/pretrain/third_party/resnext101_64x4d-ee2c6f71.pth",
+    "res2net101d": "https://download.openmmlab.com/pretrain/third_party/res2net101_v1d_26w_4s_mmdetv2-f0a600f9.pth",
+}
+"""ImageNet weights; a file's name carries the start of its SHA-256."""
 
 
 def fetch_weights(name: str, file: Path) -> None:
-    """Put the weights of a backbone at ``file``.
+    """Put the ImageNet weights of a backbone, or the published ones of a detector, at ``file``.
 
     Raises:
-        WorkbenchError: unknown backbone, no connection, or a file that is not what it should be.
+        WorkbenchError: an unknown name, no address or no connection, or a file that is not what it should be.
     """
-    if name not in TORCHVISION:
-        raise WorkbenchError(f"no known weights for backbone '{name}' (known: {', '.join(TORCHVISION)})")
-    url = SOURCE + TORCHVISION[name]
+    url, digest = _source(name, file)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".partial")
     try:
         urllib.request.urlretrieve(url, temporary)
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-        expected = TORCHVISION[name].split("-")[1].split(".")[0]
-        if not digest.startswith(expected):
-            raise WorkbenchError(f"{url}: digest {digest[:8]}, not {expected}; try again")
+        with temporary.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest is not None and not found.startswith(digest):
+            raise WorkbenchError(
+                f"{url}: digest {found[: len(digest)]}, not {digest}; try again, or put a file that you trust at {file}"
+            )
         os.replace(temporary, file)
     except OSError as error:
         raise WorkbenchError(
-            f"{url}: cannot be fetched ({error}); where there is no connection, put {TORCHVISION[name]} at {file}"
+            f"{url}: cannot be fetched ({error}); where there is no connection, put that file at {file}"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _source(name: str, file: Path) -> tuple[str, str | None]:
+    """The address of a file and how its SHA-256 begins."""
+    if name in BACKBONES:
+        return BACKBONES[name], BACKBONES[name].rsplit("-", 1)[1].removesuffix(".pth")
+    released = read_released()
+    choose(name, [*BACKBONES, *released], "weights", "workbench weights")
+    weights = released[name]
+    if weights.url is None:
+        raise WorkbenchError(
+            f"{name}: no address of these weights is known; fetch them from their publishers ({weights.publisher}) and "
+            f"put them at {file}, or name the address in experiments/released.yaml"
+        )
+    return weights.url, weights.sha256

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
 
-from workbench.catalog import FOLDER
+from workbench.catalog import FOLDER, Row
 from workbench.families import Settings
 from workbench.yamlfile import read_yaml, validated
 
@@ -22,7 +23,8 @@ class Released(Settings):
     """Rows of tables that the weights stand for; AP in percent on val2017 that the publisher reports, at that row."""
     file: str | None = None
     url: str | None = Field(None, pattern=r"^https://")
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
+    """Of the file, or how it begins."""
 
 
 class _File(Settings):
@@ -37,3 +39,15 @@ def read_released() -> dict[str, Released]:
     """
     path = FOLDER / "released.yaml"
     return validated(_File, read_yaml(path), "experiments/released.yaml").checkpoints
+
+
+def published_on_val2017() -> dict[str, float]:
+    """AP, in percent, that the authors' repository states of rows whose table states test-dev, or the same."""
+    found = (weights.rows for weights in read_released().values() if weights.publisher == "authors")
+    return {row: ap for rows in found for row, ap in rows.items() if ap is not None}
+
+
+def released_runs(rows: Iterable[Row]) -> dict[str, str]:
+    """The run of each published checkpoint → its name."""
+    names = {row: name for name, weights in read_released().items() for row in weights.rows}
+    return {row.run: names[row.id] for row in rows if row.id in names}

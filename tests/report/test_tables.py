@@ -105,6 +105,24 @@ def test_literature_row_is_not_called_not_run(tmp_path):
     assert "not run" not in table_markdown("T", [FULL, LITERATURE])
 
 
+def test_two_splits_are_never_mixed(tmp_path):
+    """The difference is that of val2017; without a published AP there is none, whatever test-dev says."""
+    both = replace(FULL, published={"AP_test-dev": 44.8, "AP50_test-dev": 63.1, "AP": 44.5, "FPS": 19.3})
+    test_dev = replace(FULL, row="other", published={"AP_test-dev": 44.3, "FPS": 19.3})
+    first, second, third = read_csv(tmp_path, [both, test_dev, LITERATURE])
+    assert list(first)[10:15] == [
+        *("AP_published", "AP_test-dev_published", "AP50_test-dev_published", "FPS_published", "AP_difference")
+    ]
+    assert [line["AP_difference"] for line in (first, second, third)] == ["-2.98", "-", "-"]
+    assert (second["AP_published"], second["AP_test-dev_published"]) == ("-", "44.3")
+    text = table_markdown("T", [both, test_dev])
+    assert "AP test-dev published" in text
+    assert "only these are subtracted" in text
+    assert "**44.8**" in text
+    assert "**44.5**" in text
+    assert "test-dev" not in table_markdown("T", [FULL, LITERATURE])
+
+
 def test_several_seeds(tmp_path):
     seeds = replace(FULL, measured=(metrics(0.416, seed=1), metrics(0.412, seed=0), metrics(0.414, seed=10)))
     first, second, third = read_csv(tmp_path, [seeds, RAW, NOT_RUN])
@@ -152,7 +170,7 @@ def test_columns_that_no_row_needs_are_left_out(tmp_path):
 
 
 def test_released_weights_have_no_seed(tmp_path):
-    released = replace(FULL, measured=(metrics(0.416, seed=None),))
+    released = replace(FULL, measured=(metrics(0.416, seed="released"),))
     assert read_csv(tmp_path, [released])[0]["seeds"] == "released"
 
 
