@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,33 @@ def test_the_steps_by_hand(trained, tiny_data):
         image["id"] for image in json.loads((tiny_data / "annotations/instances_val2017.json").read_text())["images"]
     }
     assert {entry["image_id"] for entry in json.loads((folder / "detections.json").read_text())} <= ids
+
+
+def test_the_file_for_the_evaluation_server(trained, tiny_data, tmp_path):
+    """test-dev comes without annotations, its images in a folder of another name."""
+    document = json.loads((tiny_data / "annotations/instances_val2017.json").read_text())
+    del document["annotations"]
+    write_json_atomically(tmp_path / "data/annotations/image_info_test-dev2017.json", document)
+    (tmp_path / "data/test2017").symlink_to(tiny_data / "val2017")
+    settings = json.loads((trained.parent.parent / "variants" / "quick.json").read_text())
+    variant = tmp_path / "all.json"  # so that there is something to find after two steps
+    write_json_atomically(variant, settings | {"score_threshold": 0.0, "max_detections": 5})
+    said = workbench(
+        "submission", trained, "--variant", variant, "--data", tmp_path / "data", "--seed", 1, "--out", tmp_path
+    )
+    assert said.returncode == 0, said.stderr
+    name = f"detections_test-dev2017_{trained.name}_results"
+    assert said.stdout.strip() == str(tmp_path / f"{name}.zip")
+    with zipfile.ZipFile(tmp_path / f"{name}.zip") as archive:
+        assert archive.namelist() == [f"{name}.json"]
+        found = json.loads(archive.read(f"{name}.json"))
+    assert len(found) == 4 * 5
+    assert {entry["image_id"] for entry in found} == {image["id"] for image in document["images"][:4]}
+    assert all(entry.keys() == {"image_id", "category_id", "bbox", "score"} for entry in found)
+    said = workbench("submission", trained, "--variant", variant, "--data", tiny_data, "--seed", 1, "--out", tmp_path)
+    assert said.returncode == 1
+    assert said.stderr.startswith("workbench: ")
+    assert "image_info_test-dev2017.json: no such annotation file" in said.stderr
 
 
 def test_predict_draws_pictures_and_lists_boxes(trained, tmp_path):

@@ -136,6 +136,25 @@ def detect(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0", w
 
 
 @app.command()
+def submission(
+    run: Folder,
+    variant: VariantFile,
+    data: Data,
+    seed: Trained = "0",
+    split: Annotated[str, typer.Option(help="test-dev2017, or val2017.")] = "test-dev2017",
+    out: Annotated[Path, typer.Option(help="Folder for the zip file.")] = Path("."),
+    workers: Workers = None,
+) -> None:
+    """Write the file that COCO's evaluation server took: detections of test-dev, zipped."""
+    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
+    from workbench.pipeline import write_submission
+
+    with reserved_gpus(1):
+        prepare_threads()
+        print(write_submission(run, variant, data, seed, split, out, decoding_processes(workers)))
+
+
+@app.command()
 def evaluate(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0") -> None:
     """Compute COCO's metrics of detections.json and write metrics.json."""
     from workbench.experiment import seed_folder

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from workbench.catalog import Rehearsal, Row, load_table, read_table
 from workbench.config import PipelineConfig
 from workbench.errors import WorkbenchError
 from workbench.experiment import Variant, seed_folder
-from workbench.files import read_json, write_json_atomically
+from workbench.files import read_json, write_bytes_atomically, write_json_atomically
 from workbench.provenance import code_digest, provenance
 from workbench.released import published_on_val2017, released_runs
 from workbench.yamlfile import near_miss, validated
@@ -73,6 +75,31 @@ def read_variant(path: Path) -> Variant:
 
 def detect_run(run: Path, variant_file: Path, data_root: Path, seed: int | str, workers: int) -> None:
     """Detections of a trained run on val2017 → ``detections.json`` in the variant's folder."""
+    began = time.monotonic()
+    found = detections_of(run, variant_file, data_root, "val2017", seed, workers)
+    folder = run / seed_folder(seed) / variant_file.stem
+    facts = {"detection_seconds": round(time.monotonic() - began, 2), **provenance()}
+    write_json_atomically(folder / "detection.json", facts)
+    write_json_atomically(folder / "detections.json", found, indent=None)
+
+
+def write_submission(
+    run: Path, variant_file: Path, data_root: Path, seed: int | str, split: str, folder: Path, workers: int
+) -> Path:
+    """What COCO's evaluation server took: detections of a split in a zip file of the name that it asked for."""
+    found = detections_of(run, variant_file, data_root, split, seed, workers)
+    name = f"detections_{split}_{run.name}_results"
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(f"{name}.json"), json.dumps(found), zipfile.ZIP_DEFLATED)  # without the time
+    write_bytes_atomically(folder / f"{name}.zip", content.getvalue())
+    return folder / f"{name}.zip"
+
+
+def detections_of(
+    run: Path, variant_file: Path, data_root: Path, split: str, seed: int | str, workers: int
+) -> list[dict]:
+    """Detections of a trained run on a split, in COCO's results format."""
     import torch
 
     from workbench.data.coco import read_coco
@@ -80,7 +107,7 @@ def detect_run(run: Path, variant_file: Path, data_root: Path, seed: int | str, 
     from workbench.progress import Reporter
 
     variant = read_variant(variant_file)
-    data = read_coco(data_root, "val2017", training=False, limit=variant.limit_images)
+    data = read_coco(data_root, split, training=False, limit=variant.limit_images)
     trained = load_run(run, seed)
     if trained.category_ids != data.category_ids:
         raise WorkbenchError(
@@ -88,13 +115,8 @@ def detect_run(run: Path, variant_file: Path, data_root: Path, seed: int | str, 
             f"{trained.category_ids}"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    began = time.monotonic()
     with Reporter(f"{run.name} {seed_folder(seed)}", len(data.images)) as reporter:
-        found = detect_data_set(trained.detector, data, variant, device, workers, reporter=reporter)
-    folder = run / seed_folder(seed) / variant_file.stem
-    facts = {"detection_seconds": round(time.monotonic() - began, 2), **provenance()}
-    write_json_atomically(folder / "detection.json", facts)
-    write_json_atomically(folder / "detections.json", found, indent=None)
+        return detect_data_set(trained.detector, data, variant, device, workers, reporter=reporter)
 
 
 def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int | str) -> dict:

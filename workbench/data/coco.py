@@ -89,14 +89,15 @@ def annotation_path(root: Path | str, split: str) -> Path:
     root = Path(root)
     if not root.is_dir():
         raise WorkbenchError(f"{root}: no such data folder: name the one that holds annotations/ and {split}/")
-    path = root / "annotations" / f"instances_{split}.json"
+    kind = "image_info" if split.startswith("test") else "instances"  # nobody but the evaluation server knows more
+    path = root / "annotations" / f"{kind}_{split}.json"
     if not path.is_file():
         raise WorkbenchError(f"{path}: no such annotation file: put the COCO-format annotations of {split} there")
     return path
 
 
 def read_coco(root: Path | str, split: str, *, training: bool, limit: int | None = None) -> CocoDetection:
-    """Reads one split (``train2017``, ``val2017``).
+    """Reads one split (``train2017``, ``val2017``, ``test-dev2017``, whose images lie in ``test2017/``).
 
     Annotations are left out when crowd, flagged ``ignore``, outside the image, of no area, under one pixel wide or
     high, or of a category that the file does not list. Training also leaves out images under 32 pixels and those
@@ -110,7 +111,10 @@ def read_coco(root: Path | str, split: str, *, training: bool, limit: int | None
         WorkbenchError: something is missing, damaged or inconsistent, or nothing is left.
     """
     path = annotation_path(root, split)
-    columns = validate(_parse(path), path)
+    document = _parse(path)
+    if path.name.startswith("image_info") and isinstance(document, dict):
+        document["annotations"] = []
+    columns = validate(document, path)
     keep, skipped = _filter_annotations(columns)
     images = np.arange(len(columns.image_ids))
     if training:
@@ -121,7 +125,7 @@ def read_coco(root: Path | str, split: str, *, training: bool, limit: int | None
         lack = "annotations are left to train on" if len(images) else "images are left"
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing"
         raise WorkbenchError(f"{path}: no {lack} (left out: {reasons}): check the file")
-    records = _records(columns, keep, images, Path(root) / split)
+    records = _records(columns, keep, images, Path(root) / split.replace("-dev", ""))
     return CocoDetection(Path(root), split, columns.category_ids, columns.class_names, records, skipped)
 
 
