@@ -1,8 +1,8 @@
 """AP of the same detections on resampled images, without matching anything again.
 
-pycocotools matches detections to objects image by image, so that what a resample of the images changes is only how often
-each match counts. AP is COCO's (https://cocodataset.org/#detection-eval): over IoU 0.50:0.05:0.95 at 101 recall points, all
-sizes, at most 100 detections per image and class, the mean over the classes of which the images hold an object.
+pycocotools matches detections to objects image by image, so that what a resample of the images changes is only how
+often each match counts. AP is COCO's (https://cocodataset.org/#detection-eval): over IoU 0.50:0.05:0.95 at 101 recall
+points, all sizes, at most 100 detections per image and class, the mean over the classes that the images hold.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def _parts(resamples: int, detections: int) -> Iterator[slice]:
 def _class_precision(one: ClassMatches, drawn: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """Mean precision of one class over thresholds and recalls, `[R]`; drawn `[I, R]`, objects `[R]`, at least 1.
 
-    Between two hits precision only falls, and among the copies of a hit it does not, so that its envelope is that of the
-    hits alone, each behind its last copy. A recall is first reached at a hit, so each hit's envelope counts as
+    Between two hits precision only falls, and among the copies of a hit it does not, so that its envelope is that of
+    the hits alone, each behind its last copy. A recall is first reached at a hit, so that a hit's envelope counts as
     often as there are recalls that it reaches and the one before it does not.
     """
     weight = drawn[one.image]  # [D, R]
@@ -129,6 +129,6 @@ def _class_precision(one: ClassMatches, drawn: np.ndarray, objects: np.ndarray) 
 
 def _recalls_reached(recall: np.ndarray) -> np.ndarray:
     """How many of `RECALLS` are no greater, as floats; ``searchsorted`` says the same, in four times the time."""
-    # A recall is a fraction of whole numbers: a hundred times it is a whole number or far from one, on the scale of 1e-7.
+    # A recall is a fraction of whole numbers: a hundred times it is whole, or far from it on the scale of 1e-7.
     below = (100 * recall + 1e-7).astype(np.int32)
     return below + (RECALLS[below] <= recall)
