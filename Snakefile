@@ -12,6 +12,7 @@ from workbench.devices import gpu_indices
 from workbench.errors import WorkbenchError
 from workbench.experiment import seed_folder
 from workbench.pipeline import (
+    bootstrap_file,
     check_folders,
     check_space,
     last_words,
@@ -58,8 +59,10 @@ CORES = workflow.resource_settings.cores or os.cpu_count()  # `snakemake --unloc
 THREADS = max(1, CORES * settings.gpus // len(GPUS)) if GPUS else 1
 
 
-def metrics_of(rows):
-    return [str(metrics_file(FOLDER, row, training)) for row in rows for training in TRAININGS[row.run]]
+def evaluations_of(rows):
+    files = [metrics_file(FOLDER, row, training) for row in rows for training in TRAININGS[row.run]]
+    # The second of results that are older than it is made where it is missing.
+    return [str(file) for metrics in files for file in (metrics, bootstrap_file(metrics))]
 
 
 def logs_of(rows):
@@ -151,7 +154,7 @@ for name, rows in TABLES.items():
             name:
                 row.id
             input:
-                metrics_of([row]),
+                evaluations_of([row]),
             localrule: True
 
 
@@ -252,6 +255,7 @@ rule evaluate:
         VAL_ANNOTATIONS,
     output:
         f"{EVALUATED}/metrics.json",
+        f"{EVALUATED}/bootstrap.json",
     log:
         f"{EVALUATED}/evaluate.log",
     resources:
@@ -266,7 +270,7 @@ rule evaluate:
 
 rule table:
     input:
-        lambda wildcards: metrics_of(TABLES[wildcards.table]),
+        lambda wildcards: evaluations_of(TABLES[wildcards.table]),
     output:
         f"{FOLDER}/tables/{{table}}.csv",
         f"{FOLDER}/tables/{{table}}.md",

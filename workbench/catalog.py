@@ -61,6 +61,8 @@ class RowSpec(Recipe):
     fps: float | None = Field(None, gt=0)
     """Images a second that the paper states, on a V100."""
     base: str | None = None
+    compared_with: str | None = None
+    """The row, where it is not the table's."""
     note: str = ""
 
     @model_validator(mode="after")
@@ -77,7 +79,14 @@ class TableSpec(Settings):
     title: str
     split: Literal["val2017", "test-dev"]
     """Of the published metrics."""
+    compared_with: str | None = None
+    """The row whose measured AP is subtracted from that of the others."""
     rows: dict[str, RowSpec] = Field(min_length=1)
+
+    def reference(self, row: str) -> str | None:
+        """The row that a row is compared with, if any."""
+        named = self.rows[row].compared_with or self.compared_with
+        return None if named == row or self.rows[row].base is None else named
 
 
 class ScaleSpec(Settings):
@@ -141,7 +150,12 @@ def read_table(name: str) -> TableSpec:
     """A table's file, checked, its rows not yet resolved."""
     choose(name, table_names(), "table", "tables")
     path = FOLDER / f"{name}.yaml"
-    return validated(TableSpec, read_yaml(path), _shown(path))
+    table = validated(TableSpec, read_yaml(path), _shown(path))
+    run = [id_ for id_, row in table.rows.items() if row.base]
+    for where, spec in [("", table), *((f"rows.{id_}.", row) for id_, row in table.rows.items())]:
+        if spec.compared_with is not None:
+            choose(spec.compared_with, run, "row", f"{_shown(path)}: {where}compared_with")
+    return table
 
 
 def scale_names() -> list[str]:

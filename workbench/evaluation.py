@@ -29,16 +29,17 @@ _DETECTION_KEYS = ("image_id", "category_id", "bbox", "score")
 def evaluate_detections(
     annotations: Path, detections: list[dict], image_ids: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """COCO's metrics of detections against an annotation file.
+    """COCO's metrics of detections against an annotation file: `metrics_of(run_evaluation(…))`."""
+    return metrics_of(run_evaluation(annotations, detections, image_ids))
+
+
+def run_evaluation(annotations: Path, detections: list[dict], image_ids: Sequence[int] | None = None) -> COCOeval:
+    """pycocotools' evaluation of detections against an annotation file, run to its end.
 
     Args:
         annotations: a file in COCO format. Annotations may lack `iscrowd` (then 0) and `area` (then that of the box).
         detections: entries in COCO's results format, `bbox` as x, y, width, height in pixels of the original image.
         image_ids: the images to evaluate, each counted once; None for all. Detections on other images are left out.
-
-    Returns:
-        The twelve `METRICS` as fractions, None where there is no ground truth of that size; `per_class`, the AP by
-        class name, None for a class without ground truth; `images` and `detections`, how many were evaluated.
 
     Raises:
         WorkbenchError: a file that is not COCO's, no image to evaluate, image or category ids that the file lacks.
@@ -52,12 +53,19 @@ def evaluate_detections(
     _refuse_unknown((d["category_id"] for d in detections), classes, f"{annotations}: detections of unknown categories")
     if not chosen:
         raise WorkbenchError(f"{annotations}: no images to evaluate; give a file, or a selection, with at least one")
+    return _run_pycocotools(dataset, [d for d in detections if d["image_id"] in chosen], sorted(chosen))
 
-    detections = [d for d in detections if d["image_id"] in chosen]
-    evaluation = _run_pycocotools(dataset, detections, sorted(chosen))
+
+def metrics_of(evaluation: COCOeval) -> dict[str, Any]:
+    """What a run of pycocotools' evaluation found.
+
+    Returns:
+        The twelve `METRICS` as fractions, None where there is no ground truth of that size; `per_class`, the AP by
+        class name, None for a class without ground truth; `images` and `detections`, how many were evaluated.
+    """
     metrics: dict[str, Any] = {name: _or_none(value) for name, value in zip(METRICS, evaluation.stats, strict=True)}
-    metrics["per_class"] = _ap_per_class(evaluation, dataset["categories"])
-    return metrics | {"images": len(chosen), "detections": len(detections)}
+    metrics["per_class"] = _ap_per_class(evaluation, evaluation.cocoGt.dataset["categories"])
+    return metrics | {"images": len(evaluation.params.imgIds), "detections": len(evaluation.cocoDt.anns)}
 
 
 def read_detections(path: Path) -> list[dict]:

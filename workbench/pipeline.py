@@ -9,6 +9,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from workbench.catalog import Rehearsal, Row, load_table, read_table
@@ -29,6 +30,11 @@ def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) 
 def metrics_file(folder: Path, row: Row, seed: int | str) -> Path:
     """Where a row's metrics of one training lie below ``results/<scale>``."""
     return folder / "runs" / row.run / seed_folder(seed) / row.variant_folder / "metrics.json"
+
+
+def bootstrap_file(metrics: Path) -> Path:
+    """Where the AP of resampled images lies, beside the metrics."""
+    return metrics.with_name("bootstrap.json")
 
 
 def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, list[int | str]]:
@@ -120,8 +126,13 @@ def detections_of(
 
 
 def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int | str) -> dict:
-    """COCO's metrics of a run's detections → ``metrics.json`` beside them, with provenance; returned too."""
-    from workbench.evaluation import evaluate_detections, read_detections
+    """COCO's metrics of a run's detections → ``metrics.json`` beside them, with provenance; returned too.
+
+    And the AP of resampled images → ``bootstrap.json``.
+    """
+    from workbench.confidence import bootstrap, write_bootstrap
+    from workbench.evaluation import metrics_of, read_detections, run_evaluation
+    from workbench.resampling import matches_of
 
     variant = read_variant(variant_file)
     folder = run / seed_folder(seed) / variant_file.stem
@@ -129,7 +140,10 @@ def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int | str
     ids = None
     if variant.limit_images is not None:
         ids = [image["id"] for image in read_json(annotations, "annotations")["images"][: variant.limit_images]]
-    metrics = evaluate_detections(annotations, read_detections(folder / "detections.json"), ids)
+    evaluation = run_evaluation(annotations, read_detections(folder / "detections.json"), ids)
+    metrics, matches = metrics_of(evaluation), matches_of(evaluation)
+    del evaluation  # of COCO, gigabytes
+    found = bootstrap(matches)
     training = read_json(run / seed_folder(seed) / "train.json", "facts of the training")
     detection = read_json(folder / "detection.json", "facts of the detection")
     metrics["provenance"] = {
@@ -139,12 +153,15 @@ def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int | str
         "detection": detection,
         "evaluation": {"code_digest": code_digest()},
     }
-    write_json_atomically(folder / "metrics.json", metrics)
+    file = folder / "metrics.json"
+    write_bootstrap(bootstrap_file(file), found)
+    write_json_atomically(file, metrics)
     return metrics
 
 
 def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     """Write ``tables/<name>.csv`` and ``.md`` of whatever has been measured; returns the Markdown."""
+    from workbench.confidence import read_bootstrap
     from workbench.report.tables import TEST_DEV, TableRow, table_markdown, write_table
 
     spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
@@ -161,11 +178,18 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
             published["AP"] = on_val2017[id_]
         if stated.fps:
             published["FPS"] = stated.fps
-        measured, run = (), ""
+        line = TableRow(id_, stated.labels, published, "", stated.note)
         if row := resolved.get(id_):
             files = [metrics_file(folder, row, training) for training in trainings[row.run]]
-            measured, run = tuple(read_json(file, "metrics") for file in files if file.is_file()), row.run
-        lines.append(TableRow(id_, stated.labels, published, run, stated.note, measured))
+            files = [file for file in files if file.is_file()]
+            line = replace(
+                line,
+                run=row.run,
+                measured=tuple(read_json(file, "metrics") for file in files),
+                bootstraps=tuple(read_bootstrap(file) for file in map(bootstrap_file, files) if file.is_file()),
+                compared_with=spec.reference(id_) or "",
+            )
+        lines.append(line)
     title = f"{spec.title}, scale {folder.name}"
     write_table(title, lines, folder / "tables" / f"{name}.csv", folder / "tables" / f"{name}.md")
     return table_markdown(title, lines)
@@ -212,7 +236,8 @@ def settings_digest(name: str, rows: Iterable[Row]) -> str:
     """What a table says besides its metrics, as text that changes when it does."""
     spec = read_table(name)
     stated = [[id_, r.labels, r.published, r.fps, r.note] for id_, r in spec.rows.items()]
-    return json.dumps([spec.title, spec.split, stated, [[r.id, r.run, r.variant_folder] for r in rows]])
+    compared = [spec.reference(id_) for id_ in spec.rows]
+    return json.dumps([spec.title, spec.split, stated, compared, [[r.id, r.run, r.variant_folder] for r in rows]])
 
 
 CUT_SHORT = "the job ended before it could say why (killed, or no memory or space left?); read what there is of its log"

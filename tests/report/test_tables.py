@@ -4,8 +4,10 @@ import csv
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from workbench.confidence import Bootstrap, difference_interval, mean_interval
 from workbench.errors import WorkbenchError
 from workbench.report.tables import TableRow, table_frame, table_markdown, write_table
 
@@ -47,14 +49,14 @@ def read_csv(tmp_path, rows):
 
 
 GOLDEN_CSV = """\
-row,vfl,star_dconv,name,AP,AP50,AP75,APS,APM,APL,AP_published,AP50_published,AP75_published,AP_difference,run,seeds,\
-code_digest,note
-t3_raw_fl,False,False,raw VFNet + FL,39.04,59.04,39.04,n/a,39.04,39.04,39.0,57.7,41.8,0.04,vfnet-raw-focal-00000000,0,\
-c0de,-
-t3_star_vfl,True,True,-,not run,not run,not run,not run,not run,not run,40.7,59.0,44.0,not run,\
+row,vfl,star_dconv,name,AP,AP50,AP75,APS,APM,APL,AP_low,AP_high,AP_published,AP50_published,AP75_published,\
+AP_difference,run,seeds,code_digest,note
+t3_raw_fl,False,False,raw VFNet + FL,39.04,59.04,39.04,n/a,39.04,39.04,-,-,39.0,57.7,41.8,0.04,\
+vfnet-raw-focal-00000000,0,c0de,-
+t3_star_vfl,True,True,-,not run,not run,not run,not run,not run,not run,not run,not run,40.7,59.0,44.0,not run,\
 vfnet-star-varifocal-99999999,not run,not run,recipe inferred
-t3_full_vfl,True,True,-,41.52,61.52,41.52,n/a,41.52,41.52,41.6,59.5,45.0,-0.08,vfnet-star-refine-varifocal-1a2b3c4d,0,\
-c0de,-
+t3_full_vfl,True,True,-,41.52,61.52,41.52,n/a,41.52,41.52,-,-,41.6,59.5,45.0,-0.08,\
+vfnet-star-refine-varifocal-1a2b3c4d,0,c0de,-
 """
 
 
@@ -74,6 +76,8 @@ GOLDEN_MARKDOWN = """\
 | `r2` |     |   not run | not run | not run | not run | not run | not run |     **42.0** | not run | `b` | not run |
 
 Metrics are COCO's, ×100, the best AP in bold; each measured row is a single seed.
+
+Snakemake, or workbench evaluate, adds the intervals that are missing: `r1`.
 
 1 of 2 rows was not run: `r2`.
 """
@@ -110,7 +114,7 @@ def test_two_splits_are_never_mixed(tmp_path):
     both = replace(FULL, published={"AP_test-dev": 44.8, "AP50_test-dev": 63.1, "AP": 44.5, "FPS": 19.3})
     test_dev = replace(FULL, row="other", published={"AP_test-dev": 44.3, "FPS": 19.3})
     first, second, third = read_csv(tmp_path, [both, test_dev, LITERATURE])
-    assert list(first)[10:15] == [
+    assert list(first)[12:17] == [
         *("AP_published", "AP_test-dev_published", "AP50_test-dev_published", "FPS_published", "AP_difference")
     ]
     assert [line["AP_difference"] for line in (first, second, third)] == ["-2.98", "-", "-"]
@@ -126,7 +130,7 @@ def test_two_splits_are_never_mixed(tmp_path):
 def test_several_seeds(tmp_path):
     seeds = replace(FULL, measured=(metrics(0.416, seed=1), metrics(0.412, seed=0), metrics(0.414, seed=10)))
     first, second, third = read_csv(tmp_path, [seeds, RAW, NOT_RUN])
-    assert list(first)[4:12] == ["AP", "AP50", "AP75", "APS", "APM", "APL", "AP_std", "AP_published"]
+    assert list(first)[9:14] == ["APL", "AP_std", "AP_low", "AP_high", "AP_published"]
     assert (first["AP"], first["AP_std"], first["AP_difference"], first["seeds"]) == (
         "41.40",
         "0.20",
@@ -137,6 +141,79 @@ def test_several_seeds(tmp_path):
     text = table_markdown("T", [seeds, RAW])
     assert "**41.40 ± 0.20**" in text
     assert "means over the seeds, ± the sample standard deviation" in text
+
+
+def resampled(ap, seed=0, digest="d"):
+    """Made-up resamples, which every row and seed has some of in common."""
+    shared, own = (np.random.default_rng(s).normal(0, 0.01, 50) for s in (99, seed))
+    return Bootstrap(ap, ap + shared + own / 2, 100, digest)
+
+
+BASE = replace(RAW, bootstraps=(resampled(0.3904, 1),))
+BETTER = replace(FULL, bootstraps=(resampled(0.4152, 2),), compared_with="t3_raw_fl")
+
+
+def test_intervals_and_differences(tmp_path):
+    """What the CSV says is what `confidence` says; the difference is that of the figures as printed."""
+    unevaluated = replace(NOT_RUN, compared_with="t3_raw_fl")
+    base, better, missing = read_csv(tmp_path, [BASE, BETTER, unevaluated])
+    assert list(base)[9:16] == [
+        *("APL", "AP_low", "AP_high", "difference", "difference_low", "difference_high", "compared_with")
+    ]
+    low, high = (f"{100 * end:.2f}" for end in mean_interval(BETTER.bootstraps)[1:])
+    assert (better["AP_low"], better["AP_high"]) == (low, high)
+    low, high = (f"{100 * end:.2f}" for end in difference_interval(BETTER.bootstraps, BASE.bootstraps)[1:])
+    assert (better["difference_low"], better["difference_high"]) == (low, high)
+    assert float(better["AP_low"]) < 41.52 < float(better["AP_high"])
+    assert 0 < float(better["difference_low"]) < 2.48 < float(better["difference_high"])
+    assert (better["difference"], better["compared_with"]) == ("2.48", "t3_raw_fl")
+    assert {base[c] for c in ("difference", "difference_low", "difference_high", "compared_with")} == {"-"}
+    assert {missing[c] for c in ("AP_low", "difference", "difference_high")} == {"not run"}
+
+
+def test_intervals_in_markdown():
+    text = table_markdown("T", [BASE, BETTER])
+    line = next(line for line in text.splitlines() if "t3_full" in line)
+    low, high = (100 * end for end in mean_interval(BETTER.bootstraps)[1:])
+    assert f"| **41.52** [{low:.1f}, {high:.1f}] |" in line
+    low, high = (100 * end for end in difference_interval(BETTER.bootstraps, BASE.bootstraps)[1:])
+    assert f"| +2.48 [{low:+.2f}, {high:+.2f}] |" in line
+    assert "AP low" not in text
+    assert "compared with |" not in text
+    assert "95 % intervals over images;" in text
+    assert "difference is that of measured AP to `t3_raw_fl`, on the same images." in text
+    worse = replace(BASE, compared_with="t3_full_vfl")
+    text = table_markdown("T", [worse, BETTER])
+    assert "| −2.48 [−" in text
+    assert "| compared with |" in text
+    assert "to the row that it is compared with, on" in text
+
+
+def test_seeds_are_in_the_interval():
+    apart = [0.390, 0.410, 0.430]
+    seeds = tuple(metrics(ap, seed) for seed, ap in enumerate(apart))
+    row = replace(FULL, measured=seeds, bootstraps=tuple(resampled(ap, seed) for seed, ap in enumerate(apart)))
+    text = table_markdown("T", [row])
+    low, high = (100 * end for end in mean_interval(row.bootstraps)[1:])
+    assert f"**41.00 ± 2.00** [{low:.1f}, {high:.1f}]" in text
+    assert "95 % intervals over images and seeds;" in text
+
+
+def test_results_without_resamples_have_no_interval(tmp_path):
+    """Also a row of which one seed lacks them, and a comparison with it."""
+    half = replace(BASE, measured=(*BASE.measured, metrics(0.4, seed=1)))
+    base, better = read_csv(tmp_path, [half, BETTER])
+    assert (base["AP_low"], base["AP_high"], better["difference_low"]) == ("-", "-", "-")
+    assert better["difference"] == "2.00"
+    text = table_markdown("T", [half, BETTER])
+    assert "adds the intervals that are missing: `t3_raw_fl`." in text
+    assert "missing" not in table_markdown("T", [BASE, BETTER])
+
+
+def test_rows_of_other_images_are_not_compared():
+    other = replace(BETTER, bootstraps=(resampled(0.4152, 2, "other"),))
+    with pytest.raises(WorkbenchError, match="different images"):
+        table_markdown("T", [BASE, other])
 
 
 def test_best_measured_and_best_published_are_bold_ties_too():
@@ -164,7 +241,7 @@ def test_none_was_run():
 def test_columns_that_no_row_needs_are_left_out(tmp_path):
     plain = replace(RAW, published={})
     assert list(read_csv(tmp_path, [plain])[0])[4:] == [
-        *("AP", "AP50", "AP75", "APS", "APM", "APL"),
+        *("AP", "AP50", "AP75", "APS", "APM", "APL", "AP_low", "AP_high"),
         *("run", "seeds", "code_digest"),
     ]
 
