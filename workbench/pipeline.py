@@ -12,7 +12,7 @@ from pathlib import Path
 from workbench.catalog import Rehearsal, Row, load_table, read_table
 from workbench.config import PipelineConfig
 from workbench.errors import WorkbenchError
-from workbench.experiment import Variant, seed_folder
+from workbench.experiment import Variant, check_evaluation, seed_folder
 from workbench.files import read_json, write_json_atomically
 from workbench.provenance import code_digest, provenance
 from workbench.released import published_on_val2017, released_runs
@@ -75,18 +75,12 @@ def detect_run(run: Path, variant_file: Path, data_root: Path, seed: int | str, 
     """Detections of a trained run on val2017 → ``detections.json`` in the variant's folder."""
     import torch
 
-    from workbench.data.coco import read_coco
-    from workbench.inference import detect_data_set, load_run
+    from workbench.inference import detect_data_set, load_run_for
     from workbench.progress import Reporter
 
     variant = read_variant(variant_file)
-    data = read_coco(data_root, "val2017", training=False, limit=variant.limit_images)
-    trained = load_run(run, seed)
-    if trained.category_ids != data.category_ids:
-        raise WorkbenchError(
-            f"{data_root}: its categories {data.category_ids} are not those that {run.name} was trained on, "
-            f"{trained.category_ids}"
-        )
+    trained, data = load_run_for(run, seed, data_root, "val2017", variant.limit_images)
+    check_evaluation(trained.experiment.detector, variant, str(variant_file))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     began = time.monotonic()
     with Reporter(f"{run.name} {seed_folder(seed)}", len(data.images)) as reporter:
