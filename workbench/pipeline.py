@@ -143,32 +143,37 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     return table_markdown(title, lines)
 
 
-def draw_figure(name: str, settings: PipelineConfig, results: Path) -> None:
-    """Draw the loss curves of a table's trained rows on one figure, PNG and PDF."""
+def draw_figure(name: str, settings: PipelineConfig, results: Path, ranking: bool = False) -> None:
+    """Draw the loss curves of a table's runs on one figure, or the score of each against IoU; PNG and PDF."""
     import pandas
 
     from workbench.report.figures import draw_loss_curves
+    from workbench.report.ranking import draw_rankings
 
+    draw, title, file, part = (
+        (draw_rankings, "Score against IoU", "ranking.csv", "ranking")
+        if ranking
+        else (draw_loss_curves, "Training", "train.csv", "loss")
+    )
     _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     trainings = trainings_of(rows, settings)
-    curves = {}
+    found = {}
     for row in {row.run: row for row in reversed(rows)}.values():
-        files = [folder / "runs" / row.run / seed_folder(training) / "train.csv" for training in trainings[row.run]]
-        frames = [pandas.read_csv(file) for file in files if file.is_file()]
+        files = [folder / "runs" / row.run / seed_folder(training) / file for training in trainings[row.run]]
+        frames = [pandas.read_csv(path) for path in files if path.is_file()]
         if frames:
-            curves[row_title(row)] = frames
-    curves = dict(reversed(curves.items()))
-    if not curves:
-        raise WorkbenchError(f"{name}: no row of it has been trained at scale {settings.scale}; run snakemake {name}")
-    base = folder / "figures" / f"{name}_loss"
-    draw_loss_curves(
-        curves, base.with_suffix(".png"), base.with_suffix(".pdf"), f"Training, {name}, scale {folder.name}"
-    )
+            found[row_title(row)] = frames
+    found = dict(reversed(found.items()))
+    if not found:
+        target = f"{name}_ranking" if ranking else name
+        raise WorkbenchError(f"{name}: no row of it has a {file} at scale {settings.scale}; run snakemake {target}")
+    base = folder / "figures" / f"{name}_{part}"
+    draw(found, base.with_suffix(".png"), base.with_suffix(".pdf"), f"{title}, {name}, scale {folder.name}")
 
 
 def row_title(row: Row) -> str:
-    """A row's labels in a few words, for a legend."""
+    """A row's labels in a few words, for a legend; the detector's name where they say nothing of the run."""
     said = []
     for key, value in row.labels.items():
         if value is True:
@@ -177,7 +182,7 @@ def row_title(row: Row) -> str:
             said.append(value)
         elif value is not False:
             said.append(f"{key} {value:g}")
-    return ", ".join(said)
+    return ", ".join(said) or row.experiment.detector.title
 
 
 def settings_digest(name: str, rows: Iterable[Row]) -> str:
