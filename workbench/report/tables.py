@@ -5,6 +5,7 @@ Torch-free and independent of the experiments' schema: a row is plain data. All 
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -244,7 +245,21 @@ def _footnote(rows: Sequence[TableRow]) -> str:
         unit += "; each measured row is a single seed"
     elif counts:
         unit += "; measured figures are means over the seeds, ± the sample standard deviation of AP over them"
-    return "\n\n".join([f"{unit}.", *_on_splits(rows), *_on_rows_not_run(rows), *_on_mixed_code(rows)])
+    return "\n\n".join(
+        [f"{unit}.", *_on_order(rows), *_on_splits(rows), *_on_rows_not_run(rows), *_on_mixed_code(rows)]
+    )
+
+
+def _on_order(rows: Sequence[TableRow]) -> list[str]:
+    """Do the measured rows lie in the published order? That is what may be compared across scales."""
+    from workbench.report.correlation import kendall
+
+    pairs = [(_mean(r, "AP"), r.published["AP"]) for r in rows if r.run and "AP" in r.published]
+    pairs = [pair for pair in pairs if isinstance(pair[0], float)]
+    tau = kendall(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
+    if math.isnan(tau):
+        return []
+    return [f"Kendall's tau-b between measured and published AP, {len(pairs)} rows: {tau:.2f} (1: the same order)."]
 
 
 def _on_splits(rows: Sequence[TableRow]) -> list[str]:
