@@ -83,6 +83,10 @@ def figures_of(tables):
     return [f"{FOLDER}/figures/{table}_loss.png" for table in tables if logs_of(TABLES[table])]
 
 
+def rankings_of(rows):
+    return [f"{FOLDER}/runs/{row.run}/{seed_folder(t)}/ranking.csv" for row in rows for t in TRAININGS[row.run]]
+
+
 def pretrained(wildcards):
     """The file of pretrained weights that a run starts from, if it does."""
     backbone = EXPERIMENTS[wildcards.run].backbone
@@ -146,6 +150,13 @@ for name, rows in TABLES.items():
             name
         input:
             outcomes_of([name]),
+        localrule: True
+
+    rule:
+        name:
+            f"{name}_ranking"
+        input:
+            f"{FOLDER}/figures/{name}_ranking.png",
         localrule: True
 
     for row in rows:
@@ -268,6 +279,27 @@ rule evaluate:
         f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
+rule rank:
+    input:
+        f"{WEIGHTS}/model.safetensors",
+        VAL_ANNOTATIONS,
+    output:
+        multiext(f"{WEIGHTS}/ranking", ".csv", ".png", ".pdf"),
+    log:
+        f"{WEIGHTS}/ranking.log",
+    threads: THREADS
+    resources:
+        gpu=1 if GPUS else 0,
+        mem_mb=lambda wildcards: 2000 if EXPERIMENTS[wildcards.run].image.long < 600 else 12000,
+        runtime=120,
+    params:
+        seed=lambda wildcards: wildcards.training.removeprefix("seed"),
+    shell:
+        f"workbench ranking --run {FOLDER}/runs/{{wildcards.run}} --seed {{params.seed}} --data '{DATA}'"
+        f" {f'--limit-images {settings.limit_images}' if settings.limit_images else ''}"
+        " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
+
+
 rule table:
     input:
         lambda wildcards: evaluations_of(TABLES[wildcards.table]),
@@ -292,3 +324,15 @@ rule figure:
         f"{FOLDER}/figures/{{table}}.log",
     shell:
         f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+
+
+rule ranking:
+    input:
+        lambda wildcards: rankings_of(TABLES[wildcards.table]),
+    output:
+        f"{FOLDER}/figures/{{table}}_ranking.png",
+        f"{FOLDER}/figures/{{table}}_ranking.pdf",
+    log:
+        f"{FOLDER}/figures/{{table}}_ranking.log",
+    shell:
+        f"workbench figure {{wildcards.table}} --ranking {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"

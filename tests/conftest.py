@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from workbench.catalog import load_row
-from workbench.data.embedded import EmbeddedData, draw_data_set
+from workbench.data.embedded import CATEGORIES, EmbeddedData, draw_data_set
+from workbench.files import write_json_atomically
 
 
 def pytest_configure(config):
@@ -45,3 +46,25 @@ def tiny_experiment():
             ),
         }
     )
+
+
+@pytest.fixture
+def untrained_run(tmp_path):
+    """A function that makes the folder of a run: an experiment on the drawn data, with random weights for seed 0."""
+
+    def make(experiment):
+        import torch
+        from safetensors.torch import save_file
+
+        from workbench.detectors import build_detector
+
+        torch.manual_seed(0)
+        folder = tmp_path / "runs" / experiment.detector.title
+        write_json_atomically(folder / "experiment.json", experiment.model_dump(mode="json"))
+        ids, names = zip(*CATEGORIES, strict=True)
+        facts = {"category_ids": ids, "class_names": names, "code_digest": "12345678"}
+        write_json_atomically(folder / "seed0" / "train.json", facts)
+        save_file(build_detector(experiment).state_dict(), folder / "seed0" / "model.safetensors")
+        return folder
+
+    return make

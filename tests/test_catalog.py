@@ -10,11 +10,12 @@ import pytest
 from workbench import catalog
 from workbench.catalog import Rehearsal, load_row, load_table
 from workbench.errors import WorkbenchError
-from workbench.experiment import Experiment, essence, run_id, variant_id
+from workbench.experiment import Experiment, Oracle, essence, run_id, variant_id
 from workbench.families import VFNet
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {
+    "table1": 1,
     "table2": 6,
     "table3": 5,
     "table4": 21,
@@ -57,6 +58,7 @@ def test_tables_share_the_runs_that_the_papers_share():
     assert sorted(ids for ids in rows.values() if len(ids) > 1) == [
         ["gfl1c_beta2", "gfl3_qfl"],
         ["gfl2b_n16", "gfl2c_delta1", "gfl3_qfl_dfl"],
+        [*(row.id for row in load_table("table1", "coco")[1]), "t3_fcos_atss"],
         ["t2_g2p0_a0p75_q", "t3_full_vfl", "t5_vfnet_vfl"],
         ["t4_vfnetx_800", "t4_vfnetx_1200"],
     ]
@@ -74,6 +76,62 @@ def test_published_numbers_are_the_papers(paper):
     for table in set(TABLES) - {"table4"}:
         ours = {row.id: row.published for row in load_table(table, "mini")[1]}
         assert ours == {row["id"]: row["metrics"] for row in paper[table]["rows"]}
+
+
+@pytest.mark.parametrize("scale", ["mini", "coco"])
+def test_table_1_evaluates_one_training_in_ten_ways(scale):
+    """Its check marks are those of the recipe, and its plain row is Table 3's last, to the folder."""
+    _, rows = load_table("table1", scale)
+    plain = load_row("table3", "t3_fcos_atss", scale)
+    assert {row.run for row in rows} == {plain.run}
+    assert [row.variant_folder == plain.variant_folder for row in rows] == [i == 1 for i in range(10)]
+    for row in rows:
+        oracle = row.variant.oracle or Oracle()
+        assert row.labels == {
+            "w/ctr": row.variant.centerness,
+            "gt_ctr": oracle.centerness == "truth",
+            "gt_ctr_iou": oracle.centerness == "iou",
+            "gt_bbox": oracle.boxes,
+            "gt_cls": oracle.score == "one",
+            "gt_cls_iou": oracle.score == "iou",
+        }
+    columns = {name: [i for i, row in enumerate(rows, 1) if row.labels[name]] for name in rows[0].labels}
+    assert columns == {
+        "w/ctr": [2, 3, 4, 6, 8, 10],
+        "gt_ctr": [3],
+        "gt_ctr_iou": [4],
+        "gt_bbox": [5, 6],
+        "gt_cls": [7, 8],
+        "gt_cls_iou": [9, 10],
+    }
+
+
+def test_ids_of_evaluations_stand_and_say_what_they_are():
+    row = load_row("table3", "t3_full_vfl")
+    assert (row.run, row.variant_folder) == ("vfnet-varifocal-resnet50-dabec4b1", "nms0.6-128x96-890ca422")
+    names = [row.variant_folder.rsplit("-", 1)[0] for row in load_table("table1")[1]]
+    assert names[0] == "nms0.6-128x96-without_centerness"
+    assert names[4] == "nms0.6-128x96-without_centerness-oracle_boxes_truth"
+    assert names[9] == "nms0.6-128x96-oracle_score_iou"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("base: fcos_atss\n    evaluation: {c", "base: vfnet_raw\n    evaluation: {c", "experiments/table1.yaml: rows.t1_base_noctr.evaluation: vfnet_raw has no centerness to leave out; remove it from the evaluation"),
+        ("base: fcos_atss\n    evaluation: {o", "base: vfnet_raw\n    evaluation: {o", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: vfnet_raw has no centerness to replace; remove it from the evaluation"),
+        ("{oracle: {centerness: truth}}", "{centerness: false, oracle: {centerness: truth}}", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle's centerness has no effect without centerness in the score"),
+        ("{oracle: {centerness: truth}}", "{oracle: {}}", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle that replaces nothing; leave it out"),
+        ("{oracle: {centerness: truth}}", "{oracle: {centerness: true}}", "rows.t1_gt_ctr.evaluation.oracle.centerness: input should be 'truth' or 'iou' (found True)"),
+        ("{oracle: {centerness: truth}}", "{oracle: {box: true}}", "rows.t1_gt_ctr.evaluation.oracle.box: unknown key; did you mean 'boxes'?"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_that_makes_no_sense_is_told_with_its_place(experiments, old, new, said):
+    spoil(experiments / "table1.yaml", old, new)
+    with pytest.raises(WorkbenchError) as error:
+        load_table("table1")
+    assert str(error.value).startswith(said) or said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_published_numbers_of_table_4_are_the_papers(paper):
@@ -205,6 +263,8 @@ def test_the_coco_scale_is_the_papers_recipe_to_the_letter():
         "nms_iou": 0.6,
         "candidates": 1000,
         "max_detections": 100,
+        "centerness": True,
+        "oracle": None,
         "limit_images": None,
     }
 
@@ -285,7 +345,7 @@ def test_a_scale_of_ones_own_states_only_what_differs(experiments):
         ("table3.yaml", "{name: focal}", "{name: vocal}", "rows.t3_raw_fl.loss: unknown name 'vocal'; did you mean 'focal'?"),
         ("table3.yaml", "{name: focal}", "{name: focal, gama: 2}", "loss.gama: unknown key; did you mean 'gamma'? (known: name, alpha, gamma)"),
         ("table3.yaml", "{name: focal}", "{name: focal, gamma: often}", "loss.gamma: input should be a valid number"),
-        ("table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    base: vfnet", "line 9: not valid YAML: key 'base' stands twice"),
+        ("table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    base: vfnet", "line 10: not valid YAML: key 'base' stands twice"),
         ("table3.yaml", "rows:", "rows: [", "table3.yaml"),
         ("recipes.yaml", "warmup_ratio", "warmup_ration", "recipes.yaml: vfnet.training.warmup_ration: unknown key; did you mean 'warmup_ratio'"),
         ("recipes.yaml", "schedule: 1x", "schedule: fast", "recipes.yaml: vfnet.schedule: unknown schedule 'fast'; known: 1x"),

@@ -16,7 +16,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from workbench.catalog import load_row
 from workbench.data.batch import Batch
 from workbench.detectors import build_detector
+from workbench.experiment import Oracle
 from workbench.layers.deform import deform_conv2d
+from workbench.oracle import put_truth
 
 ROWS = [
     *(("table3", row) for row in ("t3_full_vfl", "t3_star_vfl", "t3_raw_vfl", "t3_raw_fl", "t3_fcos_atss")),
@@ -89,6 +91,15 @@ def test_detections(fake_gpu, row):
     batch = make_batch()
     for found in detector_of(row).detect(batch.images, batch.sizes):
         assert {part.device.type for part in (found.boxes, found.scores, found.labels)} == {"cuda"}
+
+
+@pytest.mark.parametrize("row", ROWS[-6:], ids=lambda row: row[1])
+def test_oracles(fake_gpu, row):
+    detector, batch = detector_of(row), make_batch()
+    predictions = detector.infer(batch.images)
+    everything = Oracle(centerness=None if predictions.centerness is None else "truth", boxes=True, score="iou")
+    found = put_truth(predictions, detector.assign(predictions, batch), batch, everything)
+    assert {part.device.type for part in (found.logits, found.boxes)} == {"cuda"}
 
 
 @pytest.mark.parametrize("back_end", ["sample", "torchvision"])

@@ -16,7 +16,16 @@ from pydantic import Field, model_validator
 from workbench.data.digest import annotation_digest
 from workbench.data.embedded import EmbeddedData
 from workbench.errors import WorkbenchError
-from workbench.experiment import Experiment, ImageSize, Variant, hash8, published_variant, run_id, variant_id
+from workbench.experiment import (
+    Experiment,
+    ImageSize,
+    Variant,
+    check_evaluation,
+    hash8,
+    published_variant,
+    run_id,
+    variant_id,
+)
 from workbench.families import Settings
 from workbench.yamlfile import Origins, choose, merge, read_yaml, validated
 
@@ -331,7 +340,11 @@ def _resolve(
     if rehearsal:
         _shorten(content, evaluation, rehearsal)
     experiment = validated(Experiment, content, origins)
-    variant = published_variant(experiment).model_dump() | evaluation
+    at_evaluation = {(): f"{place}.evaluation"} | {
+        path[1:]: where for path, where in origins.items() if path[:1] == ("evaluation",)
+    }
+    variant = validated(Variant, published_variant(experiment).model_dump() | evaluation, at_evaluation)
+    check_evaluation(experiment.detector, variant, at_evaluation[()])
     return Row(
         id=row,
         table=table,
@@ -339,9 +352,7 @@ def _resolve(
         published=spec.published,
         note=spec.note,
         experiment=experiment,
-        variant=validated(
-            Variant, variant, {path[1:]: w for path, w in origins.items() if path[:1] == ("evaluation",)}
-        ),
+        variant=variant,
     )
 
 

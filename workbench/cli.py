@@ -22,6 +22,7 @@ bench = typer.Typer(no_args_is_help=True, help="Small benchmarks on this machine
 app.add_typer(bench, name="bench")
 
 Folder = Annotated[Path, typer.Argument(help="A run's folder, results/<scale>/runs/<run>.")]
+Run = Annotated[Path, typer.Option("--run", help="A trained run, results/<scale>/runs/<run>.")]
 Seed = Annotated[int, typer.Option(min=0, help="Which training of the run.")]
 
 
@@ -168,6 +169,34 @@ def evaluate(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0")
 
 
 @app.command()
+def oracle(run: Run, data: Data, seed: Trained = "0", workers: Workers = None) -> None:
+    """Put ground truth in the place of each of a trained run's outputs, and see what AP that would give."""
+    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
+    from workbench.study import study_oracles
+
+    with reserved_gpus(1):
+        prepare_threads()
+        print(study_oracles(run, data, seed, decoding_processes(workers)))
+
+
+@app.command()
+def ranking(
+    run: Run, data: Data, seed: Trained = "0", limit_images: LimitImages = None, workers: Workers = None
+) -> None:
+    """Draw a trained run's scores against the IoU of its boxes, with their rank correlation."""
+    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
+    from workbench.experiment import seed_folder
+    from workbench.report.correlation import kendall, spearman
+    from workbench.study import study_ranking
+
+    with reserved_gpus(1):
+        prepare_threads()
+        cells = study_ranking(run, data, seed, decoding_processes(workers), limit_images)
+    rho, tau = (correlation(cells["iou"], cells["score"]) for correlation in (spearman, kendall))
+    print(f"{run.name} {seed_folder(seed)}: {len(cells)} cells  Spearman {rho:.3f}  Kendall {tau:.3f}")
+
+
+@app.command()
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="A checkpoint of MMDetection 2 or 3.")],
     run: Annotated[Path, typer.Option(help="The run of the same detector, results/<scale>/runs/<run>.")],
@@ -209,14 +238,15 @@ def figure(
     data_root: DataRoot = None,
     limit_steps: LimitSteps = None,
     limit_images: LimitImages = None,
+    ranking: Annotated[bool, typer.Option("--ranking", help="Scores against IoU instead of losses.")] = False,
 ) -> None:
-    """Draw the loss curves of a table's rows."""
+    """Draw the loss curves of a table's rows, or their scores against the IoU of their boxes."""
     from workbench.config import read_config
     from workbench.pipeline import draw_figure
 
     given = {"scale": scale, "seeds": seeds, "weights": weights, "data_root": data_root}
     settings = read_config(given | {"limit_steps": limit_steps, "limit_images": limit_images})
-    draw_figure(name, settings, results)
+    draw_figure(name, settings, results, ranking)
 
 
 @app.command()
@@ -235,7 +265,7 @@ def plan(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
-    run: Annotated[Path, typer.Option(help="A trained run, results/<scale>/runs/<run>.")],
+    run: Run,
     seed: Trained = "0",
     out: Annotated[Path, typer.Option(help="Folder for drawn pictures and detections.json.")] = Path("predictions"),
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Draw and list boxes of at least this score.")] = 0.3,

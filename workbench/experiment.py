@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from workbench.data.embedded import EmbeddedData
+from workbench.errors import WorkbenchError
 from workbench.families import AnyDetector, Settings
 from workbench.losses.classification import AnyClassificationLoss
 
@@ -178,8 +179,25 @@ class Experiment(Settings):
     training: Training
 
 
+class Oracle(Settings):
+    """Ground truth in place of what foreground cells predict, before post-processing (Table 1; section 3)."""
+
+    centerness: Literal["truth", "iou"] | None = None
+    """What it is trained towards, or the IoU of the cell's box with its object."""
+    boxes: bool = False
+    """The object's."""
+    score: Literal["one", "iou"] | None = None
+    """Of the object's class: 1, or the IoU of the cell's box with the object; other classes keep theirs."""
+
+    @property
+    def title(self) -> str:
+        """Short name, part of an evaluation's folder name."""
+        said = {"centerness": self.centerness, "boxes": "truth" if self.boxes else None, "score": self.score}
+        return "_".join(["oracle", *(f"{what}_{value}" for what, value in said.items() if value)])
+
+
 class Variant(Settings):
-    """How a trained run is evaluated: test size and post-processing. Changing it never retrains."""
+    """How a trained run is evaluated: test size, oracle, post-processing. Changing it never retrains."""
 
     image: ImageSize
     score_threshold: float = Field(0.05, ge=0, lt=1)
@@ -189,8 +207,27 @@ class Variant(Settings):
     candidates: int = Field(1000, ge=1)
     """Cells kept of each pyramid level."""
     max_detections: int = Field(100, ge=1)
+    centerness: bool = True
+    """Whether a detector's centerness, where it has one, takes part in the score."""
+    oracle: Oracle | None = None
     limit_images: int | None = Field(None, ge=1)
     """A rehearsal's number of images."""
+
+    @model_validator(mode="after")
+    def _combination(self) -> Variant:
+        if self.oracle == Oracle():
+            raise ValueError("an oracle that replaces nothing; leave it out")
+        if self.oracle and self.oracle.centerness and not self.centerness:
+            raise ValueError("an oracle's centerness has no effect without centerness in the score; leave one out")
+        return self
+
+
+def check_evaluation(detector: AnyDetector, variant: Variant, place: str) -> None:
+    """Raise, naming the place, where an evaluation speaks of a centerness that the detector does not have."""
+    replaced = variant.oracle is not None and variant.oracle.centerness is not None
+    if not detector.centerness and (replaced or not variant.centerness):
+        fault = f"{detector.title} has no centerness to {'replace' if replaced else 'leave out'}"
+        raise WorkbenchError(f"{place}: {fault}; remove it from the evaluation")
 
 
 def published_variant(experiment: Experiment) -> Variant:
@@ -231,7 +268,12 @@ def run_id(experiment: Experiment) -> str:
 def variant_id(variant: Variant) -> str:
     """The folder of an evaluation within a run's seed."""
     nms = "nms" if variant.nms == "hard" else f"{variant.nms}_nms"
-    return f"{nms}{variant.nms_iou:g}-{variant.image}-{hash8(variant)}"
+    said = [f"{nms}{variant.nms_iou:g}", str(variant.image)]
+    if not variant.centerness:
+        said.append("without_centerness")
+    if variant.oracle:
+        said.append(variant.oracle.title)
+    return "-".join([*said, hash8(variant)])
 
 
 def seed_folder(seed: int | str) -> str:

@@ -78,6 +78,7 @@ class RetinaNet(Settings):
 
     nms_iou: ClassVar[float] = 0.5
     title: ClassVar[str] = "retinanet"
+    centerness: ClassVar[bool] = False
     family: Literal["retinanet"] = "retinanet"
 
 
@@ -86,6 +87,7 @@ class FoveaBox(Settings):
 
     nms_iou: ClassVar[float] = 0.5
     title: ClassVar[str] = "foveabox"
+    centerness: ClassVar[bool] = False
     family: Literal["foveabox"] = "foveabox"
 
 
@@ -94,6 +96,7 @@ class RepPoints(Settings):
 
     nms_iou: ClassVar[float] = 0.5
     title: ClassVar[str] = "reppoints"
+    centerness: ClassVar[bool] = False
     family: Literal["reppoints"] = "reppoints"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,11 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from workbench.data import loader
-from workbench.data.coco import CocoDetection
-from workbench.detectors import Detector, build_detector
+from workbench.data.batch import Batch
+from workbench.data.coco import CocoDetection, read_coco
+from workbench.detectors import Detector, Predictions, build_detector
 from workbench.errors import WorkbenchError, one_line
-from workbench.experiment import Experiment, Variant, seed_folder
+from workbench.experiment import Experiment, ImageSize, Variant, seed_folder
 from workbench.files import read_json
+from workbench.oracle import put_truth
+from workbench.postprocess import postprocess
 from workbench.progress import Reporter
 from workbench.yamlfile import validated
 
@@ -71,6 +75,24 @@ def load_run(folder: Path | str, seed: int | Literal["released"] = 0) -> Trained
     return TrainedRun(detector.eval(), experiment, *classes, facts)
 
 
+def load_run_for(
+    folder: Path, seed: int | Literal["released"], data_root: Path, split: str, limit: int | None = None
+) -> tuple[TrainedRun, CocoDetection]:
+    """A trained run and a split of a data set to evaluate it on; ``limit`` keeps only so many images.
+
+    Raises:
+        WorkbenchError: not trained yet, a data set that cannot be read, or one of other categories.
+    """
+    data = read_coco(data_root, split, training=False, limit=limit)
+    trained = load_run(folder, seed)
+    if trained.category_ids != data.category_ids:
+        raise WorkbenchError(
+            f"{data_root}: its categories {data.category_ids} are not those that {folder.name} was trained on, "
+            f"{trained.category_ids}"
+        )
+    return trained, data
+
+
 def detect_data_set(
     detector: Detector,
     data: CocoDetection,
@@ -86,29 +108,52 @@ def detect_data_set(
 
     Args:
         data: the images; with several ranks each takes every ``ranks``-th.
-        variant: test size and post-processing.
+        variant: test size, oracle and post-processing.
 
     Returns:
         ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`` in original pixels, image by image.
     """
-    detector = detector.to(device)
-    results: list[dict] = []
     part = replace(data, images=data.images[rank::ranks])
-    size = (variant.image.long, variant.image.short)
-    for number, batch in enumerate(loader.evaluation_batches(part, size=size, workers=workers), 1):
-        found = detector.detect(batch.images.to(device), batch.sizes.to(device), variant)[0]
-        scale = (batch.original_sizes[0] / batch.sizes[0]).flip(0).repeat(2)
-        boxes = found.boxes.cpu() * scale
-        boxes[:, 2:] -= boxes[:, :2]
-        results += [
-            {"image_id": batch.image_ids[0], "category_id": data.category_ids[label], "bbox": box, "score": score}
-            for box, score, label in zip(
-                boxes.double().round(decimals=3).tolist(),
-                found.scores.double().round(decimals=6).tolist(),
-                found.labels.tolist(),
-                strict=True,
-            )
-        ]
+    results: list[dict] = []
+    for batch, predictions in predicted_images(detector, part, variant.image, device, workers, reporter):
+        results += detections_of_image(detector, data, batch, predictions, variant)
+    return results
+
+
+def predicted_images(
+    detector: Detector,
+    data: CocoDetection,
+    size: ImageSize,
+    device: torch.device | str,
+    workers: int = 0,
+    reporter: Reporter | None = None,
+) -> Iterator[tuple[Batch, Predictions]]:
+    """Every image of a data set in file order, as a batch of one on the device, with what is predicted for it."""
+    detector = detector.to(device)
+    batches = loader.evaluation_batches(data, size=(size.long, size.short), workers=workers)
+    for number, batch in enumerate(batches, 1):
+        there = batch.to(device)
+        yield there, detector.infer(there.images)
         if reporter:
             reporter.advance(number, "images")
-    return results
+
+
+def detections_of_image(
+    detector: Detector, data: CocoDetection, batch: Batch, predictions: Predictions, variant: Variant
+) -> list[dict]:
+    """What an evaluation makes of the predictions for a batch of one image; see ``detect_data_set``."""
+    if variant.oracle is not None:
+        predictions = put_truth(predictions, detector.assign(predictions, batch), batch, variant.oracle)
+    found = postprocess(predictions, batch.sizes, variant)[0]
+    scale = (batch.original_sizes[0].cpu() / batch.sizes[0].cpu()).flip(0).repeat(2)
+    boxes = found.boxes.cpu() * scale
+    boxes[:, 2:] -= boxes[:, :2]
+    return [
+        {"image_id": batch.image_ids[0], "category_id": data.category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(
+            boxes.double().round(decimals=3).tolist(),
+            found.scores.double().round(decimals=6).tolist(),
+            found.labels.tolist(),
+            strict=True,
+        )
+    ]

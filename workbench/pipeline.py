@@ -15,7 +15,7 @@ from pathlib import Path
 from workbench.catalog import Rehearsal, Row, load_table, read_table
 from workbench.config import PipelineConfig
 from workbench.errors import WorkbenchError
-from workbench.experiment import Variant, seed_folder
+from workbench.experiment import Variant, check_evaluation, seed_folder
 from workbench.files import read_json, write_bytes_atomically, write_json_atomically
 from workbench.provenance import code_digest, provenance
 from workbench.released import published_on_val2017, released_runs
@@ -108,18 +108,12 @@ def detections_of(
     """Detections of a trained run on a split, in COCO's results format."""
     import torch
 
-    from workbench.data.coco import read_coco
-    from workbench.inference import detect_data_set, load_run
+    from workbench.inference import detect_data_set, load_run_for
     from workbench.progress import Reporter
 
     variant = read_variant(variant_file)
-    data = read_coco(data_root, split, training=False, limit=variant.limit_images)
-    trained = load_run(run, seed)
-    if trained.category_ids != data.category_ids:
-        raise WorkbenchError(
-            f"{data_root}: its categories {data.category_ids} are not those that {run.name} was trained on, "
-            f"{trained.category_ids}"
-        )
+    trained, data = load_run_for(run, seed, data_root, split, variant.limit_images)
+    check_evaluation(trained.experiment.detector, variant, str(variant_file))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with Reporter(f"{run.name} {seed_folder(seed)}", len(data.images)) as reporter:
         return detect_data_set(trained.detector, data, variant, device, workers, reporter=reporter)
@@ -195,32 +189,37 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     return table_markdown(title, lines)
 
 
-def draw_figure(name: str, settings: PipelineConfig, results: Path) -> None:
-    """Draw the loss curves of a table's trained rows on one figure, PNG and PDF."""
+def draw_figure(name: str, settings: PipelineConfig, results: Path, ranking: bool = False) -> None:
+    """Draw the loss curves of a table's runs on one figure, or the score of each against IoU; PNG and PDF."""
     import pandas
 
     from workbench.report.figures import draw_loss_curves
+    from workbench.report.ranking import draw_rankings
 
+    draw, title, file, part = (
+        (draw_rankings, "Score against IoU", "ranking.csv", "ranking")
+        if ranking
+        else (draw_loss_curves, "Training", "train.csv", "loss")
+    )
     _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     trainings = trainings_of(rows, settings)
-    curves = {}
+    found = {}
     for row in {row.run: row for row in reversed(rows)}.values():
-        files = [folder / "runs" / row.run / seed_folder(training) / "train.csv" for training in trainings[row.run]]
-        frames = [pandas.read_csv(file) for file in files if file.is_file()]
+        files = [folder / "runs" / row.run / seed_folder(training) / file for training in trainings[row.run]]
+        frames = [pandas.read_csv(path) for path in files if path.is_file()]
         if frames:
-            curves[row_title(row)] = frames
-    curves = dict(reversed(curves.items()))
-    if not curves:
-        raise WorkbenchError(f"{name}: no row of it has been trained at scale {settings.scale}; run snakemake {name}")
-    base = folder / "figures" / f"{name}_loss"
-    draw_loss_curves(
-        curves, base.with_suffix(".png"), base.with_suffix(".pdf"), f"Training, {name}, scale {folder.name}"
-    )
+            found[row_title(row)] = frames
+    found = dict(reversed(found.items()))
+    if not found:
+        target = f"{name}_ranking" if ranking else name
+        raise WorkbenchError(f"{name}: no row of it has a {file} at scale {settings.scale}; run snakemake {target}")
+    base = folder / "figures" / f"{name}_{part}"
+    draw(found, base.with_suffix(".png"), base.with_suffix(".pdf"), f"{title}, {name}, scale {folder.name}")
 
 
 def row_title(row: Row) -> str:
-    """A row's labels in a few words, for a legend."""
+    """A row's labels in a few words, for a legend; the detector's name where they say nothing of the run."""
     said = []
     for key, value in row.labels.items():
         if value is True:
@@ -229,7 +228,7 @@ def row_title(row: Row) -> str:
             said.append(value)
         elif value is not False:
             said.append(f"{key} {value:g}")
-    return ", ".join(said)
+    return ", ".join(said) or row.experiment.detector.title
 
 
 def settings_digest(name: str, rows: Iterable[Row]) -> str:

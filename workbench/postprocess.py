@@ -2,7 +2,8 @@
 
 Order of operations as in the released code: sigmoid → the best cells of each level → clip → every (box, class) pair
 above the score threshold → times centerness → class-wise NMS → the best over all classes. NMS is invariant under the
-scaling to original pixels, which is left to the caller.
+scaling to original pixels, which is left to the caller. Of equal scores the first cell's comes first, on any device:
+levels from fine to coarse, cells row by row (where a level has too many, by their best class).
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def postprocess(predictions: Predictions, sizes: Tensor, variant: Variant) -> li
         variant: thresholds and limits.
     """
     scores = predictions.logits.float().sigmoid()
-    quality = None if predictions.centerness is None else predictions.centerness.float().sigmoid()
+    quality = None
+    if predictions.centerness is not None and variant.centerness:
+        quality = predictions.centerness.float().sigmoid()
     boxes = clip_boxes(predictions.boxes.float(), sizes, predictions.clip_margin)
     kept = _candidate_cells(scores, quality, [len(level) for level in predictions.points], variant.candidates)
     scores = scores.gather(1, kept.unsqueeze(-1).expand(-1, -1, scores.shape[-1]))
@@ -69,7 +72,9 @@ def _candidate_cells(scores: Tensor, quality: Tensor | None, cells: list[int], l
     kept, start = [], 0
     for count in cells:
         if count > limit:
-            kept.append(rank[:, start : start + count].topk(limit).indices + start)
+            # Not topk, whose choice among equals is anybody's.
+            order = rank[:, start : start + count].sort(descending=True, stable=True).indices
+            kept.append(order[:, :limit] + start)
         else:
             kept.append(torch.arange(start, start + count, device=rank.device).expand(len(rank), -1))
         start += count

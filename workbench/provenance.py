@@ -30,6 +30,7 @@ DECIDES_NO_NUMBER = {
     "provenance.py",
     "released.py",
     "report",
+    "study.py",
     "yamlfile.py",
 }
 """Parts of the package that neither train, nor detect, nor evaluate."""

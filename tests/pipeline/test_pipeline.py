@@ -65,6 +65,19 @@ def test_a_rehearsal_ends_in_a_table_and_a_figure(rehearsed):
     assert metrics["provenance"]["training"]["versions"]["torch"]
 
 
+@pytest.mark.slow
+def test_table_1_and_rankings_need_no_other_training(rehearsed):
+    before = {path: path.stat().st_mtime_ns for path in rehearsed.rglob("model.safetensors")}
+    snakemake(rehearsed, "table1", "table3_ranking", *REHEARSAL)
+    results = rehearsed / "results" / "mini-rehearsal"
+    table = pandas.read_csv(results / "tables" / "table1.csv", keep_default_na=False)
+    assert len(table) == 10
+    assert (table["seeds"] == 0).all()
+    assert (results / "figures" / "table3_ranking.png").stat().st_size > 20_000
+    assert len(list(results.glob("runs/*/seed0/ranking.csv"))) == 5
+    assert {path: path.stat().st_mtime_ns for path in rehearsed.rglob("model.safetensors")} == before
+
+
 def test_nothing_is_left_to_do(rehearsed):
     assert "Nothing to be done" in snakemake(rehearsed, "table3", *REHEARSAL).stdout
     assert planned(rehearsed, "table2", *REHEARSAL)["train"] == 5
@@ -106,6 +119,10 @@ def test_plans(repository):
     assert planned(repository, "gfl_table1c", "gfl_table2b", "gfl_table2c", "gfl_table3")["train"] == 5 + 4 + 3 + 2
     assert planned(repository, "all")["train"] == 10 + 14 + 14
     assert planned(repository, "t3_full_vfl")["train"] == 1
+    jobs = planned(repository, "table1", "table3")
+    assert (jobs["train"], jobs["detect"]) == (5, 5 + 9)
+    jobs = planned(repository, "table3_ranking")
+    assert (jobs["train"], jobs["rank"], jobs["ranking"]) == (5, 5, 1)
     assert planned(repository, "table3", "--config", "seeds=3")["train"] == 15
 
 

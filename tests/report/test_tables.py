@@ -272,3 +272,12 @@ def test_bad_tables_are_told():
         table_markdown("T", [])
     with pytest.raises(WorkbenchError, match="may not be called run"):
         table_frame([replace(RAW, labels={"run": 3})])
+
+
+def test_the_order_of_three_rows_is_compared_with_the_published_one():
+    third = replace(RAW, row="third", published={"AP": 40.0}, measured=(metrics(0.2),))
+    assert "Kendall" not in table_markdown("T", [RAW, NOT_RUN, FULL, LITERATURE])  # two measured rows have no order
+    said = "Kendall's tau-b between measured and published AP, 3 rows: 0.33 (1: the same order)."  # one pair is turned
+    assert f"\n\n{said}\n" in table_markdown("T", [RAW, NOT_RUN, FULL, third, LITERATURE])
+    equal = [replace(row, published={"AP": 40.0}) for row in (RAW, FULL, third)]
+    assert "Kendall" not in table_markdown("T", equal)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from workbench.assigners.assignment import Assignment
 from workbench.data.batch import Batch
 from workbench.experiment import Variant
 from workbench.postprocess import Detections, postprocess
@@ -43,7 +44,8 @@ class Predictions:
 class Detector(nn.Module):
     """A dense detector, put together of a backbone, a neck and a head.
 
-    The head maps a feature pyramid to ``Predictions`` and has ``loss(predictions, batch)``.
+    The head maps a feature pyramid to ``Predictions`` and has ``loss(predictions, batch)`` and
+    ``assign(predictions, batch)``, the ``Assignment`` that its classification is trained with.
 
     Example:
         >>> experiment = workbench.load_experiment("table3", "t3_fcos_atss", "mini")
@@ -68,6 +70,20 @@ class Detector(nn.Module):
 
     forward = loss  # what a wrapper for several processes calls
 
+    def assign(self, predictions: Predictions, batch: Batch) -> Assignment:
+        """The object that each cell (anchor, where a cell has several) is to classify."""
+        return self.head.assign(predictions, batch)
+
+    @torch.no_grad()
+    def infer(self, images: Tensor) -> Predictions:
+        """``predict`` in evaluation mode and without gradients."""
+        was_training = self.training
+        self.eval()
+        try:
+            return self.predict(images)
+        finally:
+            self.train(was_training)
+
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Tensor, variant: Variant | None = None) -> list[Detections]:
         """Final detections in pixels of the input.
@@ -75,14 +91,9 @@ class Detector(nn.Module):
         Args:
             images: ``[B, 3, H, W]``, normalised and padded.
             sizes: ``[B, 2]`` height and width of each image before padding; boxes are clipped to them.
-            variant: how to post-process; the paper's way for this detector if None.
+            variant: how to post-process, without an oracle; the paper's way for this detector if None.
 
         Returns:
             One ``Detections`` an image, by descending score.
         """
-        was_training = self.training
-        self.eval()
-        try:
-            return postprocess(self.predict(images), sizes, variant or self.variant)
-        finally:
-            self.train(was_training)
+        return postprocess(self.infer(images), sizes, variant or self.variant)

@@ -73,7 +73,7 @@ def table_cells(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     for row in rows:
         line: dict[str, Any] = {"row": row.row}
         line |= {name: _label(row.labels.get(name)) for name in labels}
-        line |= {name: _mean(row, name) for name in MEASURED}
+        line |= {name: mean(row, name) for name in MEASURED}
         if several:
             line["AP_std"] = _deviation(row)
         line |= _limits(row)
@@ -109,7 +109,7 @@ def _absent(row: TableRow) -> str:
     return NOT_RUN if row.run else NOTHING
 
 
-def _mean(row: TableRow, name: str) -> float | str:
+def mean(row: TableRow, name: str) -> float | str:
     """A metric ×100, the mean over the seeds, to two decimals; or why there is none."""
     if not row.measured:
         return _absent(row)
@@ -154,7 +154,7 @@ def _comparison(row: TableRow, rows: dict[str, TableRow]) -> dict[str, float | s
         return dict.fromkeys(DIFFERENCE, NOT_RUN) | {COMPARED: other.row}
     both = has_interval(row) and has_interval(other)
     limits = difference_interval(row.bootstraps, other.bootstraps)[1:] if both else (math.nan, math.nan)
-    values = (_difference(_mean(row, "AP"), _mean(other, "AP")), *map(_percent, limits))
+    values = (_difference(mean(row, "AP"), mean(other, "AP")), *map(_percent, limits))
     return dict(zip(DIFFERENCE, values, strict=True)) | {COMPARED: other.row}
 
 

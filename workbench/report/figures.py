@@ -33,7 +33,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E
 DASHES = ((0, ()), (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ("", "o", "s", "^")
 
-_STYLE = {
+STYLE = {
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
@@ -77,15 +77,19 @@ def draw_loss_curves(curves: Curves, out_png: Path, out_pdf: Path, title: str) -
     rows = {name: frames for name, frames in rows.items() if any(np.isfinite(f["loss"]).any() for f in frames)}
     if not rows:
         raise WorkbenchError(f"{out_png}: no training has logged a loss yet; train a row of the table first")
-    with mpl.rc_context(_STYLE):
-        figure = _figure(rows, title)
-        for path, options in (
-            (out_png, {"format": "png", "dpi": 200, "metadata": {"Software": None}}),
-            (out_pdf, {"format": "pdf", "dpi": 200, "metadata": {"CreationDate": None}}),
-        ):
-            content = io.BytesIO()
-            figure.savefig(content, **options)
-            write_bytes_atomically(path, content.getvalue())
+    with mpl.rc_context(STYLE):
+        write_figure(_figure(rows, title), out_png, out_pdf)
+
+
+def write_figure(figure: Figure, out_png: Path, out_pdf: Path) -> None:
+    """Write a figure at 200 dots an inch and as vectors, each file whole or not at all; the same bytes each time."""
+    for path, options in (
+        (out_png, {"format": "png", "dpi": 200, "metadata": {"Software": None}}),
+        (out_pdf, {"format": "pdf", "dpi": 200, "metadata": {"CreationDate": None}}),
+    ):
+        content = io.BytesIO()
+        figure.savefig(content, **options)
+        write_bytes_atomically(path, content.getvalue())
 
 
 def _seeds_of(name: str, frames: pd.DataFrame | Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from workbench.report.cells import (
     code_digests,
     has_interval,
     label_names,
+    mean,
     references,
     table_cells,
 )
@@ -145,7 +147,7 @@ def _footnote(rows: Sequence[TableRow]) -> str:
     elif counts:
         unit += "; measured figures are means over the seeds, ± the sample standard deviation of AP over them"
     others = [*_on_splits(rows), *_on_rows_not_run(rows), *_on_mixed_code(rows)]
-    return "\n\n".join([f"{unit}.", *_on_intervals(rows), *others])
+    return "\n\n".join([f"{unit}.", *_on_intervals(rows), *_on_order(rows), *others])
 
 
 def _on_intervals(rows: Sequence[TableRow]) -> list[str]:
@@ -162,6 +164,18 @@ def _on_intervals(rows: Sequence[TableRow]) -> list[str]:
     if without:
         notes.append(f"Snakemake, or workbench evaluate, adds the intervals that are missing: {', '.join(without)}.")
     return [" ".join(notes)] if notes else []
+
+
+def _on_order(rows: Sequence[TableRow]) -> list[str]:
+    """Do the measured rows lie in the published order? That is what may be compared across scales."""
+    from workbench.report.correlation import kendall
+
+    pairs = [(mean(r, "AP"), r.published["AP"]) for r in rows if r.run and "AP" in r.published]
+    pairs = [pair for pair in pairs if isinstance(pair[0], float)]
+    tau = kendall(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
+    if math.isnan(tau):
+        return []
+    return [f"Kendall's tau-b between measured and published AP, {len(pairs)} rows: {tau:.2f} (1: the same order)."]
 
 
 def _on_splits(rows: Sequence[TableRow]) -> list[str]:
