@@ -24,6 +24,7 @@ from workbench.pipeline import (
     write_settings,
 )
 from workbench.released import released_runs
+from workbench.report.claims import claimed_rows, claims_digest
 
 try:
     # In place of `configfile:`, which takes the last of two equal keys and tells a slip in a page.
@@ -34,6 +35,7 @@ try:
     TABLES = {n: load_table(n, settings.scale, settings.data_root, settings.rehearsal)[1] for n in table_names()}
     ROWS = [row for rows in TABLES.values() for row in rows]
     TRAININGS = trainings_of(ROWS, settings)
+    CLAIMED = claimed_rows(settings)
     check_space(Path())
     check_folders([DATA, *(FOLDER / "runs" / row.run for row in ROWS)])
 except WorkbenchError as error:
@@ -81,6 +83,15 @@ def outcomes_of(tables):
 
 def figures_of(tables):
     return [f"{FOLDER}/figures/{table}_loss.png" for table in tables if logs_of(TABLES[table])]
+
+
+def judged(wildcards):
+    """What the claims are judged by: evaluations that are there, or that are asked for at the same time."""
+    targets = set(workflow.dag_settings.targets)
+    wanted = set(TABLES) if targets & {"all", "tables"} else targets
+    asked = [row for name, rows in TABLES.items() for row in rows if {name, row.id} & wanted]
+    there = [file for file in evaluations_of(CLAIMED) if os.path.exists(file)]
+    return sorted({*evaluations_of(asked), *there})
 
 
 def rankings_of(rows):
@@ -131,6 +142,7 @@ localrules:
 rule all:
     input:
         outcomes_of(TABLES),
+        f"{FOLDER}/claims.csv",
 
 
 rule tables:
@@ -141,6 +153,20 @@ rule tables:
 rule figures:
     input:
         figures_of(TABLES),
+
+
+rule claims:
+    input:
+        judged,
+    output:
+        f"{FOLDER}/claims.csv",
+        f"{FOLDER}/claims.md",
+    log:
+        f"{FOLDER}/claims.log",
+    params:
+        claims=claims_digest(),
+    shell:
+        f"workbench claims {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
 for name, rows in TABLES.items():

@@ -8,11 +8,14 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.config import PipelineConfig
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -45,6 +48,15 @@ Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode 
 VariantFile = Annotated[Path, typer.Option("--variant", help="How to evaluate: a file in results/<scale>/variants.")]
 LimitSteps = Annotated[int | None, typer.Option(min=1, help="Rehearsal: steps of one image.")]
 LimitImages = Annotated[int | None, typer.Option(min=1, help="Rehearsal: test images.")]
+
+
+def _settings(*given: object) -> PipelineConfig:
+    """What ``snakemake --config`` would be given."""
+    from workbench.config import read_config
+
+    return read_config(
+        dict(zip(("scale", "seeds", "weights", "data_root", "limit_steps", "limit_images"), given, strict=True))
+    )
 
 
 def main() -> None:
@@ -220,11 +232,9 @@ def table(
     limit_images: LimitImages = None,
 ) -> None:
     """Write a table of what has been measured beside what was published, as CSV and Markdown."""
-    from workbench.config import read_config
     from workbench.pipeline import make_table
 
-    given = {"scale": scale, "seeds": seeds, "weights": weights, "data_root": data_root}
-    settings = read_config(given | {"limit_steps": limit_steps, "limit_images": limit_images})
+    settings = _settings(scale, seeds, weights, data_root, limit_steps, limit_images)
     print(make_table(name, settings, results))
 
 
@@ -241,12 +251,27 @@ def figure(
     ranking: Annotated[bool, typer.Option("--ranking", help="Scores against IoU instead of losses.")] = False,
 ) -> None:
     """Draw the loss curves of a table's rows, or their scores against the IoU of their boxes."""
-    from workbench.config import read_config
     from workbench.pipeline import draw_figure
 
-    given = {"scale": scale, "seeds": seeds, "weights": weights, "data_root": data_root}
-    settings = read_config(given | {"limit_steps": limit_steps, "limit_images": limit_images})
+    settings = _settings(scale, seeds, weights, data_root, limit_steps, limit_images)
     draw_figure(name, settings, results, ranking)
+
+
+@app.command()
+def claims(
+    scale: Scale = "mini",
+    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each run.")] = 1,
+    weights: Weights = "trained",
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    limit_steps: LimitSteps = None,
+    limit_images: LimitImages = None,
+) -> None:
+    """Judge the paper's claims by what has been measured, as CSV and Markdown."""
+    from workbench.report.claims import write_claims
+
+    settings = _settings(scale, seeds, weights, data_root, limit_steps, limit_images)
+    print(write_claims(settings, results))
 
 
 @app.command()

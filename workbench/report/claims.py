@@ -1,0 +1,186 @@
+"""The paper's statements as comparisons of rows, and what the measurements say of each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from workbench.catalog import FOLDER, Row, load_table, read_table, table_names
+from workbench.config import PipelineConfig
+from workbench.families import Settings
+from workbench.files import write_text_atomically
+from workbench.pipeline import bootstrap_file, metrics_file, scale_folder, trainings_of
+from workbench.yamlfile import choose, read_yaml, validated
+
+if TYPE_CHECKING:
+    from workbench.confidence import Bootstrap
+
+Verdict = Literal["reproduced", "contradicted", "undecided at this scale", "not run"]
+
+
+class Claim(Settings):
+    """A statement of the paper: one row has a higher AP than another."""
+
+    statement: str
+    source: str
+    better: str
+    than: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the measurements say of a claim; effects are differences of AP in points (×100), NaN where not run."""
+
+    name: str
+    claim: Claim
+    published: float
+    effect: float
+    low: float
+    high: float
+    seeds: int
+    """Trainings of each row; where the rows have different numbers, the smaller one."""
+    verdict: Verdict
+
+
+def read_claims() -> dict[str, Claim]:
+    """All claims by name.
+
+    Raises:
+        WorkbenchError: a mistake in the file, or a row that no table has, with its place.
+    """
+    path = FOLDER / "claims.yaml"
+    rows = published_ap()
+    claims = {}
+    for name, spec in read_yaml(path).items():
+        place = f"experiments/claims.yaml: {name}"
+        claims[name] = validated(Claim, spec, place)
+        for key in ("better", "than"):
+            choose(getattr(claims[name], key), rows, "row", f"{place}.{key}")
+    return claims
+
+
+def published_ap() -> dict[str, float]:
+    """Published AP, in percent, of every row of every table that is run and states one, whatever the split."""
+    specs = [read_table(table) for table in table_names()]
+    rows = [(name, row) for spec in specs for name, row in spec.rows.items()]
+    return {name: row.published["AP"] for name, row in rows if row.base and "AP" in row.published}
+
+
+def judge(better: Sequence[Bootstrap], than: Sequence[Bootstrap]) -> tuple[float, float, float, Verdict]:
+    """Effect in points of AP, its 95 % interval and the verdict on "the first row is better than the second".
+
+    Args:
+        better, than: the trainings of each row. No interval, no verdict: where one is without any, it is "not run".
+            One training a row says nothing of other trainings and decides nothing.
+    """
+    from workbench.confidence import difference_interval
+
+    if not better or not than:
+        return math.nan, math.nan, math.nan, "not run"
+    effect, low, high = (100 * value for value in difference_interval(better, than))
+    verdict: Verdict = "undecided at this scale"
+    if min(len(better), len(than)) > 1:
+        if low > 0:
+            verdict = "reproduced"
+        elif high < 0:
+            verdict = "contradicted"
+    return effect, low, high, verdict
+
+
+def judge_claims(settings: PipelineConfig, results: Path) -> list[Judgement]:
+    """A judgement of every claim, of whatever has been measured at a scale."""
+    from workbench.confidence import read_bootstrap
+
+    rows = {row.id: row for row in claimed_rows(settings)}
+    trainings = trainings_of(rows.values(), settings)
+    folder = scale_folder(results, settings.scale, settings.rehearsal)
+    published = published_ap()
+
+    def measured(id_: str) -> list[Bootstrap]:
+        row = rows[id_]
+        files = [bootstrap_file(metrics_file(folder, row, training)) for training in trainings[row.run]]
+        return [read_bootstrap(file) for file in files if file.is_file()]
+
+    judgements = []
+    for name, claim in read_claims().items():
+        better, than = measured(claim.better), measured(claim.than)
+        said = published[claim.better] - published[claim.than]
+        seeds = min(len(better), len(than))
+        effect, low, high, verdict = judge(better, than)
+        judgements.append(Judgement(name, claim, said, effect, low, high, seeds, verdict))
+    return judgements
+
+
+def claimed_rows(settings: PipelineConfig) -> list[Row]:
+    """The rows that some claim compares."""
+    named = {row for claim in read_claims().values() for row in (claim.better, claim.than)}
+    tables = [table for table in table_names() if named & read_table(table).rows.keys()]
+    loaded = (load_table(table, settings.scale, settings.data_root, settings.rehearsal)[1] for table in tables)
+    return [row for rows in loaded for row in rows if row.id in named]
+
+
+def claims_digest() -> str:
+    """What is claimed and was published, as text that changes when it does."""
+    published = published_ap()
+    claims = read_claims()
+    return json.dumps(
+        [[n, *c.model_dump().values(), published[c.better], published[c.than]] for n, c in claims.items()]
+    )
+
+
+def write_claims(settings: PipelineConfig, results: Path) -> str:
+    """Write ``claims.csv`` and ``claims.md`` of a scale; returns the Markdown."""
+    judgements = judge_claims(settings, results)
+    folder = scale_folder(results, settings.scale, settings.rehearsal)
+    text = claims_markdown(judgements, folder.name)
+    write_text_atomically(folder / "claims.csv", _csv(judgements))
+    write_text_atomically(folder / "claims.md", text)
+    return text
+
+
+def claims_markdown(judgements: Sequence[Judgement], scale: str) -> str:
+    """The judgements as a table of GitHub's Markdown under a line that counts the verdicts."""
+    counts = {verdict: sum(j.verdict == verdict for j in judgements) for verdict in Verdict.__args__}
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    lines = [
+        f"## The paper's claims, scale {scale}",
+        "",
+        f"{len(judgements)} claims: {told}.",
+        "",
+        "| claim | statement | source | published | measured | 95 % interval | seeds | verdict |",
+        "|---|---|---|--:|--:|:-:|--:|---|",
+    ]
+    for j in judgements:
+        interval = "–" if math.isnan(j.low) else f"[{_signed(j.low)}, {_signed(j.high)}]"
+        cells = [f"`{j.name}`", j.claim.statement, j.claim.source, _signed(j.published), _signed(j.effect), interval]
+        lines.append(f"| {' | '.join([*cells, str(j.seeds or '–'), j.verdict])} |")
+    lines += [
+        "",
+        "Effects are differences of AP, ×100. An interval holds what other images and, from two seeds on, other "
+        "trainings would give; one that lies on one side of zero decides, one seed never does.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _csv(judgements: Sequence[Judgement]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["claim", "statement", "source", "better", "than", "published", "effect", "low", "high", "seeds", "verdict"]
+    )
+    for j in judgements:
+        numbers = [f"{j.published:.1f}", *("-" if math.isnan(v) else f"{v:.2f}" for v in (j.effect, j.low, j.high))]
+        claim = j.claim
+        writer.writerow([j.name, claim.statement, claim.source, claim.better, claim.than, *numbers, j.seeds, j.verdict])
+    return text.getvalue()
+
+
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value + 0.0:+.1f}".replace("-", "−")
