@@ -50,6 +50,12 @@ TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
 WEIGHTS = f"{FOLDER}/runs/{{run}}/{{training}}"
 EVALUATED = f"{WEIGHTS}/{{variant}}"
 
+CAPTIONS = "workbench/report/captions"
+
+
+report: f"{CAPTIONS}/overview.rst"
+
+
 # The first half is what Snakemake itself puts before a command. A training whose pipeline has died writes its checkpoint
 # and ends; tee (below, in every rule) outlives the terminal, Ctrl-C and a scheduler's end of time for as long, so that the
 # log has its last words.
@@ -161,6 +167,7 @@ rule claims:
     output:
         f"{FOLDER}/claims.csv",
         f"{FOLDER}/claims.md",
+        report(f"{FOLDER}/claims.html", caption=f"{CAPTIONS}/claims.rst", category="Claims", labels={"claims": "all"}),
     log:
         f"{FOLDER}/claims.log",
     params:
@@ -332,6 +339,12 @@ rule table:
     output:
         f"{FOLDER}/tables/{{table}}.csv",
         f"{FOLDER}/tables/{{table}}.md",
+        report(
+            f"{FOLDER}/tables/{{table}}.html",
+            caption=f"{CAPTIONS}/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
     log:
         f"{FOLDER}/tables/{{table}}.log",
     params:
@@ -344,7 +357,12 @@ rule figure:
     input:
         lambda wildcards: logs_of(TABLES[wildcards.table]),
     output:
-        f"{FOLDER}/figures/{{table}}_loss.png",
+        report(
+            f"{FOLDER}/figures/{{table}}_loss.png",
+            caption=f"{CAPTIONS}/loss.rst",
+            category="Loss curves",
+            labels={"table": "{table}"},
+        ),
         f"{FOLDER}/figures/{{table}}_loss.pdf",
     log:
         f"{FOLDER}/figures/{{table}}.log",
@@ -356,7 +374,12 @@ rule ranking:
     input:
         lambda wildcards: rankings_of(TABLES[wildcards.table]),
     output:
-        f"{FOLDER}/figures/{{table}}_ranking.png",
+        report(
+            f"{FOLDER}/figures/{{table}}_ranking.png",
+            caption=f"{CAPTIONS}/ranking.rst",
+            category="Score and IoU",
+            labels={"table": "{table}"},
+        ),
         f"{FOLDER}/figures/{{table}}_ranking.pdf",
     log:
         f"{FOLDER}/figures/{{table}}_ranking.log",

@@ -16,7 +16,7 @@ from workbench.catalog import Rehearsal, Row, load_table, read_table
 from workbench.config import PipelineConfig
 from workbench.errors import WorkbenchError
 from workbench.experiment import Variant, check_evaluation, seed_folder
-from workbench.files import read_json, write_bytes_atomically, write_json_atomically
+from workbench.files import read_json, write_bytes_atomically, write_json_atomically, write_text_atomically
 from workbench.provenance import code_digest, provenance
 from workbench.released import published_on_val2017, released_runs
 from workbench.yamlfile import near_miss, validated
@@ -154,9 +154,10 @@ def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int | str
 
 
 def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
-    """Write ``tables/<name>.csv`` and ``.md`` of whatever has been measured; returns the Markdown."""
+    """Write ``tables/<name>.csv``, ``.md`` and ``.html`` of whatever has been measured; returns the Markdown."""
     from workbench.confidence import read_bootstrap
-    from workbench.report.tables import TEST_DEV, TableRow, table_markdown, write_table
+    from workbench.report.page import page
+    from workbench.report.tables import TEST_DEV, TableRow, shown, table_markdown, write_table
 
     spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     folder = scale_folder(results, settings.scale, settings.rehearsal)
@@ -186,6 +187,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
         lines.append(line)
     title = f"{spec.title}, scale {folder.name}"
     write_table(title, lines, folder / "tables" / f"{name}.csv", folder / "tables" / f"{name}.md")
+    write_text_atomically(folder / "tables" / f"{name}.html", page(title, shown(lines)))
     return table_markdown(title, lines)
 
 

@@ -85,7 +85,7 @@ def test_files_of_claims(tmp_path):
         f"{len(lines)} claims: 1 reproduced, 0 contradicted, 0 undecided at this scale, {len(lines) - 1} not run."
         in text
     )
-    assert text.count("| – | – | – | not run |") == len(lines) - 1
+    assert text.count(" not run ") == len(lines) - 1
 
 
 def test_evaluations_of_other_images_are_not_compared():

@@ -9,13 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from workbench.catalog import FOLDER, Row, load_table, read_table, table_names
 from workbench.config import PipelineConfig
 from workbench.families import Settings
 from workbench.files import write_text_atomically
 from workbench.pipeline import bootstrap_file, metrics_file, scale_folder, trainings_of
+from workbench.report.page import Shown, markdown_table, page
 from workbench.yamlfile import choose, read_yaml, validated
 
 if TYPE_CHECKING:
@@ -135,38 +136,36 @@ def claims_digest() -> str:
 
 
 def write_claims(settings: PipelineConfig, results: Path) -> str:
-    """Write ``claims.csv`` and ``claims.md`` of a scale; returns the Markdown."""
+    """Write ``claims.csv``, ``claims.md`` and ``claims.html`` of a scale; returns the Markdown."""
     judgements = judge_claims(settings, results)
     folder = scale_folder(results, settings.scale, settings.rehearsal)
-    text = claims_markdown(judgements, folder.name)
+    title, said = f"The paper's claims, scale {folder.name}", shown(judgements)
+    text = "\n\n".join([f"## {title}", markdown_table(said), *said.notes]) + "\n"
     write_text_atomically(folder / "claims.csv", _csv(judgements))
     write_text_atomically(folder / "claims.md", text)
+    write_text_atomically(folder / "claims.html", page(title, said))
     return text
 
 
-def claims_markdown(judgements: Sequence[Judgement], scale: str) -> str:
-    """The judgements as a table of GitHub's Markdown under a line that counts the verdicts."""
-    counts = {verdict: sum(j.verdict == verdict for j in judgements) for verdict in Verdict.__args__}
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    lines = [
-        f"## The paper's claims, scale {scale}",
-        "",
-        f"{len(judgements)} claims: {told}.",
-        "",
-        "| claim | statement | source | published | measured | 95 % interval | seeds | verdict |",
-        "|---|---|---|--:|--:|:-:|--:|---|",
-    ]
+def shown(judgements: Sequence[Judgement]) -> Shown:
+    """The judgements as readers see them, and below them how many there are of each verdict."""
+    lines = []
     for j in judgements:
         interval = "–" if math.isnan(j.low) else f"[{_signed(j.low)}, {_signed(j.high)}]"
         cells = [f"`{j.name}`", j.claim.statement, j.claim.source, _signed(j.published), _signed(j.effect), interval]
-        lines.append(f"| {' | '.join([*cells, str(j.seeds or '–'), j.verdict])} |")
-    lines += [
-        "",
-        "Effects are differences of AP, ×100. An interval holds what other images and, from two seeds on, other "
-        "trainings would give; one that lies on one side of zero decides, one seed never does.",
-        "",
-    ]
-    return "\n".join(lines)
+        lines.append([*cells, str(j.seeds or "–"), j.verdict])
+    counts = {verdict: sum(j.verdict == verdict for j in judgements) for verdict in get_args(Verdict)}
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return Shown(
+        headings=["claim", "statement", "source", "published", "measured", "95 % interval", "seeds", "verdict"],
+        lines=lines,
+        alignment=["left", "left", "left", "right", "right", "centre", "right", "left"],
+        notes=[
+            f"{len(judgements)} claims: {told}.",
+            "Effects are differences of AP, ×100. An interval holds what other images and, from two seeds on, other "
+            "trainings would give; one that lies on one side of zero decides, one seed never does.",
+        ],
+    )
 
 
 def _csv(judgements: Sequence[Judgement]) -> str:

@@ -23,6 +23,7 @@ from workbench.report.cells import (
     references,
     table_cells,
 )
+from workbench.report.page import Shown, markdown_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,14 +52,22 @@ def table_markdown(title: str, rows: Sequence[TableRow]) -> str:
 
     The best measured and the best published AP are bold.
     """
+    said = shown(rows)
+    return "\n\n".join([f"## {title}", markdown_table(said), *said.notes]) + "\n"
+
+
+def shown(rows: Sequence[TableRow]) -> Shown:
+    """What readers see of a table, the same in Markdown and on a page."""
     cells = table_cells(rows)
     labels = label_names(rows)
     best = {column: _best(line.get(column) for line in cells) for column in BEST}
-    shown = [column for column in cells[0] if column not in _hidden(rows)]
-    lines = [[_markdown_cell(column, line, best) for column in shown] for line in cells]
-    alignment = [_alignment(column, [line[column] for line in cells], column in labels) for column in shown]
-    table = _aligned([_heading(column) for column in shown], lines, alignment)
-    return f"## {title}\n\n{table}\n\n{_footnote(rows)}\n"
+    columns = [column for column in cells[0] if column not in _hidden(rows)]
+    return Shown(
+        headings=[_heading(column) for column in columns],
+        lines=[[_markdown_cell(column, line, best) for column in columns] for line in cells],
+        alignment=[_alignment(column, [line[column] for line in cells], column in labels) for column in columns],
+        notes=_footnotes(rows),
+    )
 
 
 def _table_csv(rows: Sequence[TableRow]) -> str:
@@ -125,20 +134,7 @@ def _alignment(column: str, values: list[Any], is_label: bool) -> str:
     return "right" if all(isinstance(v, int | float) for v in values) else "left"
 
 
-def _aligned(header: list[str], lines: list[list[str]], alignment: list[str]) -> str:
-    """A GitHub table whose columns line up in plain text, too."""
-    widths = [max(3, *(len(line[i]) for line in [header, *lines])) for i in range(len(header))]
-    pads = {"left": str.ljust, "centre": str.center, "right": str.rjust}
-    rows = [
-        [pads[a](text, width) for text, width, a in zip(line, widths, alignment, strict=True)]
-        for line in [header, *lines]
-    ]
-    ends = {"left": ("-", "-"), "centre": (":", ":"), "right": ("-", ":")}
-    rule = [ends[a][0] + "-" * (width - 2) + ends[a][1] for width, a in zip(widths, alignment, strict=True)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [rows[0], rule, *rows[1:]])
-
-
-def _footnote(rows: Sequence[TableRow]) -> str:
+def _footnotes(rows: Sequence[TableRow]) -> list[str]:
     """What holds at every scale: unit, seeds, intervals; then splits, rows not run, mixed versions of the code."""
     counts = {len(r.measured) for r in rows if r.measured}
     unit = "Metrics are COCO's, ×100, the best AP in bold"
@@ -147,7 +143,7 @@ def _footnote(rows: Sequence[TableRow]) -> str:
     elif counts:
         unit += "; measured figures are means over the seeds, ± the sample standard deviation of AP over them"
     others = [*_on_splits(rows), *_on_rows_not_run(rows), *_on_mixed_code(rows)]
-    return "\n\n".join([f"{unit}.", *_on_intervals(rows), *_on_order(rows), *others])
+    return [f"{unit}.", *_on_intervals(rows), *_on_order(rows), *others]
 
 
 def _on_intervals(rows: Sequence[TableRow]) -> list[str]:
