@@ -1,6 +1,7 @@
 """What many tests share: a tiny data set, drawn once, and an experiment that learns it in a second."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,16 @@ def pytest_configure(config):
     """Only the tests of a GPU see one: the others compare bits, and a GPU's sums round as they come."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with ``coco-tiny`` and ``bccd``; a checkout that lies elsewhere skips what needs it."""
+    beside = Path(__file__).resolve().parents[1] / ".." / "shared"
+    folder = Path(os.environ.get("WORKBENCH_SHARED", beside)).resolve() / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not at {folder}: set WORKBENCH_SHARED to the folder that holds data/")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,14 @@
-"""Small data sets made on the spot, and the way to the shared real ones."""
+"""Small data sets made on the spot."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder with ``coco-tiny`` and ``bccd``; a checkout that lies elsewhere skips what needs it."""
-    beside = Path(__file__).resolve().parents[2] / ".." / "shared"
-    folder = Path(os.environ.get("WORKBENCH_SHARED", beside)).resolve() / "data"
-    if not folder.is_dir():
-        pytest.skip(f"the real data sets are not at {folder}: set WORKBENCH_SHARED to the folder that holds data/")
-    return folder
 
 
 @pytest.fixture
