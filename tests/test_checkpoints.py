@@ -43,6 +43,7 @@ THEIRS = [  # our names → MMDetection's, one rule after the other
     (r"^head\.refine_out\.", "bbox_head.vfnet_reg_refine."),
     (r"^head\.cls_star\.", "bbox_head.vfnet_cls_dconv."),
     (r"^head\.cls_out\.", "bbox_head.vfnet_cls."),
+    (r"\.predictor\.", ".conv_offset."),
 ]
 
 
@@ -150,6 +151,7 @@ LAYOUTS = {
         "ema_state_dict": {"steps": torch.tensor(3), **changed(w, lambda n: f"module.{n}")},
         "meta": of_version_3(w)["meta"],
     },
+    "averages of weights alone": lambda w: {"swa_state_dict": w, "meta": of_version_2(w)["meta"]},
     "averages among the weights": lambda w: of_version_2(
         w | changed(other_values(w), lambda n: f"ema_{n.replace('.', '_')}")
     ),
@@ -185,6 +187,7 @@ def test_every_layout_gives_the_same_detector(tmp_path, run, detector, weights, 
     told = {
         "averages beside": "ema_state_dict: left out, state_dict is taken",
         "averages only": "ema_state_dict: taken, there are no plain weights",
+        "averages of weights alone": "swa_state_dict: taken, there are no plain weights",
         "averages among the weights": f"{len(weights)} averaged tensors: left out, the plain weights are taken",
         "averages instead of the weights": "averaged weights: taken, there are no plain ones",
     }
@@ -318,6 +321,41 @@ def test_files_that_are_no_checkpoints(tmp_path, run):
             import_checkpoint(tmp_path / name, run, None, print)
     with pytest.raises(WorkbenchError, match=r"experiment.json"):
         import_checkpoint(tmp_path / "text.pth", tmp_path, None, print)
+
+
+OTHER_MODELS = {  # row and what differs from the full VFNet with ResNet-50 → the first name or shape that does not fit
+    "another depth": ("t4_vfnet_r101_480_960", {}, "unexpected: backbone.layer3.1."),
+    "another width": ("t3_full_vfl", {"channels": (8, 16, 24, 32)}, "shape: backbone.layer1.0.conv1.weight is [8, "),
+    "other kinds of blocks": ("t4_vfnet_r2_101_480_960", {}, "missing: backbone.net.layer1.0.conv2.weight"),
+    "deformable": ("t4_vfnet_r50_dcn_480_960", {}, "unexpected: backbone.layer2.0.conv2.conv_offset.weight"),
+    "no refinement": ("t3_raw_vfl", {}, "missing: head.box_star.weight"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_MODELS)
+def test_weights_of_another_model(tmp_path, run, case):
+    row, backbone, first = OTHER_MODELS[case]
+    other = load_row(f"table{row[1]}", row).experiment
+    other = other.model_copy(
+        update={"data": CocoData(classes=80), "backbone": other.backbone.model_copy(update=backbone)}
+    )
+    torch.save(of_version_3(published(build_detector(other))), tmp_path / "other.pth")
+    said = []
+    with pytest.raises(WorkbenchError, match=r"other.pth: not weights of vfnet-x \(") as error:
+        import_checkpoint(tmp_path / "other.pth", run, None, said.append)
+    assert f"({said[0]}; in all " in str(error.value)
+    assert any(line.startswith(first) for line in said), said[:5]
+    assert not (run / "released").exists()
+
+
+def test_a_classifier_is_no_detector(tmp_path, run, detector):
+    """The backbone's ImageNet weights, put in the place of the detector's."""
+    state = {name: tensor.clone() for name, tensor in detector.backbone.net.state_dict().items()}
+    torch.save(state | {"fc.weight": torch.zeros(10, 4)}, tmp_path / "resnet50.pth")
+    with pytest.raises(
+        WorkbenchError, match=r"resnet50.pth: not weights of vfnet-x \(missing: backbone.net.conv1.weight"
+    ):
+        import_checkpoint(tmp_path / "resnet50.pth", run, None, print)
 
 
 def test_every_difference_is_said_before_the_error(tmp_path, run, weights):

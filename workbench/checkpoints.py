@@ -118,7 +118,8 @@ def import_checkpoint(file: Path, run: Path, data_root: Path | None, say: Callab
     if fit.differences:
         raise WorkbenchError(
             f"{file}: not weights of {run.name} ({fit.differences[0]}; in all {len(fit.missing)} missing, "
-            f"{len(fit.unexpected)} unexpected, {len(fit.other)} that differ); choose the run of this detector"
+            f"{len(fit.unexpected)} unexpected, {len(fit.other)} that differ); choose another file, or the run of this "
+            "detector"
         )
     category_ids, class_names = _classes(found, experiment, data_root, file)
     with file.open("rb") as content:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, one_line
 from workbench.released import read_released
 from workbench.yamlfile import choose
 
@@ -21,6 +23,8 @@ BACKBONES = {
     "res2net101d": "https://download.openmmlab.com/pretrain/third_party/res2net101_v1d_26w_4s_mmdetv2-f0a600f9.pth",
 }
 """ImageNet weights; a file's name carries the start of its SHA-256."""
+TIMEOUT = 60
+"""Seconds of silence after which a server is given up."""
 
 
 def fetch_weights(name: str, file: Path) -> None:
@@ -33,7 +37,7 @@ def fetch_weights(name: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".partial")
     try:
-        urllib.request.urlretrieve(url, temporary)
+        _download(url, temporary)
         with temporary.open("rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
         if digest is not None and not found.startswith(digest):
@@ -41,12 +45,21 @@ def fetch_weights(name: str, file: Path) -> None:
                 f"{url}: digest {found[: len(digest)]}, not {digest}; try again, or put a file that you trust at {file}"
             )
         os.replace(temporary, file)
-    except OSError as error:
+    except (OSError, HTTPException) as error:  # the latter where what answers is no web server
         raise WorkbenchError(
-            f"{url}: cannot be fetched ({error}); where there is no connection, put that file at {file}"
+            f"{url}: cannot be fetched ({one_line(error)}); where there is no connection, put that file at {file}"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _download(url: str, file: Path) -> None:
+    """Copy what an address holds into a file; raises OSError where it falls silent or ends too early."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, file.open("wb") as target:
+        shutil.copyfileobj(answer, target)
+        found, stated = target.tell(), int(answer.headers.get("Content-Length") or -1)
+    if stated not in (-1, found):
+        raise OSError(f"{found} bytes of {stated}")
 
 
 def _source(name: str, file: Path) -> tuple[str, str | None]:

@@ -13,7 +13,7 @@ def open_mmdetection() -> SimpleNamespace:
     """What the tests use of MMDetection: its registries, data containers and shipped configurations."""
     import mmcv.ops  # noqa: F401  the compiled operators are what is missing most often
     import mmdet
-    from mmdet.registry import MODELS, TASK_UTILS
+    from mmdet.registry import MODELS, TASK_UTILS, TRANSFORMS
     from mmdet.structures import DetDataSample
     from mmdet.utils import register_all_modules
     from mmengine.config import Config
@@ -25,6 +25,7 @@ def open_mmdetection() -> SimpleNamespace:
         config=lambda name: Config.fromfile(configs / name),
         model=MODELS.build,
         task=TASK_UTILS.build,
+        transform=TRANSFORMS.build,
         Sample=DetDataSample,
         Instances=InstanceData,
     )

@@ -126,6 +126,22 @@ def test_plans(repository):
     assert planned(repository, "table3", "--config", "seeds=3")["train"] == 15
 
 
+def test_published_weights_take_the_place_of_trainings(repository, tiny_data):
+    """Of 21 runs 11 have some; those of VFNet-X are tested at two sizes."""
+    jobs = planned(repository, "table4", "--config", "weights=released", "scale=coco", f"data_root={tiny_data}")
+    assert jobs.pop("total") == 16 + 11 + 10 + 22 + 22 + 3
+    assert jobs == {
+        "weights": 11 + 5,  # published ones, and a backbone's for each two that are trained
+        "import_weights": 11,
+        "train": 10,
+        "detect": 22,
+        "evaluate": 22,
+        "table": 1,
+        "figure": 1,
+        "table4": 1,
+    }
+
+
 def test_a_failed_job_has_the_last_word(rehearsed, tmp_path):
     """The line that says what to do stands below Snakemake's own page, and nothing is left that counts as done."""
     shutil.copytree(rehearsed, tmp_path / "copy")
