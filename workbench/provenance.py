@@ -17,6 +17,7 @@ DECIDES_NO_NUMBER = {
     "checkpoint_file.py",
     "checkpoints.py",
     "cli.py",
+    "confidence.py",
     "config.py",
     "devices.py",
     "errors.py",
@@ -29,6 +30,7 @@ DECIDES_NO_NUMBER = {
     "progress.py",
     "provenance.py",
     "released.py",
+    "resampling.py",
     "report",
     "yamlfile.py",
 }
