@@ -21,7 +21,7 @@ from workbench import checkpointing, cli, files
 from workbench.experiment import Experiment, Variant
 from workbench.files import write_json_atomically
 
-RESULTS = {"model.safetensors", "detections.json", "metrics.json"}
+RESULTS = {"model.safetensors", "detections.json", "metrics.json", "bootstrap.json"}
 """Files with which a step counts as done."""
 
 
@@ -314,7 +314,7 @@ MISTAKES = {
     "no space for metrics": (
         "evaluate",
         full_disk(files, "write_bytes_atomically"),
-        ["metrics.json: cannot be written (File too large); free the space"],
+        ["bootstrap.json: cannot be written (File too large); free the space"],
     ),
     "no variant": ("detect", lambda s: s.variant.unlink(), ["quick.json: ", "not found; check the path"]),
     "not detected": (

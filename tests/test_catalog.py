@@ -208,6 +208,29 @@ def test_vfnet_x_is_the_papers_recipe_to_the_letter():
     assert (chosen.training.learning_rate, chosen.training.batch, chosen.training.bias_lr_factor) == (0.01, 16, 2)
 
 
+BASES = {"table2": 1, "table3": 1, "table4": 2, "table5": 5} | dict.fromkeys((t for t in TABLES if t[:3] == "gfl"), 1)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_row_is_compared_with_one_that_is_not(name):
+    """But for those of Table 4's VFNet-X, each of which is compared with the one that it extends."""
+    spec, rows = load_table(name)
+    named = {row.id: spec.reference(row.id) for row in rows}
+    bases = {id_ for id_, other in named.items() if other is None}
+    assert len(bases) == BASES[name]
+    chained = {"t4_vfnetx_800": "t4_vfnet_r2_101_dcn_480_960", "t4_vfnetx_1200": "t4_vfnetx_800"}
+    assert all(other in bases or chained[id_] == other for id_, other in named.items() if other)
+    assert all(spec.reference(id_) is None for id_, row in spec.rows.items() if not row.base)
+
+
+def test_rows_are_compared_with_their_own_detector_or_range():
+    spec, _ = load_table("table5")
+    assert spec.reference("t5_atss_vfl") == spec.reference("t5_atss_gfl") == "t5_atss_fl"
+    spec, _ = load_table("table4")
+    assert spec.reference("t4_vfnet_x101_64x4d_dcn_480_960") == "t4_vfnet_r50_480_960"
+    assert spec.reference("t4_faster_r_cnn_x_101") is None
+
+
 def test_a_row_without_a_base_is_literature_and_says_nothing_that_is_run(experiments):
     spoil(experiments / "table4.yaml", "    fps: 5.3\n", "    fps: 5.3\n    schedule: 1x\n")
     with pytest.raises(WorkbenchError, match=r"table4.yaml: rows.t4_efficientdet_d6_b6: schedule without a base"):
@@ -347,6 +370,8 @@ def test_a_scale_of_ones_own_states_only_what_differs(experiments):
         ("table3.yaml", "{name: focal}", "{name: focal, gamma: often}", "loss.gamma: input should be a valid number"),
         ("table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    base: vfnet", "line 10: not valid YAML: key 'base' stands twice"),
         ("table3.yaml", "rows:", "rows: [", "table3.yaml"),
+        ("table3.yaml", "compared_with: t3_raw_fl", "compared_with: t3_raw", "table3.yaml: compared_with: unknown row 't3_raw'; did you mean"),
+        ("table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    compared_with: t3_full", "rows.t3_raw_fl.compared_with: unknown row 't3_full'; did you mean 't3_full_vfl'?"),
         ("recipes.yaml", "warmup_ratio", "warmup_ration", "recipes.yaml: vfnet.training.warmup_ration: unknown key; did you mean 'warmup_ratio'"),
         ("recipes.yaml", "schedule: 1x", "schedule: fast", "recipes.yaml: vfnet.schedule: unknown schedule 'fast'; known: 1x"),
         ("recipes.yaml", "name: resnet50", "name: resnet500", "unknown backbone 'resnet500'; did you mean 'resnet50'?"),

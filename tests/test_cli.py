@@ -46,6 +46,9 @@ def test_the_steps_by_hand(trained, tiny_data):
     assert metrics["images"] == 4
     assert metrics["provenance"]["seed"] == 1
     assert metrics["provenance"]["code_digest"] == metrics["provenance"]["training"]["code_digest"]
+    resampled = json.loads((folder / "bootstrap.json").read_text())
+    assert resampled["AP"] == pytest.approx(metrics["AP"], abs=1e-12)
+    assert (resampled["images"], len(resampled["resamples"])) == (4, 1000)
     ids = {
         image["id"] for image in json.loads((tiny_data / "annotations/instances_val2017.json").read_text())["images"]
     }

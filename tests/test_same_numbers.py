@@ -20,6 +20,7 @@ def outcome(seed):
     """Weights, detections, metrics without their provenance, and the log without the speed."""
     metrics = json.loads((seed / "quick" / "metrics.json").read_text())
     del metrics["provenance"]
+    metrics["resamples"] = (seed / "quick" / "bootstrap.json").read_text()
     log = [line.rsplit(",", 1)[0] for line in (seed / "train.csv").read_text().splitlines()]
     detections = json.loads((seed / "quick" / "detections.json").read_text())
     return (seed / "model.safetensors").read_bytes(), detections, metrics, log

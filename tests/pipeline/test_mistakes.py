@@ -61,7 +61,7 @@ def repository(copy, edit, tiny_data, tmp_path):
 
 def taken_for_done(folder):
     """Files with which a step counts as done, and what has not been cleaned up."""
-    names = {"model.safetensors", "detections.json", "metrics.json", "instances_train2017.json"}
+    names = {"model.safetensors", "detections.json", "metrics.json", "bootstrap.json", "instances_train2017.json"}
     suffixes = {".partial", ".tmp", ".csv", ".png"}
     results = folder / "results"
     return [

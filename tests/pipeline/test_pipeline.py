@@ -58,6 +58,8 @@ def test_a_rehearsal_ends_in_a_table_and_a_figure(rehearsed):
     assert list(table["row"]) == ["t3_raw_fl", "t3_raw_vfl", "t3_star_vfl", "t3_full_vfl", "t3_fcos_atss"]
     assert (table != "").all().all()
     assert list(table["AP_published"]) == [39.0, 40.1, 40.7, 41.6, 39.2]
+    assert set(table["compared_with"]) == {"-", "t3_raw_fl"}
+    assert (table["AP_low"].astype(float) <= table["AP_high"].astype(float)).all()
     assert (results / "tables" / "table3.md").read_text().count("\n| `t3_") == 5
     assert (results / "figures" / "table3_loss.png").stat().st_size > 20_000
     metrics = json.loads(next(results.glob("runs/vfnet-*/seed0/*/metrics.json")).read_text())
@@ -82,6 +84,14 @@ def test_nothing_is_left_to_do(rehearsed):
     assert "Nothing to be done" in snakemake(rehearsed, "table3", *REHEARSAL).stdout
     assert planned(rehearsed, "table2", *REHEARSAL)["train"] == 5
     assert planned(rehearsed, "table5", *REHEARSAL)["train"] == 14
+
+
+def test_results_without_resamples_are_evaluated_again_and_nothing_more(rehearsed, tmp_path):
+    shutil.copytree(rehearsed, tmp_path / "copy")
+    for file in (tmp_path / "copy").rglob("bootstrap.json"):
+        file.unlink()
+    jobs = planned(tmp_path / "copy", "table3", *REHEARSAL)
+    assert jobs == {"evaluate": 5, "table": 1, "table3": 1, "total": 7}
 
 
 def test_comments_and_new_dates_retrain_nothing(rehearsed):
