@@ -33,7 +33,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E
 DASHES = ((0, ()), (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ("", "o", "s", "^")
 
-_STYLE = {
+STYLE = {
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
@@ -73,12 +73,8 @@ def draw_loss_curves(curves: Curves, out_png: Path, out_pdf: Path, title: str) -
     Raises:
         WorkbenchError: no curve has a point, a frame lacks step, epoch or loss, or a file cannot be written.
     """
-    rows = {name: _seeds_of(name, frames) for name, frames in curves.items()}
-    rows = {name: frames for name, frames in rows.items() if any(np.isfinite(f["loss"]).any() for f in frames)}
-    if not rows:
-        raise WorkbenchError(f"{out_png}: no training has logged a loss yet; train a row of the table first")
-    with mpl.rc_context(_STYLE):
-        figure = _figure(rows, title)
+    with mpl.rc_context(STYLE):
+        figure = loss_figure(curves, title)
         for path, options in (
             (out_png, {"format": "png", "dpi": 200, "metadata": {"Software": None}}),
             (out_pdf, {"format": "pdf", "dpi": 200, "metadata": {"CreationDate": None}}),
@@ -86,6 +82,15 @@ def draw_loss_curves(curves: Curves, out_png: Path, out_pdf: Path, title: str) -
             content = io.BytesIO()
             figure.savefig(content, **options)
             write_bytes_atomically(path, content.getvalue())
+
+
+def loss_figure(curves: Curves, title: str) -> Figure:
+    """The figure that `draw_loss_curves` writes, in whatever style is set."""
+    rows = {name: _seeds_of(name, frames) for name, frames in curves.items()}
+    rows = {name: frames for name, frames in rows.items() if any(np.isfinite(f["loss"]).any() for f in frames)}
+    if not rows:
+        raise WorkbenchError(f"{title}: no training has logged a loss yet; train a row of the table first")
+    return _figure(rows, title)
 
 
 def _seeds_of(name: str, frames: pd.DataFrame | Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
