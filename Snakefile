@@ -16,6 +16,7 @@ from workbench.pipeline import (
     check_space,
     last_words,
     metrics_file,
+    read_by_notebook,
     scale_folder,
     settings_digest,
     trainings_of,
@@ -23,6 +24,7 @@ from workbench.pipeline import (
     write_settings,
 )
 from workbench.released import released_runs
+from workbench.report.notebooks import notebook_names
 
 try:
     # In place of `configfile:`, which takes the last of two equal keys and tells a slip in a page.
@@ -42,6 +44,7 @@ EXPERIMENTS = {row.run: row.experiment for row in ROWS}
 TRAIN_ANNOTATIONS = f"{DATA}/annotations/instances_train2017.json"
 VAL_ANNOTATIONS = f"{DATA}/annotations/instances_val2017.json"
 RELEASED = released_runs(ROWS)
+NOTEBOOKS = notebook_names()
 TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
 # Of one seed, or of published weights.
 WEIGHTS = f"{FOLDER}/runs/{{run}}/{{training}}"
@@ -80,6 +83,12 @@ def figures_of(tables):
     return [f"{FOLDER}/figures/{table}_loss.png" for table in tables if logs_of(TABLES[table])]
 
 
+def read_by(wildcards):
+    """A job on another machine starts when all is there, and its own call names no targets."""
+    targets = workflow.dag_settings.targets if workflow.is_main_process else ["notebooks"]
+    return read_by_notebook(wildcards.notebook, FOLDER, TABLES, TRAININGS, targets)
+
+
 def pretrained(wildcards):
     """The file of pretrained weights that a run starts from, if it does."""
     backbone = EXPERIMENTS[wildcards.run].backbone
@@ -113,17 +122,20 @@ wildcard_constraints:
     seed=r"\d+",
     training=r"seed\d+|released",
     table="|".join(TABLES),
+    notebook="|".join(NOTEBOOKS),
 
 
 localrules:
     all,
     tables,
     figures,
+    notebooks,
 
 
 rule all:
     input:
         outcomes_of(TABLES),
+        expand(f"{FOLDER}/notebooks/{{notebook}}.ipynb", notebook=NOTEBOOKS),
 
 
 rule tables:
@@ -134,6 +146,11 @@ rule tables:
 rule figures:
     input:
         figures_of(TABLES),
+
+
+rule notebooks:
+    input:
+        expand(f"{FOLDER}/notebooks/{{notebook}}.ipynb", notebook=NOTEBOOKS),
 
 
 for name, rows in TABLES.items():
@@ -288,3 +305,19 @@ rule figure:
         f"{FOLDER}/figures/{{table}}.log",
     shell:
         f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+
+
+rule notebook:
+    input:
+        "notebooks/{notebook}.ipynb",
+        read_by,
+    output:
+        f"{FOLDER}/notebooks/{{notebook}}.ipynb",
+    log:
+        f"{FOLDER}/notebooks/{{notebook}}.log",
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    shell:
+        f"workbench notebook {{wildcards.notebook}} {settings.notebook_options}"
+        " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
