@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help all tables figures test test-slow test-gpu parity lint format clean
+.PHONY: help all tables figures notebooks test test-slow test-gpu parity lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,7 +35,7 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt
 	$(call install,.[dev])
 	@touch $(VENV)/.ready
 
-all tables figures: $(VENV)/.ready
+all tables figures notebooks: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores all $@
 
 table%: $(VENV)/.ready

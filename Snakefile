@@ -17,6 +17,7 @@ from workbench.pipeline import (
     check_space,
     last_words,
     metrics_file,
+    read_by_notebook,
     scale_folder,
     settings_digest,
     trainings_of,
@@ -25,6 +26,7 @@ from workbench.pipeline import (
 )
 from workbench.released import released_runs
 from workbench.report.claims import claimed_rows, claims_digest
+from workbench.report.notebooks import notebook_names
 
 try:
     # In place of `configfile:`, which takes the last of two equal keys and tells a slip in a page.
@@ -45,6 +47,7 @@ EXPERIMENTS = {row.run: row.experiment for row in ROWS}
 TRAIN_ANNOTATIONS = f"{DATA}/annotations/instances_train2017.json"
 VAL_ANNOTATIONS = f"{DATA}/annotations/instances_val2017.json"
 RELEASED = released_runs(ROWS)
+NOTEBOOKS = notebook_names()
 TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
 # Of one seed, or of published weights.
 WEIGHTS = f"{FOLDER}/runs/{{run}}/{{training}}"
@@ -92,16 +95,31 @@ def figures_of(tables):
 
 
 def judged(wildcards):
-    """What the claims are judged by: evaluations that are there, or that are asked for at the same time."""
-    targets = set(workflow.dag_settings.targets)
-    wanted = set(TABLES) if targets & {"all", "tables"} else targets
-    asked = [row for name, rows in TABLES.items() for row in rows if {name, row.id} & wanted]
-    there = [file for file in evaluations_of(CLAIMED) if os.path.exists(file)]
-    return sorted({*evaluations_of(asked), *there})
+    """What the claims are judged by: evaluations that this call makes, and those that are there.
+
+    The latter by their absolute path, which no rule makes, so that nothing is made anew because of a claim.
+    """
+    targets = set(workflow.dag_settings.targets if workflow.is_main_process else ["claims"])
+    wanted = set(TABLES) if not targets or targets & {"all", "tables"} else targets
+    asked = {
+        file
+        for name, rows in TABLES.items()
+        for row in rows
+        if {name, row.id} & wanted
+        for file in evaluations_of([row])
+    }
+    there = [os.path.abspath(file) for file in evaluations_of(CLAIMED) if file not in asked and os.path.exists(file)]
+    return sorted({*asked, *there})
 
 
 def rankings_of(rows):
     return [f"{FOLDER}/runs/{row.run}/{seed_folder(t)}/ranking.csv" for row in rows for t in TRAININGS[row.run]]
+
+
+def read_by(wildcards):
+    """A job on another machine starts when all is there, and its own call names no targets."""
+    targets = workflow.dag_settings.targets if workflow.is_main_process else ["notebooks"]
+    return read_by_notebook(wildcards.notebook, FOLDER, TABLES, TRAININGS, targets)
 
 
 def pretrained(wildcards):
@@ -137,18 +155,21 @@ wildcard_constraints:
     seed=r"\d+",
     training=r"seed\d+|released",
     table="|".join(TABLES),
+    notebook="|".join(NOTEBOOKS),
 
 
 localrules:
     all,
     tables,
     figures,
+    notebooks,
 
 
 rule all:
     input:
         outcomes_of(TABLES),
         f"{FOLDER}/claims.csv",
+        expand(f"{FOLDER}/notebooks/{{notebook}}.ipynb", notebook=NOTEBOOKS),
 
 
 rule tables:
@@ -174,6 +195,11 @@ rule claims:
         claims=claims_digest(),
     shell:
         f"workbench claims {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+
+
+rule notebooks:
+    input:
+        expand(f"{FOLDER}/notebooks/{{notebook}}.ipynb", notebook=NOTEBOOKS),
 
 
 for name, rows in TABLES.items():
@@ -385,3 +411,19 @@ rule ranking:
         f"{FOLDER}/figures/{{table}}_ranking.log",
     shell:
         f"workbench figure {{wildcards.table}} --ranking {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+
+
+rule notebook:
+    input:
+        "notebooks/{notebook}.ipynb",
+        read_by,
+    output:
+        f"{FOLDER}/notebooks/{{notebook}}.ipynb",
+    log:
+        f"{FOLDER}/notebooks/{{notebook}}.log",
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    shell:
+        f"workbench notebook {{wildcards.notebook}} {settings.notebook_options}"
+        " 2>&1 | (trap '' INT TERM PIPE; tee {log})"

@@ -275,6 +275,23 @@ def claims(
 
 
 @app.command()
+def notebook(
+    name: Annotated[str, typer.Argument(help="One of notebooks/, e.g. star_points")],
+    scale: Scale = "mini",
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    rehearsal: Annotated[bool, typer.Option("--rehearsal", help="Show what a rehearsal made.")] = False,
+) -> None:
+    """Run a notebook from top to bottom and keep it with what it shows in results/<scale>/notebooks."""
+    from workbench.catalog import Rehearsal
+    from workbench.pipeline import scale_folder
+    from workbench.report.notebooks import execute_notebook
+
+    folder = scale_folder(results, scale, Rehearsal(steps=1) if rehearsal else None)
+    print(execute_notebook(name, folder, scale, data_root))
+
+
+@app.command()
 def plan(
     table: Annotated[str, typer.Argument(help="e.g. table3")],
     scale: Scale = "mini",

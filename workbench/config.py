@@ -42,6 +42,12 @@ class PipelineConfig(Settings):
         }
         return " ".join(f"--{key} '{value}'" for key, value in named.items() if value is not None)
 
+    @property
+    def notebook_options(self) -> str:
+        """Which results and data are meant, as options of ``workbench notebook``."""
+        data = f" --data-root '{self.data_root}'" if self.data_root else ""
+        return f"--scale '{self.scale}'{data}{' --rehearsal' if self.rehearsal else ''}"
+
 
 def read_config(config: dict) -> PipelineConfig:
     """What the command line says (Snakemake's ``config``) over ``experiments/config.yaml``, checked.

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,6 +239,36 @@ def settings_digest(name: str, rows: Iterable[Row]) -> str:
     stated = [[id_, r.labels, r.published, r.fps, r.note] for id_, r in spec.rows.items()]
     compared = [spec.reference(id_) for id_ in spec.rows]
     return json.dumps([spec.title, spec.split, stated, compared, [[r.id, r.run, r.variant_folder] for r in rows]])
+
+
+def read_by_notebook(
+    name: str,
+    folder: Path,
+    tables: Mapping[str, list[Row]],
+    trainings: Mapping[str, list[int | str]],
+    targets: Iterable[str],
+) -> list[str]:
+    """What a notebook shows if it is there, for its rule: tables, or a trained VFNet.
+
+    A notebook makes nothing. What the ``targets`` of this call make anyway it waits for; what lies there already is an
+    input by its absolute path, which no rule makes, so that nothing is made anew because a notebook wants it.
+    """
+    makers: dict[str, set[str]] = {}
+    if name == "results":
+        makers = {f"{folder}/tables/{table}.csv": {"all", "tables", table} for table in tables}
+    if name == "star_points":
+        run = next(row.run for row in tables["table3"] if row.id == "t3_full_vfl")
+        users = {word for table, rows in tables.items() for row in rows if row.run == run for word in (table, row.id)}
+        file = f"{folder}/runs/{run}/{seed_folder(trainings[run][0])}/model.safetensors"
+        makers = {file: {"all", "tables", "figures", *users}}
+    asked = set(targets) or {"all"}
+    found = []
+    for file, known in makers.items():
+        if asked & {*known, file}:
+            found.append(file)
+        elif Path(file).is_file():
+            found.append(str(Path(file).absolute()))
+    return found
 
 
 CUT_SHORT = "the job ended before it could say why (killed, or no memory or space left?); read what there is of its log"

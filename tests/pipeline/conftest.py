@@ -14,7 +14,7 @@ def copy():
 
     def copy_to(folder):
         folder.mkdir(exist_ok=True)
-        for name in ("Snakefile", "workbench", "experiments", "profiles"):
+        for name in ("Snakefile", "workbench", "experiments", "notebooks", "profiles"):
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(source, folder / name)

@@ -73,12 +73,8 @@ def draw_loss_curves(curves: Curves, out_png: Path, out_pdf: Path, title: str) -
     Raises:
         WorkbenchError: no curve has a point, a frame lacks step, epoch or loss, or a file cannot be written.
     """
-    rows = {name: _seeds_of(name, frames) for name, frames in curves.items()}
-    rows = {name: frames for name, frames in rows.items() if any(np.isfinite(f["loss"]).any() for f in frames)}
-    if not rows:
-        raise WorkbenchError(f"{out_png}: no training has logged a loss yet; train a row of the table first")
     with mpl.rc_context(STYLE):
-        write_figure(_figure(rows, title), out_png, out_pdf)
+        write_figure(loss_figure(curves, title), out_png, out_pdf)
 
 
 def write_figure(figure: Figure, out_png: Path, out_pdf: Path) -> None:
@@ -90,6 +86,15 @@ def write_figure(figure: Figure, out_png: Path, out_pdf: Path) -> None:
         content = io.BytesIO()
         figure.savefig(content, **options)
         write_bytes_atomically(path, content.getvalue())
+
+
+def loss_figure(curves: Curves, title: str) -> Figure:
+    """The figure that `draw_loss_curves` writes, in whatever style is set."""
+    rows = {name: _seeds_of(name, frames) for name, frames in curves.items()}
+    rows = {name: frames for name, frames in rows.items() if any(np.isfinite(f["loss"]).any() for f in frames)}
+    if not rows:
+        raise WorkbenchError(f"{title}: no training has logged a loss yet; train a row of the table first")
+    return _figure(rows, title)
 
 
 def _seeds_of(name: str, frames: pd.DataFrame | Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

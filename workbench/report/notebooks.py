@@ -1,0 +1,154 @@
+"""Executes the notebooks of ``notebooks/``: with what they show, they become results like tables and figures.
+
+The names are read at each start of the pipeline, so what executes (nbclient) is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from workbench.errors import WorkbenchError
+from workbench.files import write_text_atomically
+from workbench.yamlfile import choose
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+PARAMETERS = "parameters"  # the tag of the cell whose values a run replaces
+
+
+def notebook_names() -> list[str]:
+    """Names of all notebooks."""
+    return sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
+def execute_notebook(name: str, results: Path, scale: str, data: Path | None = None) -> Path:
+    """Run a notebook from top to bottom and write it with its outputs to ``<results>/notebooks/<name>.ipynb``.
+
+    It runs in the folder where it will lie, so that it can be opened and run again there. The same package, results
+    and data give the same bytes.
+
+    Args:
+        name: e.g. ``star_points``.
+        results: ``results/<scale>``, from which it reads.
+        scale: whose settings and data it shows.
+        data: a data set in COCO's layout, for a scale that does not draw its own.
+
+    Returns:
+        The executed notebook; nothing is written unless all of it ran.
+
+    Raises:
+        WorkbenchError: no such notebook, or one that cannot be read, or a cell that fails.
+    """
+    choose(name, notebook_names(), "notebook", "notebooks")
+    out = results / "notebooks" / f"{name}.ipynb"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkbenchError(
+            f"{out.parent}: {error.strerror or error}; choose another folder for the results"
+        ) from None
+    values = {"SCALE": scale, "RESULTS": os.path.relpath(results, out.parent), "DATA": None}
+    if data is not None:
+        values["DATA"] = str(data) if data.is_absolute() else os.path.relpath(data, out.parent)
+    notebook = _read(FOLDER / f"{name}.ipynb")
+    set_parameters(notebook, values)
+    _run(notebook, f"notebooks/{name}.ipynb", out.parent)
+    write_text_atomically(out, _text(notebook))
+    return out
+
+
+def set_parameters(notebook: NotebookNode, values: Mapping[str, str | None]) -> None:
+    """Replace the values that the cells tagged ``parameters`` assign, a line each; comments stay."""
+    for cell in notebook.cells:
+        if PARAMETERS in cell.metadata.get("tags", ()):
+            for key, value in values.items():
+                # Without a comment the value goes on to the end of the line, with one to the two blanks before it.
+                line = re.compile(rf"^({key} = ).*?(?=  #|$)", re.MULTILINE)
+                text = "None" if value is None else json.dumps(value)
+                cell.source = line.sub(lambda found, text=text: found[1] + text, cell.source)
+
+
+def _read(path: Path) -> NotebookNode:
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise WorkbenchError(f"notebooks/{path.name}: cannot be read ({reason}); check it out again") from None
+
+
+def _text(notebook: NotebookNode) -> str:
+    import nbformat
+
+    return nbformat.writes(notebook) + "\n"
+
+
+def _run(notebook: NotebookNode, shown: str, folder: Path) -> None:
+    """Execute all cells in place, in a kernel of this very Python with this very package."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    with TemporaryDirectory(prefix="workbench-") as sockets:
+        client = NotebookClient(
+            notebook,
+            kernel_manager_class=_kernels(Path(sockets)),
+            timeout=None,
+            record_timing=False,
+            coalesce_streams=True,
+            resources={"metadata": {"path": str(folder)}},
+        )
+        try:
+            client.execute(env=_environment())
+        except CellExecutionError as error:
+            if error.ename == KeyboardInterrupt.__name__:  # Ctrl-C, which nbclient hands on to the kernel
+                raise KeyboardInterrupt from None
+            # A mistake of the user's says itself what to do.
+            what = error.evalue if error.ename == WorkbenchError.__name__ else f"{error.ename}: {error.evalue}"
+            raise WorkbenchError(f"{shown}, {_failed_cell(notebook)}: {what.splitlines()[0]}") from None
+        except (RuntimeError, AssertionError) as error:
+            # nbclient's for a kernel that died, or that a signal made it end.
+            reason = str(error).split("\n")[0] or "stopped"
+            raise WorkbenchError(
+                f"{shown}: its Python ended early ({reason}); was it stopped, or out of memory?"
+            ) from None
+
+
+def _kernels(sockets: Path) -> type:
+    """The class of a kernel of whatever Python runs this, not of what a kernel spec of some name points to.
+
+    It is reached by sockets in a folder of this user's, not by ports that everyone on the machine can reach.
+    """
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisPython(AsyncKernelManager):
+        kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"])
+
+        def __init__(self, **kwargs):
+            super().__init__(transport="ipc", connection_file=str(sockets / "kernel.json"), **kwargs)
+
+    return ThisPython
+
+
+def _environment() -> dict[str, str]:
+    """One thread, so that sums do not depend on the machine's cores, and this package before any that is installed."""
+    path = os.pathsep.join(filter(None, (str(FOLDER.parent), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def _failed_cell(notebook: NotebookNode) -> str:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        if any(output.output_type == "error" for output in cell.outputs):
+            return f"code cell {number} ('{cell.source.strip().splitlines()[0]}')"
+    return "a cell"
