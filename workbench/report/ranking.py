@@ -61,7 +61,7 @@ def _figure(points: Points, title: str) -> Figure:
     width = WIDTH - 2 * (COLUMNS - columns)
     seeds = ", seeds together" if any(len(frames) > 1 for frames in points.values()) else ""
     most = max(len(frame) for frames in points.values() for frame in frames)
-    caption = f"Up to {most:,} foreground cells a run, of the validation images, before NMS{seeds}. Line: median."
+    caption = f"Up to {most:,} foreground cells of the validation images{seeds}; scores as NMS sees them. Line: median."
     caption = textwrap.wrap(caption, int(LETTERS * width))
     top, bottom = 0.3, 0.15 + 0.13 * len(caption)  # inches
     names = {name: "\n".join(textwrap.wrap(name, NAME)) for name in points}
