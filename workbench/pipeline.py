@@ -29,6 +29,12 @@ def metrics_file(folder: Path, row: Row, seed: int | str) -> Path:
     return folder / "runs" / row.run / seed_folder(seed) / row.variant_folder / "metrics.json"
 
 
+def trained_seeds(run: Path) -> list[int]:
+    """Seeds with which the run in this folder has been trained, ascending."""
+    found = (file.parent.name.removeprefix("seed") for file in run.glob("seed*/model.safetensors"))
+    return sorted(int(seed) for seed in found if seed.isdecimal())
+
+
 def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, list[int | str]]:
     """For each run its trainings that are wanted: seeds, or ``released`` where published weights take their place."""
     rows = list(rows)

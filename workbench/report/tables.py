@@ -79,7 +79,7 @@ def table_markdown(title: str, rows: Sequence[TableRow]) -> str:
     shown = [column for column in cells[0] if column not in ("AP_std", "code_digest")]
     lines = [[_markdown_cell(column, line, best) for column in shown] for line in cells]
     alignment = [_alignment(column, [line[column] for line in cells], column in labels) for column in shown]
-    table = _aligned([_heading(column) for column in shown], lines, alignment)
+    table = aligned_table([_heading(column) for column in shown], lines, alignment)
     return f"## {title}\n\n{table}\n\n{_footnote(rows)}\n"
 
 
@@ -223,8 +223,8 @@ def _alignment(column: str, values: list[Any], is_label: bool) -> str:
     return "right" if all(isinstance(v, int | float) for v in values) else "left"
 
 
-def _aligned(header: list[str], lines: list[list[str]], alignment: list[str]) -> str:
-    """A GitHub table whose columns line up in plain text, too."""
+def aligned_table(header: list[str], lines: list[list[str]], alignment: list[str]) -> str:
+    """A GitHub table whose columns line up in plain text, too; each is aligned "left", "centre" or "right"."""
     widths = [max(3, *(len(line[i]) for line in [header, *lines])) for i in range(len(header))]
     pads = {"left": str.ljust, "centre": str.center, "right": str.rjust}
     rows = [
