@@ -1,8 +1,11 @@
 """A number says where it comes from, and comments are not part of that."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 
 from workbench import provenance
 
@@ -44,3 +47,15 @@ def test_what_is_said():
 
 def test_outside_git_the_commit_is_unknown(package):
     assert provenance.git_commit() == "unknown"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel's own figure is Linux's")
+def test_peak_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    kernel = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    said = provenance.peak_memory_mb()
+    assert said == pytest.approx(int(kernel[1]) / 1024, rel=0.01)
+    assert provenance.provenance()["peak_memory_mb"] >= said
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
+    assert provenance.peak_memory_mb() == 3

@@ -297,11 +297,12 @@ def plan(
     scale: Scale = "mini",
     results: Results = Path("results"),
     data_root: DataRoot = None,
+    images_per_second: Annotated[float | None, typer.Option(help="Of one GPU in training; else as measured.")] = None,
 ) -> None:
-    """List the trainings behind a table, which other tables share them and which are done."""
+    """List the trainings behind a table: which are shared or done, and the time, memory and disk that they take."""
     from workbench.plan import describe
 
-    print(describe(table, scale, results, data_root))
+    print(describe(table, scale, results, data_root, images_per_second))
 
 
 @app.command()
@@ -322,8 +323,26 @@ def predict(
 @bench.command()
 def deform(repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5) -> None:
     """Time the back ends of deformable convolution, forward and backward."""
-    from workbench.bench import bench_deform
+    from workbench.bench.deform import bench_deform
     from workbench.devices import prepare_threads
 
     prepare_threads()
     print(bench_deform(repeats))
+
+
+@bench.command()
+def speed(
+    table: Annotated[str, typer.Argument(help="e.g. table4")],
+    row: Annotated[list[str] | None, typer.Option(help="A row, and more of them; all if there is none.")] = None,
+    scale: Scale = "mini",
+    data_root: DataRoot = None,
+    images: Annotated[int, typer.Option(min=1, help="Timed images.")] = 20,
+    results: Results = Path("results"),
+) -> None:
+    """Time a table's detectors, one image at a time: loading, forward pass and post-processing apart."""
+    from workbench.bench.speed import bench_speed
+    from workbench.devices import prepare_threads, reserved_gpus
+
+    with reserved_gpus(1):
+        prepare_threads()
+        print(bench_speed(table, row or [], scale, data_root, images, results))

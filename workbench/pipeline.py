@@ -37,6 +37,12 @@ def bootstrap_file(metrics: Path) -> Path:
     return metrics.with_name("bootstrap.json")
 
 
+def trained_seeds(run: Path) -> list[int]:
+    """Seeds with which the run in this folder has been trained, ascending."""
+    found = (file.parent.name.removeprefix("seed") for file in run.glob("seed*/model.safetensors"))
+    return sorted(int(seed) for seed in found if seed.isdecimal())
+
+
 def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, list[int | str]]:
     """For each run its trainings that are wanted: seeds, or ``released`` where published weights take their place."""
     rows = list(rows)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import ast
 import hashlib
 import platform
+import resource
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 DECIDES_NO_NUMBER = {
-    "bench.py",
+    "bench",
     "catalog.py",
     "checkpoint_file.py",
     "checkpoints.py",
     "cli.py",
     "confidence.py",
     "config.py",
+    "costs.py",
     "devices.py",
     "errors.py",
     "files.py",
@@ -100,6 +103,16 @@ def device_name() -> str:
     return f"{model}, {torch.get_num_threads()} thread(s)"
 
 
+def peak_memory_mb() -> int:
+    """The most memory that this process has held so far, in MiB: tensors on its GPU, or all that it has on a CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    units = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units)
+
+
 def provenance() -> dict:
     """All of it, for a JSON file."""
     return {
@@ -107,4 +120,5 @@ def provenance() -> dict:
         "code_digest": code_digest(),
         "versions": versions(),
         "device": device_name(),
+        "peak_memory_mb": peak_memory_mb(),
     }

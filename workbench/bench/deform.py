@@ -1,4 +1,4 @@
-"""Small benchmarks, each a table in Markdown with the hardware and versions it was measured with."""
+"""Times of deformable convolution, each back end in turn."""
 
 from __future__ import annotations
 
