@@ -232,7 +232,7 @@ def table(
     limit_images: LimitImages = None,
 ) -> None:
     """Write a table of what has been measured beside what was published, as CSV and Markdown."""
-    from workbench.pipeline import make_table
+    from workbench.report.outcomes import make_table
 
     settings = _settings(scale, seeds, weights, data_root, limit_steps, limit_images)
     print(make_table(name, settings, results))
@@ -251,7 +251,7 @@ def figure(
     ranking: Annotated[bool, typer.Option("--ranking", help="Scores against IoU instead of losses.")] = False,
 ) -> None:
     """Draw the loss curves of a table's rows, or their scores against the IoU of their boxes."""
-    from workbench.pipeline import draw_figure
+    from workbench.report.outcomes import draw_figure
 
     settings = _settings(scale, seeds, weights, data_root, limit_steps, limit_images)
     draw_figure(name, settings, results, ranking)

@@ -8,17 +8,16 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
-from workbench.catalog import Rehearsal, Row, load_table, read_table
+from workbench.catalog import Rehearsal, Row
 from workbench.config import PipelineConfig
 from workbench.errors import WorkbenchError
 from workbench.experiment import Variant, check_evaluation, seed_folder
-from workbench.files import read_json, write_bytes_atomically, write_json_atomically, write_text_atomically
+from workbench.files import read_json, write_bytes_atomically, write_json_atomically
 from workbench.provenance import code_digest, provenance
-from workbench.released import published_on_val2017, released_runs
+from workbench.released import released_runs
 from workbench.yamlfile import near_miss, validated
 
 
@@ -157,124 +156,6 @@ def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int | str
     write_bootstrap(bootstrap_file(file), found)
     write_json_atomically(file, metrics)
     return metrics
-
-
-def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
-    """Write ``tables/<name>.csv``, ``.md`` and ``.html`` of whatever has been measured; returns the Markdown."""
-    from workbench.confidence import read_bootstrap
-    from workbench.report.page import page
-    from workbench.report.tables import TEST_DEV, TableRow, shown, table_markdown, write_table
-
-    spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
-    folder = scale_folder(results, settings.scale, settings.rehearsal)
-    resolved = {row.id: row for row in rows}
-    trainings = trainings_of(rows, settings)
-    on_val2017 = published_on_val2017() if spec.split == TEST_DEV else {}
-    lines = []
-    for id_, stated in spec.rows.items():
-        published = dict(stated.published)
-        if spec.split == TEST_DEV:
-            published = {f"{metric}_{TEST_DEV}": value for metric, value in published.items()}
-        if id_ in on_val2017:
-            published["AP"] = on_val2017[id_]
-        if stated.fps:
-            published["FPS"] = stated.fps
-        line = TableRow(id_, stated.labels, published, "", stated.note)
-        if row := resolved.get(id_):
-            files = [metrics_file(folder, row, training) for training in trainings[row.run]]
-            files = [file for file in files if file.is_file()]
-            line = replace(
-                line,
-                run=row.run,
-                measured=tuple(read_json(file, "metrics") for file in files),
-                bootstraps=tuple(read_bootstrap(file) for file in map(bootstrap_file, files) if file.is_file()),
-                compared_with=spec.reference(id_) or "",
-            )
-        lines.append(line)
-    title = f"{spec.title}, scale {folder.name}"
-    write_table(title, lines, folder / "tables" / f"{name}.csv", folder / "tables" / f"{name}.md")
-    write_text_atomically(folder / "tables" / f"{name}.html", page(title, shown(lines)))
-    return table_markdown(title, lines)
-
-
-def draw_figure(name: str, settings: PipelineConfig, results: Path, ranking: bool = False) -> None:
-    """Draw the loss curves of a table's runs on one figure, or the score of each against IoU; PNG and PDF."""
-    import pandas
-
-    from workbench.report.figures import draw_loss_curves
-    from workbench.report.ranking import draw_rankings
-
-    draw, title, file, part = (
-        (draw_rankings, "Score against IoU", "ranking.csv", "ranking")
-        if ranking
-        else (draw_loss_curves, "Training", "train.csv", "loss")
-    )
-    _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
-    folder = scale_folder(results, settings.scale, settings.rehearsal)
-    trainings = trainings_of(rows, settings)
-    found = {}
-    for row in {row.run: row for row in reversed(rows)}.values():
-        files = [folder / "runs" / row.run / seed_folder(training) / file for training in trainings[row.run]]
-        frames = [pandas.read_csv(path) for path in files if path.is_file()]
-        if frames:
-            found[row_title(row)] = frames
-    found = dict(reversed(found.items()))
-    if not found:
-        target = f"{name}_ranking" if ranking else name
-        raise WorkbenchError(f"{name}: no row of it has a {file} at scale {settings.scale}; run snakemake {target}")
-    base = folder / "figures" / f"{name}_{part}"
-    draw(found, base.with_suffix(".png"), base.with_suffix(".pdf"), f"{title}, {name}, scale {folder.name}")
-
-
-def row_title(row: Row) -> str:
-    """A row's labels in a few words, for a legend; the detector's name where they say nothing of the run."""
-    said = []
-    for key, value in row.labels.items():
-        if value is True:
-            said.append(key)
-        elif isinstance(value, str):
-            said.append(value)
-        elif value is not False:
-            said.append(f"{key} {value:g}")
-    return ", ".join(said) or row.experiment.detector.title
-
-
-def settings_digest(name: str, rows: Iterable[Row]) -> str:
-    """What a table says besides its metrics, as text that changes when it does."""
-    spec = read_table(name)
-    stated = [[id_, r.labels, r.published, r.fps, r.note] for id_, r in spec.rows.items()]
-    compared = [spec.reference(id_) for id_ in spec.rows]
-    return json.dumps([spec.title, spec.split, stated, compared, [[r.id, r.run, r.variant_folder] for r in rows]])
-
-
-def read_by_notebook(
-    name: str,
-    folder: Path,
-    tables: Mapping[str, list[Row]],
-    trainings: Mapping[str, list[int | str]],
-    targets: Iterable[str],
-) -> list[str]:
-    """What a notebook shows if it is there, for its rule: tables, or a trained VFNet.
-
-    A notebook makes nothing. What the ``targets`` of this call make anyway it waits for; what lies there already is an
-    input by its absolute path, which no rule makes, so that nothing is made anew because a notebook wants it.
-    """
-    makers: dict[str, set[str]] = {}
-    if name == "results":
-        makers = {f"{folder}/tables/{table}.csv": {"all", "tables", table} for table in tables}
-    if name == "star_points":
-        run = next(row.run for row in tables["table3"] if row.id == "t3_full_vfl")
-        users = {word for table, rows in tables.items() for row in rows if row.run == run for word in (table, row.id)}
-        file = f"{folder}/runs/{run}/{seed_folder(trainings[run][0])}/model.safetensors"
-        makers = {file: {"all", "tables", "figures", *users}}
-    asked = set(targets) or {"all"}
-    found = []
-    for file, known in makers.items():
-        if asked & {*known, file}:
-            found.append(file)
-        elif Path(file).is_file():
-            found.append(str(Path(file).absolute()))
-    return found
 
 
 CUT_SHORT = "the job ended before it could say why (killed, or no memory or space left?); read what there is of its log"

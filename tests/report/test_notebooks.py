@@ -7,9 +7,9 @@ import pytest
 
 from workbench.catalog import load_table
 from workbench.errors import WorkbenchError
-from workbench.pipeline import read_by_notebook
 from workbench.report import notebooks
 from workbench.report.notebooks import execute_notebook, notebook_names, set_parameters
+from workbench.report.outcomes import read_by_notebook
 
 NAMES = ["assignment", "results", "star_points", "varifocal_loss"]
 
