@@ -12,6 +12,7 @@ import pandas
 import pytest
 
 BIN = Path(sys.executable).parent
+RESULTS_NOTEBOOK = "results/mini-rehearsal/notebooks/results.ipynb"
 REHEARSAL = ("--config", "limit_steps=2", "limit_images=4")
 
 
@@ -45,10 +46,10 @@ def repository(tmp_path_factory, copy):
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory, copy, edit):
-    """A copy in which Table 3 has been rehearsed, on fewer drawn images."""
+    """A copy in which Table 3 has been rehearsed, on fewer drawn images, and the results shown in a notebook."""
     folder = copy(tmp_path_factory.mktemp("rehearsed"))
     edit(folder / "experiments/scales/mini.yaml", "seed: 0}", "seed: 0, train_images: 24, val_images: 8}")
-    snakemake(folder, "table3", *REHEARSAL)
+    snakemake(folder, "table3", RESULTS_NOTEBOOK, *REHEARSAL)
     return folder
 
 
@@ -80,8 +81,19 @@ def test_table_1_and_rankings_need_no_other_training(rehearsed):
     assert {path: path.stat().st_mtime_ns for path in rehearsed.rglob("model.safetensors")} == before
 
 
+def test_a_notebook_waits_for_the_table_and_makes_none(rehearsed):
+    cells = json.loads((rehearsed / RESULTS_NOTEBOOK).read_text())["cells"]
+    shown = [output for cell in cells for output in cell.get("outputs", ())]
+    assert shown[0]["text"] == ["Tables at scale mini: table3\n"]
+    assert sum("image/png" in output.get("data", ()) for output in shown) == 2
+    assert not [output for output in shown if output.get("name") == "stderr"]
+    # Table 3 would need other trainings, but that a notebook shows it is no reason to make it again.
+    jobs = planned(rehearsed, "notebooks", *REHEARSAL, "seeds=2")
+    assert jobs == {"notebook": 4, "notebooks": 1, "total": 5}
+
+
 def test_nothing_is_left_to_do(rehearsed):
-    assert "Nothing to be done" in snakemake(rehearsed, "table3", *REHEARSAL).stdout
+    assert "Nothing to be done" in snakemake(rehearsed, "table3", RESULTS_NOTEBOOK, *REHEARSAL).stdout
     assert planned(rehearsed, "table2", *REHEARSAL)["train"] == 5
     assert planned(rehearsed, "table5", *REHEARSAL)["train"] == 14
 

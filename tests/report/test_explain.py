@@ -231,6 +231,17 @@ def test_results_as_the_pipeline_writes_them(tmp_path):
     axes = explain_results.draw_ap("table3", table).figure.axes
     said = [[text.get_text() for text in axis.texts] for axis in axes]
     assert said == [["31.0  (1)", "20.0  (2)", "not run", "not run"], ["39.0  (2)", "41.0  (1)", "-", "-"]]
+    with_interval = table.assign(AP_low=["29.00", "18.50", "not run", "-", "x"], AP_high="32.00")
+    assert list(explain_results.compare(with_interval)["measured"]) == [
+        "AP",
+        "AP50",
+        "AP75",
+        "AP_std",
+        "AP_low",
+        "AP_high",
+    ]
+    ends = explain_results.draw_ap("table3", with_interval).figure.axes[0].collections[0].get_segments()
+    np.testing.assert_allclose(ends[1], [(18.5, 1), (32, 1)])
     with warnings.catch_warnings(action="error"):
         explain_results.draw_ap("rehearsed", table.iloc[:1].assign(AP="0.00"))
     ends = [patch.get_x() + patch.get_width() for patch in axes[0].patches]

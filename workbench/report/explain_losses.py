@@ -58,7 +58,6 @@ def draw_losses(losses: Losses, qualities: Sequence[float]) -> Figure:
         column[0].set_title(_title(quality))
         column[1].set_xlabel("score p")
     axes[0, 0].set_ylim(0, 2)
-    axes[1, 0].set_ylim(-1, 1.25)
     axes[0, 0].set_ylabel("loss")
     axes[1, 0].set_ylabel("gradient by the logit")
     return _with_legend(figure, axes[0, 0])

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ from workbench.report.tables import MEASURED, TEST_DEV
 
 Table = pd.DataFrame
 PUBLISHED = "_published"
+LIMITS = ("AP_low", "AP_high")  # of the interval, where a table has one
 LETTERS = 30  # of a row's name in a line
 
 
@@ -48,7 +50,7 @@ def _name(labels: Mapping[str, str]) -> str:
 
 def compare(table: Table) -> Table:
     """Measured beside published, as they stand in the table: ``AP`` … below ``measured`` and ``published``."""
-    measured = [column for column in (*MEASURED[:3], "AP_std") if column in table]
+    measured = [column for column in (*MEASURED[:3], "AP_std", *LIMITS) if column in table]
     published = [column for column in table if column.endswith(PUBLISHED)]
     names = [("measured", c) for c in measured] + [("published", c.removesuffix(PUBLISHED)) for c in published]
     return table[measured + published].set_axis(pd.MultiIndex.from_tuples(names), axis=1)
@@ -62,9 +64,11 @@ def draw_ap(name: str, table: Table) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.75 + 0.32 * len(table)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (title, column) in zip(axes, columns.items(), strict=True):
-        spread = table["AP_std"] if title == "measured" and "AP_std" in table else None
         text = table[column] if column else pd.Series("-", table.index)
-        _draw_bars(axis, text, spread, *((COLOURS[5], "") if title == "measured" else ("#D9D9D9", "////")))
+        if title == "measured":
+            _draw_bars(axis, text, _spread(table), COLOURS[5], "")
+        else:
+            _draw_bars(axis, text, None, "#D9D9D9", "////")
         axis.set_title(f"{name}, {title}" + (f" ({TEST_DEV})" if column and TEST_DEV in column else ""))
     axes[0].set_yticks(range(len(table)), [textwrap.fill(row, LETTERS) for row in table.index])
     axes[0].set_ylim(len(table) - 0.4, -0.6)
@@ -74,23 +78,37 @@ def draw_ap(name: str, table: Table) -> Figure:
 def _published_column(table: Table) -> str | None:
     """Published AP, of the measured split where some row has it."""
     wanted = [f"AP{PUBLISHED}", f"AP_{TEST_DEV}{PUBLISHED}"]
-    return next((c for c in wanted if c in table and pd.to_numeric(table[c], errors="coerce").notna().any()), None)
+    return next((c for c in wanted if c in table and _numbers(table[c]).notna().any()), None)
 
 
-def _draw_bars(axis: Axes, text: pd.Series, spread: pd.Series | None, colour: str, hatch: str) -> None:
+def _spread(table: Table) -> pd.DataFrame:
+    """How far AP's interval, or its deviation over seeds, reaches below and above it; 0 where there is none."""
+    if set(LIMITS) <= set(table):
+        value, low, high = (_numbers(table[column]) for column in ("AP", *LIMITS))
+        return pd.DataFrame({"below": value - low, "above": high - value}).fillna(0)
+    deviation = _numbers(table["AP_std"]) if "AP_std" in table else 0.0
+    return pd.DataFrame({"below": deviation, "above": deviation}, index=table.index).fillna(0)
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column, errors="coerce")
+
+
+def _draw_bars(axis: Axes, text: pd.Series, spread: pd.DataFrame | None, colour: str, hatch: str) -> None:
     """A bar for each number, with it and its rank behind; the word that stands in its place otherwise."""
-    values = pd.to_numeric(text, errors="coerce")
+    values = _numbers(text)
     ranks = values.rank(ascending=False, method="min")
-    start = max(0, int(values.min() - 3)) if values.notna().any() else 0
-    width = max(values.max() - start, 1) if values.notna().any() else 1
-    errors = None if spread is None else pd.to_numeric(spread, errors="coerce").fillna(0)
+    errors = np.zeros((2, len(values))) if spread is None else spread.to_numpy().T
+    low, high = (values - errors[0]).min(), (values + errors[1]).max()
+    start = 0 if np.isnan(low) else max(0, int(low - 2))
     bars = {"height": 0.6, "left": start, "color": colour, "edgecolor": "black", "linewidth": 0.6, "hatch": hatch}
-    axis.barh(range(len(values)), (values - start).fillna(0), xerr=errors, capsize=2, **bars)
+    axis.barh(range(len(values)), (values - start).fillna(0), xerr=errors if errors.any() else None, capsize=2, **bars)
     for line, (value, word) in enumerate(zip(values, text, strict=True)):
-        place = start if pd.isna(value) else value + (0 if errors is None else errors.iloc[line])
-        said = word if pd.isna(value) else f"{value:.1f}  ({ranks.iloc[line]:g})"
+        place = start if np.isnan(value) else value + errors[1, line]
+        said = word if np.isnan(value) else f"{value:.1f}  ({ranks.iloc[line]:g})"
         axis.annotate(said, (place, line), (4, 0), textcoords="offset points", va="center")
-    axis.set_xlim(start, start + 1.5 * width)  # with room for the words
+    width = 1.0 if np.isnan(high) else max(high - start, 1.0)
+    axis.set_xlim(start, start + 1.45 * width)  # with room for the words
     axis.set_xlabel(f"AP ×100 (rank); the axis begins at {start}")
 
 
