@@ -161,7 +161,7 @@ MISTAKES = {
     "unknown table": typed("tabel3", "unknown target 'tabel3'; did you mean 'table3'?"),
     "unknown row": typed("t3_full_vlf", "unknown target 't3_full_vlf'; did you mean 't3_full_vfl'?"),
     "unknown row beside a table": typed("table2 t3_full", "unknown target 't3_full'; did you mean 't3_full_vfl'?"),
-    "rule of many files": typed("train", "unknown target 'train'; known: all, tables, figures, notebooks, table2, "),
+    "rule of many files": typed("train", "unknown target 'train'; known: all, tables, figures, claims, notebooks, table1, "),
     "unknown scale": typed("table3 --config scale=coko", "--config: scale: unknown scale 'coko'; did you mean 'coco'?"),
     "unknown config key": typed("table3 --config sceeds=3", "--config: sceeds: unknown key; did you mean 'seeds'?"),
     "wrong config type": typed("table3 --config seeds=many", "--config: seeds: input should be a valid integer"),
