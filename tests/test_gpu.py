@@ -222,7 +222,8 @@ def test_post_processing(device, centerness):
 
     def found(device):
         there = [t.to(device) for t in (logits, boxes, quality)]
-        predictions = Predictions(there[0], there[1], [], SHAPES, centerness=there[2] if centerness else None)
+        points = pyramid_points(SHAPES, STRIDES, device)
+        predictions = Predictions(there[0], there[1], points, SHAPES, centerness=there[2] if centerness else None)
         # Few candidates a level, so that the choice of them counts.
         variant = Variant(image=ImageSize(long=128, short=96), candidates=40)
         return postprocess(predictions, SIZES.to(device), variant)
@@ -232,6 +233,22 @@ def test_post_processing(device, centerness):
         assert torch.equal(there.labels.cpu(), here.labels)
         assert torch.equal(there.boxes.cpu(), here.boxes)
         assert_close({"scores": there.scores}, {"scores": here.scores}, VALUE)
+
+
+def test_equal_scores_come_in_the_same_order(device):
+    """As an oracle's scores of 1 do: in the choice of candidates and in NMS."""
+    cells = sum(rows * columns for rows, columns in SHAPES)
+    logits, boxes = torch.full((2, cells, CLASSES), torch.inf), random_boxes(2, cells)
+
+    def found(device):
+        points = pyramid_points(SHAPES, STRIDES, device)
+        predictions = Predictions(logits.to(device), boxes.to(device), points, SHAPES)
+        variant = Variant(image=ImageSize(long=128, short=96), candidates=40)
+        return postprocess(predictions, SIZES.to(device), variant)
+
+    for here, there in zip(found("cpu"), found(device), strict=True):
+        assert torch.equal(there.labels.cpu(), here.labels)
+        assert torch.equal(there.boxes.cpu(), here.boxes)
 
 
 # ------------------------------------------------------------------------------------------------------- training
