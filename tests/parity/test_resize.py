@@ -10,7 +10,7 @@ from workbench.data.transforms import decode_image, resize_image, resized_size
 @pytest.fixture(scope="module")
 def records(shared_data):
     """Some images, tall and wide ones."""
-    images = read_coco(shared_data / "coco-tiny", "val2017", training=False, limit=8).images
+    images = read_coco(shared_data / "coco-tiny", "val2017", training=False, limit=16).images[::2]
     assert {image.width > image.height for image in images} == {True, False}
     return images
 

@@ -1,6 +1,6 @@
 """The notebooks: clean as committed, running from the package alone, executed whole or not at all."""
 
-import json
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -69,7 +69,7 @@ def test_the_fastest_one_is_executed(tmp_path):
     assert [cell.execution_count for cell in cells] == [1, 2, 3, 4]
     assert cells[1].outputs[0].text.startswith("No tables at scale mini yet")
     assert str(tmp_path) not in text
-    assert "T2" not in json.dumps([cell.metadata for cell in cells])  # no dates
+    assert set().union(*(cell.metadata for cell in cells)) == {"tags"}  # no dates
     assert [path.name for path in out.parent.iterdir()] == ["results.ipynb"]
 
 
@@ -141,27 +141,25 @@ def test_parameters_are_replaced_and_comments_stay():
     assert other.source == 'SCALE = "mini"'
 
 
-def test_what_a_notebook_reads_is_waited_for_or_taken_as_it_lies(tmp_path):
+def test_what_a_notebook_reads_is_waited_for_or_taken_as_it_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     tables = {name: load_table(name)[1] for name in ("table3", "table5")}
     trainings = {row.run: [0] for rows in tables.values() for row in rows}
 
     def read_by(name, *targets):
-        return [
-            file.removeprefix(f"{tmp_path}/") for file in read_by_notebook(name, folder, tables, trainings, targets)
-        ]
+        return read_by_notebook(name, Path("mini"), tables, trainings, targets)
 
-    folder = tmp_path.relative_to(tmp_path)  # "."
     run = next(row.run for row in tables["table3"] if row.id == "t3_full_vfl")
     for targets in ((), ("all",), ("tables",), ("table3", "table5", "notebooks")):
-        assert read_by("results", *targets) == [f"{folder}/tables/table3.csv", f"{folder}/tables/table5.csv"]
+        assert read_by("results", *targets) == ["mini/tables/table3.csv", "mini/tables/table5.csv"]
     for target in ("all", "table3", "t3_full_vfl", "table5", "t5_vfnet_vfl", "figures"):
-        assert read_by("star_points", target) == [f"{folder}/runs/{run}/seed0/model.safetensors"]
-    assert read_by("results", "table3") == [f"{folder}/tables/table3.csv"]
+        assert read_by("star_points", target) == [f"mini/runs/{run}/seed0/model.safetensors"]
+    assert read_by("results", "table3") == read_by("results", "mini/tables/table3.csv") == ["mini/tables/table3.csv"]
     for name in ("results", "star_points", "assignment"):
         assert read_by(name, "notebooks") == []
     assert read_by("star_points", "t3_raw_fl") == read_by("assignment", "all") == []
 
-    folder = tmp_path / "mini"
-    (folder / "tables").mkdir(parents=True)
-    (folder / "tables" / "table3.csv").touch()
-    assert read_by("results", "notebooks") == ["mini/tables/table3.csv"]
+    Path("mini/tables").mkdir(parents=True)
+    Path("mini/tables/table3.csv").touch()
+    assert read_by("results", "notebooks") == [f"{tmp_path}/mini/tables/table3.csv"]
+    assert read_by("results", "table5") == [f"{tmp_path}/mini/tables/table3.csv", "mini/tables/table5.csv"]
