@@ -85,12 +85,13 @@ def logs_of(rows):
 
 
 def outcomes_of(tables):
-    """A table each, and a figure of what was trained for it."""
+    """A table each, with figures of it and of what was trained for it."""
     return [f"{FOLDER}/tables/{table}.csv" for table in tables] + figures_of(tables)
 
 
 def figures_of(tables):
-    return [f"{FOLDER}/figures/{table}_loss.png" for table in tables if logs_of(TABLES[table])]
+    curves = [f"{FOLDER}/figures/{table}_loss.png" for table in tables if logs_of(TABLES[table])]
+    return curves + [f"{FOLDER}/figures/{table}_ap.png" for table in tables if TABLES[table]]
 
 
 def judged(wildcards):
@@ -99,7 +100,7 @@ def judged(wildcards):
     The latter by their absolute path, which no rule makes, so that nothing is made anew because of a claim.
     """
     targets = set(workflow.dag_settings.targets if workflow.is_main_process else ["claims"])
-    wanted = set(TABLES) if not targets or targets & {"all", "tables"} else targets
+    wanted = set(TABLES) if not targets or targets & {"all", "tables", "figures"} else targets
     asked = {
         file
         for name, rows in TABLES.items()
@@ -403,6 +404,23 @@ rule figure:
         f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
+rule bars:
+    input:
+        f"{FOLDER}/tables/{{table}}.csv",
+    output:
+        report(
+            f"{FOLDER}/figures/{{table}}_ap.png",
+            caption=f"{CAPTIONS}/ap.rst",
+            category="AP as bars",
+            labels={"table": "{table}"},
+        ),
+        f"{FOLDER}/figures/{{table}}_ap.pdf",
+    log:
+        f"{FOLDER}/figures/{{table}}_ap.log",
+    shell:
+        f"workbench figure {{wildcards.table}} --kind ap {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+
+
 rule ranking:
     input:
         lambda wildcards: rankings_of(TABLES[wildcards.table]),
@@ -417,7 +435,7 @@ rule ranking:
     log:
         f"{FOLDER}/figures/{{table}}_ranking.log",
     shell:
-        f"workbench figure {{wildcards.table}} --ranking {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+        f"workbench figure {{wildcards.table}} --kind ranking {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
 
 rule notebook:

@@ -165,6 +165,12 @@ def test_the_published_speed_stands_beside(tmp_path, monkeypatch):
     assert lines[rows[0]]["images_per_second"] == "5.00"
 
 
+def test_oracles_are_not_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "time_detector", lambda *_: timing.Timing(20, 1.0, 150.0, 50.0, 200.0))
+    speed.bench_speed("table1", [], "mini", None, 20, tmp_path)
+    assert [line["row"] for line in read(tmp_path)[1]] == ["t1_base_noctr", "t1_base_ctr"]
+
+
 @pytest.mark.parametrize("device", ["Intel(R) Xeon(R) CPU @ 2.20GHz, 1 thread(s)", "../über GPU/\n|", "x" * 300])
 def test_file_names_are_safe(monkeypatch, device):
     monkeypatch.setattr(speed, "device_name", lambda: device)
@@ -179,6 +185,7 @@ def test_file_names_are_safe(monkeypatch, device):
     ("arguments", "expected"),
     [
         (["table4", "--row", "t4_r_fcn_r_101"], "experiments/table4.yaml: t4_r_fcn_r_101 is from the literature"),
+        (["table1", "--row", "t1_gt_ctr"], "experiments/table1.yaml: t1_gt_ctr is an oracle and no detector; leave it"),
         (["table3", "--row", "t3_full"], "experiments/table3.yaml: unknown row 't3_full'; did you mean 't3_full_vfl'?"),
         (["table33"], "unknown table 'table33'"),
         (["table3", "--data-root", "x"], "scale mini draws its own data set"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -39,6 +39,7 @@ Trained = Annotated[
     str,
     typer.Option("--seed", parser=_trained, metavar="SEED", help="Which training, or 'released' for imported weights."),
 ]
+Figure = Literal["loss", "ap", "ranking"]
 Data = Annotated[Path, typer.Option("--data", help="The data set: annotations/, train2017/, val2017/.")]
 Scale = Annotated[str, typer.Option(help="A scale in experiments/scales.")]
 Weights = Annotated[str, typer.Option(help="'released': published weights where a row has some.")]
@@ -248,13 +249,13 @@ def figure(
     data_root: DataRoot = None,
     limit_steps: LimitSteps = None,
     limit_images: LimitImages = None,
-    ranking: Annotated[bool, typer.Option("--ranking", help="Scores against IoU instead of losses.")] = False,
+    kind: Annotated[Figure, typer.Option(help="Loss curves, AP as bars, or scores against IoU.")] = "loss",
 ) -> None:
-    """Draw the loss curves of a table's rows, or their scores against the IoU of their boxes."""
+    """Draw a table's loss curves, its AP as bars, or its scores against the IoU of their boxes."""
     from workbench.report.outcomes import draw_figure
 
     settings = _settings(scale, seeds, weights, data_root, limit_steps, limit_images)
-    draw_figure(name, settings, results, ranking)
+    draw_figure(name, kind, settings, results)
 
 
 @app.command()

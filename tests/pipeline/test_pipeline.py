@@ -62,7 +62,8 @@ def test_a_rehearsal_ends_in_a_table_and_a_figure(rehearsed):
     assert set(table["compared_with"]) == {"-", "t3_raw_fl"}
     assert (table["AP_low"].astype(float) <= table["AP_high"].astype(float)).all()
     assert (results / "tables" / "table3.md").read_text().count("\n| `t3_") == 5
-    assert (results / "figures" / "table3_loss.png").stat().st_size > 20_000
+    for kind in ("loss", "ap"):
+        assert (results / "figures" / f"table3_{kind}.png").stat().st_size > 20_000
     metrics = json.loads(next(results.glob("runs/vfnet-*/seed0/*/metrics.json")).read_text())
     assert metrics["images"] == 4
     assert metrics["provenance"]["training"]["versions"]["torch"]
@@ -92,6 +93,13 @@ def test_a_notebook_waits_for_the_table_and_makes_none(rehearsed):
     assert jobs == {"notebook": 4, "notebooks": 1, "total": 5}
 
 
+def test_claims_are_judged_by_what_is_there(rehearsed):
+    assert planned(rehearsed, "claims", *REHEARSAL, "seeds=2") == {"claims": 1, "total": 1}
+    jobs = planned(rehearsed, "claims", "table1", *REHEARSAL)
+    assert "train" not in jobs
+    assert (jobs["detect"], jobs["evaluate"], jobs["claims"]) == (9, 9, 1)
+
+
 def test_nothing_is_left_to_do(rehearsed):
     assert "Nothing to be done" in snakemake(rehearsed, "table3", RESULTS_NOTEBOOK, *REHEARSAL).stdout
     assert planned(rehearsed, "table2", *REHEARSAL)["train"] == 5
@@ -104,7 +112,7 @@ def test_results_without_resamples_are_evaluated_again_and_nothing_more(rehearse
         for file in (tmp_path / "copy").rglob(name):
             file.unlink()
     jobs = planned(tmp_path / "copy", "table3", *REHEARSAL)
-    assert jobs == {"evaluate": 5, "table": 1, "table3": 1, "total": 7}
+    assert jobs == {"evaluate": 5, "table": 1, "bars": 1, "table3": 1, "total": 8}
 
 
 def test_comments_and_new_dates_retrain_nothing(rehearsed):
@@ -131,7 +139,7 @@ def test_a_changed_loss_plans_one_training_and_another_nms_none(rehearsed, tmp_p
 def test_a_published_number_remakes_the_table_alone(rehearsed, tmp_path, edit):
     shutil.copytree(rehearsed, tmp_path / "copy")
     edit(tmp_path / "copy" / "experiments" / "table3.yaml", "AP: 39.0", "AP: 39.1")
-    assert planned(tmp_path / "copy", "table3", *REHEARSAL).keys() == {"table", "table3", "total"}
+    assert planned(tmp_path / "copy", "table3", *REHEARSAL).keys() == {"table", "bars", "table3", "total"}
 
 
 def test_plans(repository):
@@ -152,7 +160,7 @@ def test_plans(repository):
 def test_published_weights_take_the_place_of_trainings(repository, tiny_data):
     """Of 21 runs 11 have some; those of VFNet-X are tested at two sizes."""
     jobs = planned(repository, "table4", "--config", "weights=released", "scale=coco", f"data_root={tiny_data}")
-    assert jobs.pop("total") == 16 + 11 + 10 + 22 + 22 + 3
+    assert jobs.pop("total") == 16 + 11 + 10 + 22 + 22 + 4
     assert jobs == {
         "weights": 11 + 5,  # published ones, and a backbone's for each two that are trained
         "import_weights": 11,
@@ -161,6 +169,7 @@ def test_published_weights_take_the_place_of_trainings(repository, tiny_data):
         "evaluate": 22,
         "table": 1,
         "figure": 1,
+        "bars": 1,
         "table4": 1,
     }
 

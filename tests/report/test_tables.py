@@ -9,6 +9,7 @@ import pytest
 
 from workbench.confidence import Bootstrap, difference_interval, mean_interval
 from workbench.errors import WorkbenchError
+from workbench.report.cells import row_names
 from workbench.report.tables import TableRow, table_frame, table_markdown, write_table
 
 
@@ -281,3 +282,15 @@ def test_the_order_of_three_rows_is_compared_with_the_published_one():
     assert f"\n\n{said}\n" in table_markdown("T", [RAW, NOT_RUN, FULL, third, LITERATURE])
     equal = [replace(row, published={"AP": 40.0}) for row in (RAW, FULL, third)]
     assert "Kendall" not in table_markdown("T", equal)
+
+
+def test_rows_are_named_by_what_tells_them_apart():
+    labels = [
+        {"section": "ours", "method": "VFNet", "DCN": True, "alpha": 0.50, "range": "480-960", "of few": None},
+        {"section": "ours", "method": "VFNet-X", "DCN": False, "alpha": 2, "range": "-"},
+    ]
+    assert row_names(labels) == ["VFNet, DCN, alpha 0.5, 480-960", "VFNet-X, alpha 2"]
+    as_text = [{name: str(value) for name, value in line.items() if value is not None} for line in labels]
+    assert row_names(as_text) == row_names(labels)
+    assert row_names([{"DCN": False}, {"DCN": True}]) == ["", "DCN"]
+    assert row_names(labels[1:]) == ["ours, VFNet-X, alpha 2"]

@@ -88,11 +88,13 @@ def _test_images(scale: str, data_root: Path | None, results: Path, count: int) 
 
 
 def _picked(table: str, spec: TableSpec, rows: list[Row], chosen: list[str]) -> list[Row]:
-    """The rows to time, in the table's order."""
+    """The rows to time, in the table's order; none of an oracle, which detects nothing without the ground truth."""
+    rows = [row for row in rows if row.variant.oracle is None]
     known = [row.id for row in rows]
     for id_ in chosen:
         if id_ in spec.rows and id_ not in known:
-            raise WorkbenchError(f"experiments/{table}.yaml: {id_} is from the literature and not run; leave it out")
+            why = "an oracle and no detector" if spec.rows[id_].base else "from the literature and not run"
+            raise WorkbenchError(f"experiments/{table}.yaml: {id_} is {why}; leave it out")
         choose(id_, known, "row", f"experiments/{table}.yaml")
     picked = [row for row in rows if not chosen or row.id in chosen]
     if not picked:

@@ -5,7 +5,7 @@ Torch-free and independent of the experiments' schema: a row is plain data. All 
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,28 @@ def table_cells(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
 def label_names(rows: Sequence[TableRow]) -> list[str]:
     """Every label of any row, in order of appearance."""
     return list(dict.fromkeys(name for r in rows for name in r.labels))
+
+
+def row_names(labels: Sequence[Mapping[str, object]]) -> list[str]:
+    """The labels of each row in a few words, without those that are the same in all rows; "" where none is left.
+
+    Values are those of a table's row or, as text, of its CSV: a bool that holds is its label's name.
+    """
+    names = dict.fromkeys(name for line in labels for name in line)
+    told = [name for name in names if len(labels) == 1 or len({str(line.get(name)) for line in labels}) > 1]
+    return [", ".join(filter(None, (_in_words(name, line.get(name)) for name in told))) for line in labels]
+
+
+def _in_words(name: str, value: object) -> str:
+    text = str(value)
+    if text == "True":
+        return name
+    if value is None or text in ("False", NOTHING):
+        return ""
+    try:
+        return f"{name} {float(text):g}"
+    except ValueError:
+        return text
 
 
 def _published_names(rows: Sequence[TableRow]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workbench.errors import WorkbenchError
+from workbench.report.cells import row_names
 from workbench.report.figures import COLOURS, WIDTH, loss_figure
 from workbench.report.shown import drawing
 from workbench.report.tables import MEASURED, TEST_DEV
@@ -24,28 +26,18 @@ LETTERS = 30  # of a row's name in a line
 def read_tables(results: Path | str) -> dict[str, Table]:
     """The tables in ``results/<scale>/tables``, the paper's first: the CSV's columns by a row's labels in words."""
     files = sorted(Path(results).glob("tables/*.csv"), key=lambda file: (not file.stem.startswith("table"), file.stem))
-    return {file.stem: _named(pd.read_csv(file, dtype=str, keep_default_na=False)) for file in files}
+    return {file.stem: read_table_file(file) for file in files}
 
 
-def _named(table: Table) -> Table:
-    """The table with its labels (the columns between the id and the metrics) in words as index, the id without any."""
+def read_table_file(file: Path) -> Table:
+    """A table as text, its labels (the columns between the id and the metrics) in words as index, or the id."""
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
     labels = table.columns[1 : list(table.columns).index("AP")]
-    lines = table[labels].to_dict("records")
-    names = [_name(line) or row for line, row in zip(lines, table["row"], strict=True)]
+    names = table["row"].copy()
+    for _, group in table.groupby(table["run"] == "literature"):
+        words = row_names(group[labels].to_dict("records"))
+        names[group.index] = [word or row for word, row in zip(words, group["row"], strict=True)]
     return table.set_index(pd.Index(names, name="row"))
-
-
-def _name(labels: Mapping[str, str]) -> str:
-    said = []
-    for key, value in labels.items():
-        number = pd.to_numeric(value, errors="coerce")
-        if value == "True":
-            said.append(key)
-        elif not pd.isna(number):
-            said.append(f"{key} {number:g}")
-        elif value not in ("False", "-", ""):
-            said.append(value)
-    return ", ".join(said)
 
 
 def compare(table: Table) -> Table:
@@ -56,10 +48,14 @@ def compare(table: Table) -> Table:
     return table[measured + published].set_axis(pd.MultiIndex.from_tuples(names), axis=1)
 
 
-@drawing
-def draw_ap(name: str, table: Table) -> Figure:
-    """Measured AP of every row that is run, and published AP in a panel of its own, each with its rank in its panel."""
+def ap_figure(name: str, table: Table) -> Figure:
+    """Measured AP of every row that is run, and published AP in a panel of its own, each with its rank in its panel.
+
+    Raises WorkbenchError where the table has no row that is run.
+    """
     table = table[table["run"] != "literature"]
+    if table.empty:
+        raise WorkbenchError(f"{name}: all rows are from the literature, there is none to draw")
     columns = {"measured": "AP", "published": _published_column(table)}
     figure = Figure(figsize=(WIDTH, 0.75 + 0.32 * len(table)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
@@ -122,4 +118,5 @@ def read_curves(results: Path | str, table: Table) -> dict[str, Sequence[Table]]
     return curves
 
 
+draw_ap = drawing(ap_figure)
 draw_curves = drawing(loss_figure)

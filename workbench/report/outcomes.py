@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.catalog import Row, load_table, read_table
 from workbench.config import PipelineConfig
@@ -17,6 +18,9 @@ from workbench.experiment import seed_folder
 from workbench.files import read_json, write_text_atomically
 from workbench.pipeline import bootstrap_file, metrics_file, scale_folder, trainings_of
 from workbench.released import published_on_val2017
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
@@ -57,46 +61,70 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     return table_markdown(title, lines)
 
 
-def draw_figure(name: str, settings: PipelineConfig, results: Path, ranking: bool = False) -> None:
-    """Draw the loss curves of a table's runs on one figure, or the score of each against IoU; PNG and PDF."""
-    import pandas
+FIGURES = {"loss": "train.csv", "ranking": "ranking.csv"}
+"""What is drawn of a table's trainings, and the file of each that holds it."""
 
+
+def draw_figure(name: str, kind: str, settings: PipelineConfig, results: Path) -> None:
+    """Draw ``figures/<name>_<kind>.png`` and ``.pdf``.
+
+    Args:
+        kind: "loss" for the curves of a table's trainings, "ranking" for the score of each against IoU, "ap" for the
+            table itself as bars.
+
+    Raises WorkbenchError where there is nothing to draw yet.
+    """
     from workbench.report.figures import draw_loss_curves
     from workbench.report.ranking import draw_rankings
 
-    draw, title, file, part = (
-        (draw_rankings, "Score against IoU", "ranking.csv", "ranking")
-        if ranking
-        else (draw_loss_curves, "Training", "train.csv", "loss")
-    )
-    _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     folder = scale_folder(results, settings.scale, settings.rehearsal)
+    base = folder / "figures" / f"{name}_{kind}"
+    files = base.with_suffix(".png"), base.with_suffix(".pdf")
+    if kind == "ap":
+        draw_table(name, folder, *files)
+        return
+    draw, title = (draw_rankings, "Score against IoU") if kind == "ranking" else (draw_loss_curves, "Training")
+    frames = _frames(name, kind, settings, folder)
+    if not frames:
+        target = f"{name}_ranking" if kind == "ranking" else name
+        raise WorkbenchError(
+            f"{name}: no row of it has a {FIGURES[kind]} at scale {settings.scale}; run snakemake {target}"
+        )
+    draw(frames, *files, f"{title}, {name}, scale {folder.name}")
+
+
+def draw_table(name: str, folder: Path, out_png: Path, out_pdf: Path) -> None:
+    """Draw the AP of a table's rows, measured and published, as bars."""
+    import matplotlib
+
+    from workbench.report.explain_results import ap_figure, read_table_file
+    from workbench.report.figures import STYLE, write_figure
+
+    path = folder / "tables" / f"{name}.csv"
+    if not path.is_file():
+        raise WorkbenchError(f"{path}: no such table; run snakemake {name}")
+    with matplotlib.rc_context(STYLE):
+        write_figure(ap_figure(name, read_table_file(path)), out_png, out_pdf)
+
+
+def _frames(name: str, kind: str, settings: PipelineConfig, folder: Path) -> dict[str, list[pandas.DataFrame]]:
+    """What was written of each run of a table, a frame for each seed that has some, by the run's name in a legend."""
+    import pandas
+
+    from workbench.report.cells import row_names
+
+    _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     trainings = trainings_of(rows, settings)
+    first = {row.run: row for row in reversed(rows)}
+    ordered = [row for row in rows if first[row.run] is row]
+    names = row_names([row.labels for row in ordered])
     found = {}
-    for row in {row.run: row for row in reversed(rows)}.values():
-        files = [folder / "runs" / row.run / seed_folder(training) / file for training in trainings[row.run]]
+    for row, words in zip(ordered, names, strict=True):
+        files = [folder / "runs" / row.run / seed_folder(training) / FIGURES[kind] for training in trainings[row.run]]
         frames = [pandas.read_csv(path) for path in files if path.is_file()]
-        if frames:
-            found[row_title(row)] = frames
-    found = dict(reversed(found.items()))
-    if not found:
-        target = f"{name}_ranking" if ranking else name
-        raise WorkbenchError(f"{name}: no row of it has a {file} at scale {settings.scale}; run snakemake {target}")
-    base = folder / "figures" / f"{name}_{part}"
-    draw(found, base.with_suffix(".png"), base.with_suffix(".pdf"), f"{title}, {name}, scale {folder.name}")
-
-
-def row_title(row: Row) -> str:
-    """A row's labels in a few words, for a legend; the detector's name where they say nothing of the run."""
-    said = []
-    for key, value in row.labels.items():
-        if value is True:
-            said.append(key)
-        elif isinstance(value, str):
-            said.append(value)
-        elif value is not False:
-            said.append(f"{key} {value:g}")
-    return ", ".join(said) or row.experiment.detector.title
+        if frames:  # a row whose labels say nothing of the run is called by its detector
+            found[words or row.experiment.detector.title] = frames
+    return found
 
 
 def settings_digest(name: str, rows: Iterable[Row]) -> str:
@@ -121,7 +149,7 @@ def read_by_notebook(
     """
     makers: dict[str, set[str]] = {}
     if name == "results":
-        makers = {f"{folder}/tables/{table}.csv": {"all", "tables", table} for table in tables}
+        makers = {f"{folder}/tables/{table}.csv": {"all", "tables", "figures", table} for table in tables}
     if name == "star_points":
         run = next(row.run for row in tables["table3"] if row.id == "t3_full_vfl")
         users = {word for table, rows in tables.items() for row in rows if row.run == run for word in (table, row.id)}

@@ -1,0 +1,56 @@
+"""Figures of whatever has been measured: what is drawn of which rows, under which names."""
+
+import pytest
+
+from workbench.catalog import load_table
+from workbench.config import read_config
+from workbench.errors import WorkbenchError
+from workbench.report import figures, outcomes
+
+SETTINGS = read_config({"seeds": 2})
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    calls = []
+    monkeypatch.setattr(figures, "draw_loss_curves", lambda found, *_: calls.append(found))
+    return calls
+
+
+def log_training(results, run, seed):
+    folder = results / "mini" / "runs" / run / f"seed{seed}"
+    folder.mkdir(parents=True)
+    (folder / "train.csv").write_text("step,epoch,loss\n1,1,2.0\n")
+
+
+def test_a_run_is_drawn_once_with_all_its_seeds_and_named_by_what_tells_it_apart(tmp_path, drawn):
+    """The backbone and the range of sizes; that all of them are VFNets of the paper's own section goes without saying."""
+    rows = {row.id: row for row in load_table("table4", "mini")[1]}
+    for seed in (0, 1):
+        log_training(tmp_path, rows["t4_vfnetx_800"].run, seed)
+    log_training(tmp_path, rows["t4_vfnet_r50_480_960"].run, 1)
+    outcomes.draw_figure("table4", "loss", SETTINGS, tmp_path)
+    assert {name: len(frames) for name, frames in drawn[0].items()} == {
+        "VFNet, R-50, 480-960": 1,
+        "VFNet-X-800, R2-101-DCN, 500-1400": 2,
+    }
+
+
+def test_a_run_that_no_label_tells_apart_is_called_by_its_detector(tmp_path, drawn):
+    log_training(tmp_path, load_table("table1", "mini")[1][0].run, 0)
+    outcomes.draw_figure("table1", "loss", SETTINGS, tmp_path)
+    assert list(drawn[0]) == ["fcos_atss"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("loss", "table3: no row of it has a train.csv at scale mini; run snakemake table3$"),
+        ("ranking", "table3: no row of it has a ranking.csv at scale mini; run snakemake table3_ranking$"),
+        ("ap", "mini/tables/table3.csv: no such table; run snakemake table3$"),
+    ],
+)
+def test_nothing_to_draw(tmp_path, kind, said):
+    with pytest.raises(WorkbenchError, match=said):
+        outcomes.draw_figure("table3", kind, SETTINGS, tmp_path)
+    assert not list(tmp_path.iterdir())
