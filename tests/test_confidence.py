@@ -251,6 +251,20 @@ def test_what_the_images_explain_of_the_seeds_is_not_counted_twice():
     assert high + low == pytest.approx(0.8)
 
 
+def test_what_trainings_share_drops_out_of_two_evaluations_of_each():
+    """Trainings far apart, the same gain in each but for ± 0.001: Student's interval of the gains, of two degrees."""
+    base = [values(ap, seed=1) for ap in (0.3, 0.4, 0.5)]
+    gains = (0.019, 0.02, 0.021)
+    row = [replace(b, ap=b.ap + gain, samples=b.samples + gain) for b, gain in zip(base, gains, strict=True)]
+    effect, low, high = difference_interval(row, base, same_trainings=True)
+    assert effect == pytest.approx(0.02)
+    assert high - effect == pytest.approx(4.30265 * 0.001 / math.sqrt(3), rel=1e-4)
+    assert effect - low == pytest.approx(high - effect)
+    _, low, high = difference_interval(row, base)
+    assert low < -0.1
+    assert high > 0.1
+
+
 def test_only_the_same_images_are_compared():
     with pytest.raises(WorkbenchError, match=r"different images \(100 and 7\)"):
         difference_interval([values(0.4)], [replace(values(0.4), images=7, digest="e")])

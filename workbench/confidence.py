@@ -109,7 +109,9 @@ def mean_interval(seeds: Sequence[Bootstrap]) -> tuple[float, float, float]:
     return mean, max(low, 0.0), min(high, 1.0)
 
 
-def difference_interval(a: Sequence[Bootstrap], b: Sequence[Bootstrap]) -> tuple[float, float, float]:
+def difference_interval(
+    a: Sequence[Bootstrap], b: Sequence[Bootstrap], same_trainings: bool = False
+) -> tuple[float, float, float]:
     """Mean AP of row a's seeds less that of row b's, and its 95 % interval.
 
     The images' part is the interval of the mean over seeds, resample by resample. The seeds' part is Student's, from
@@ -121,9 +123,16 @@ def difference_interval(a: Sequence[Bootstrap], b: Sequence[Bootstrap]) -> tuple
     With one seed a side there is no second part: the interval is then of these two trainings, on other images, and
     says nothing of other trainings.
 
+    Args:
+        same_trainings: a[k] and b[k] are two evaluations of one training, as oracles are, and what it has of its own
+            drops out of their difference: the seeds' part is that of the differences, times 1/k.
+
     Raises WorkbenchError where they were not all evaluated on the same images.
     """
     rows = np.split(_same_images([*a, *b]), [len(a)])
+    if same_trainings:
+        apart = rows[0] - rows[1]
+        return _effect(apart.mean(axis=0), [apart])
     return _effect(rows[0].mean(axis=0) - rows[1].mean(axis=0), rows)
 
 

@@ -88,6 +88,20 @@ def test_files_of_claims(tmp_path):
     assert text.count(" not run ") == len(lines) - 1
 
 
+def test_oracles_of_one_training_are_compared_training_by_training(tmp_path):
+    """Centerness gains 0.5 in trainings that lie 10 apart, and in other two trainings nobody could tell."""
+    settings = PipelineConfig(seeds=2)
+    rows = {row.id: row for row in claimed_rows(settings)}
+    for id_, aps in {"t1_base_ctr": (0.305, 0.406), "t1_base_noctr": (0.300, 0.401)}.items():
+        for seed, ap in enumerate(aps):
+            file = bootstrap_file(metrics_file(tmp_path / "mini", rows[id_], seed))
+            file.parent.mkdir(parents=True)
+            write_bootstrap(file, training(ap))
+    judged = {j.name: j for j in claims.judge_claims(settings, tmp_path)}["oracle_centerness_helps"]
+    assert (judged.verdict, judged.seeds) == ("reproduced", 2)
+    assert judged.low == pytest.approx(0.5, abs=0.05)
+
+
 def test_evaluations_of_other_images_are_not_compared():
     with pytest.raises(WorkbenchError, match="different images"):
         judge([training(0.4)], [training(0.3, digest="other")])

@@ -38,7 +38,8 @@ class TableRow:
         note: what a reader must know, e.g. "recipe inferred".
         measured: the content of metrics.json, one for each seed: `evaluate_detections`' keys and "provenance" with
             "seed" ("released" for published weights) and "code_digest". Empty where it was not run.
-        bootstraps: AP of resampled images, one for each seed. Fewer where one was evaluated before there were any.
+        bootstraps: AP of resampled images, one for each of `measured`, in its order. Fewer where one was evaluated
+            before there were any.
         compared_with: id of the row whose measured AP is subtracted from this one's; "" for none.
     """
 
@@ -175,7 +176,8 @@ def _comparison(row: TableRow, rows: dict[str, TableRow]) -> dict[str, float | s
     if not (row.measured and other.measured):
         return dict.fromkeys(DIFFERENCE, NOT_RUN) | {COMPARED: other.row}
     both = has_interval(row) and has_interval(other)
-    limits = difference_interval(row.bootstraps, other.bootstraps)[1:] if both else (math.nan, math.nan)
+    same = row.run == other.run and _seeds(row) == _seeds(other)
+    limits = difference_interval(row.bootstraps, other.bootstraps, same)[1:] if both else (math.nan, math.nan)
     values = (_difference(mean(row, "AP"), mean(other, "AP")), *map(_percent, limits))
     return dict(zip(DIFFERENCE, values, strict=True)) | {COMPARED: other.row}
 

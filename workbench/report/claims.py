@@ -73,18 +73,21 @@ def published_ap() -> dict[str, float]:
     return {name: row.published["AP"] for name, row in rows if row.base and "AP" in row.published}
 
 
-def judge(better: Sequence[Bootstrap], than: Sequence[Bootstrap]) -> tuple[float, float, float, Verdict]:
+def judge(
+    better: Sequence[Bootstrap], than: Sequence[Bootstrap], same_trainings: bool = False
+) -> tuple[float, float, float, Verdict]:
     """Effect in points of AP, its 95 % interval and the verdict on "the first row is better than the second".
 
     Args:
         better, than: the trainings of each row. No interval, no verdict: where one is without any, it is "not run".
             One training a row says nothing of other trainings and decides nothing.
+        same_trainings: see `difference_interval`.
     """
     from workbench.confidence import difference_interval
 
     if not better or not than:
         return math.nan, math.nan, math.nan, "not run"
-    effect, low, high = (100 * value for value in difference_interval(better, than))
+    effect, low, high = (100 * value for value in difference_interval(better, than, same_trainings))
     verdict: Verdict = "undecided at this scale"
     if min(len(better), len(than)) > 1:
         if low > 0:
@@ -103,17 +106,17 @@ def judge_claims(settings: PipelineConfig, results: Path) -> list[Judgement]:
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     published = published_ap()
 
-    def measured(id_: str) -> list[Bootstrap]:
-        row = rows[id_]
-        files = [bootstrap_file(metrics_file(folder, row, training)) for training in trainings[row.run]]
-        return [read_bootstrap(file) for file in files if file.is_file()]
+    def measured(id_: str) -> dict[tuple[str, int | str], Bootstrap]:
+        run = rows[id_].run
+        files = {(run, seed): bootstrap_file(metrics_file(folder, rows[id_], seed)) for seed in trainings[run]}
+        return {training: read_bootstrap(file) for training, file in files.items() if file.is_file()}
 
     judgements = []
     for name, claim in read_claims().items():
         better, than = measured(claim.better), measured(claim.than)
         said = published[claim.better] - published[claim.than]
         seeds = min(len(better), len(than))
-        effect, low, high, verdict = judge(better, than)
+        effect, low, high, verdict = judge([*better.values()], [*than.values()], better.keys() == than.keys())
         judgements.append(Judgement(name, claim, said, effect, low, high, seeds, verdict))
     return judgements
 
