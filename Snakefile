@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from workbench.catalog import data_folder, load_table, table_names
+from workbench.catalog import data_folder, load_table
 from workbench.config import read_config
 from workbench.devices import gpu_indices
 from workbench.errors import WorkbenchError
@@ -26,6 +26,7 @@ from workbench.released import released_runs
 from workbench.report.claims import claimed_rows, claims_digest
 from workbench.report.notebooks import notebook_names
 from workbench.report.outcomes import read_by_notebook, settings_digest
+from workbench.specs import table_names
 
 try:
     # In place of `configfile:`, which takes the last of two equal keys and tells a slip in a page.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench import catalog
+from workbench import specs
 from workbench.catalog import Rehearsal, load_row, load_table
 from workbench.errors import WorkbenchError
 from workbench.experiment import Experiment, Oracle, essence, run_id, variant_id
@@ -32,7 +32,7 @@ def experiments(tmp_path, monkeypatch):
     """A copy of experiments/ that a test may spoil."""
     folder = tmp_path / "experiments"
     shutil.copytree(ROOT / "experiments", folder)
-    monkeypatch.setattr(catalog, "FOLDER", folder)
+    monkeypatch.setattr(specs, "FOLDER", folder)
     return folder
 
 
@@ -119,7 +119,7 @@ def test_ids_of_evaluations_stand_and_say_what_they_are():
     ("old", "new", "said"),
     [
         ("base: fcos_atss\n    evaluation: {c", "base: vfnet_raw\n    evaluation: {c", "experiments/table1.yaml: rows.t1_base_noctr.evaluation: vfnet_raw has no centerness to leave out; remove it from the evaluation"),
-        ("base: fcos_atss\n    evaluation: {o", "base: vfnet_raw\n    evaluation: {o", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: vfnet_raw has no centerness to replace; remove it from the evaluation"),
+        ("base: fcos_atss\n    compared_with: t1_base_ctr\n    evaluation: {o", "base: vfnet_raw\n    compared_with: t1_base_ctr\n    evaluation: {o", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: vfnet_raw has no centerness to replace; remove it from the evaluation"),
         ("{oracle: {centerness: truth}}", "{centerness: false, oracle: {centerness: truth}}", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle's centerness has no effect without centerness in the score"),
         ("{oracle: {centerness: truth}}", "{oracle: {}}", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle that replaces nothing; leave it out"),
         ("{oracle: {centerness: truth}}", "{oracle: {centerness: true}}", "rows.t1_gt_ctr.evaluation.oracle.centerness: input should be 'truth' or 'iou' (found True)"),

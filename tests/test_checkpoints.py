@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.test_catalog import TABLES
-from workbench import catalog, cli, released
+from workbench import cli, released, specs
 from workbench.catalog import load_row, load_table
 from workbench.checkpoint_file import STAND_INS, Inert, read_checkpoint
 from workbench.checkpoints import import_checkpoint
@@ -474,7 +474,7 @@ def test_cocos_categories():
 
 def test_released_weights_are_of_rows_that_exist():
     listed = read_released()
-    rows = {row.id for table in catalog.table_names() for row in load_table(table, "coco")[1]}
+    rows = {row.id for table in specs.table_names() for row in load_table(table, "coco")[1]}
     shared = Path(os.environ.get("WORKBENCH_SHARED", Path(__file__).parents[2] / "shared")) / "reference"
     for name, entry in listed.items():
         assert entry.publisher == "authors" or entry.config, name
@@ -505,7 +505,7 @@ def test_released_weights_are_of_rows_that_exist():
     ],
 )
 def test_a_mistake_in_the_list_is_told(tmp_path, monkeypatch, old, new, said):
-    text = (catalog.FOLDER / "released.yaml").read_text()
+    text = (specs.FOLDER / "released.yaml").read_text()
     assert old in text
     (tmp_path / "released.yaml").write_text(text.replace(old, new, 1))
     monkeypatch.setattr(released, "FOLDER", tmp_path)

@@ -11,9 +11,9 @@ import threading
 import pytest
 
 from workbench import cli, pretrained, released
-from workbench.catalog import read_scale
 from workbench.errors import WorkbenchError
 from workbench.pretrained import fetch_weights
+from workbench.specs import read_scale
 
 CONTENT = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

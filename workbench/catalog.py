@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from workbench.data.digest import annotation_digest
 from workbench.data.embedded import EmbeddedData
 from workbench.errors import WorkbenchError
 from workbench.experiment import (
     Experiment,
-    ImageSize,
     Variant,
     check_evaluation,
     hash8,
@@ -26,10 +23,17 @@ from workbench.experiment import (
     run_id,
     variant_id,
 )
-from workbench.families import Settings
-from workbench.yamlfile import Origins, choose, merge, read_yaml, validated
+from workbench.specs import (
+    Recipe,
+    RowSpec,
+    ScaleSpec,
+    TableSpec,
+    read_recipes,
+    read_scale,
+    read_table,
+)
+from workbench.yamlfile import Origins, choose, merge, validated
 
-FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 DATA_PARTS = (
     "annotations/instances_train2017.json",
     "annotations/instances_val2017.json",
@@ -40,79 +44,6 @@ DATA_PARTS = (
 
 NAMED = {"schedule": ("training", "schedules"), "width": ("head", "widths"), "test": ("evaluation", "tests")}
 """What a recipe names for a scale to say what it is: the settings that it decides, and where the scale says so."""
-
-Overrides = dict[str, Any]
-
-
-class Recipe(Settings):
-    """Differences from a scale, or from the recipe it ``extends``."""
-
-    extends: str | None = None
-    detector: Overrides = {}
-    loss: Overrides = {}
-    backbone: Overrides = {}
-    head: Overrides = {}
-    training: Overrides = {}
-    evaluation: Overrides = {}
-    schedule: str | None = None
-    width: str | None = None
-    """Of neck and head, where it is not the usual one."""
-    test: str | None = None
-    """A test size or the like, where it is not the usual one."""
-
-
-class RowSpec(Recipe):
-    """A table's row as its file states it; one without a base is from the literature, printed and not run."""
-
-    extends: None = None
-    labels: dict[str, str | bool | int | float]
-    published: dict[Literal["AP", "AP50", "AP75", "APS", "APM", "APL"], float]
-    fps: float | None = Field(None, gt=0)
-    """Images a second that the paper states, on a V100."""
-    base: str | None = None
-    compared_with: str | None = None
-    """The row, where it is not the table's."""
-    note: str = ""
-
-    @model_validator(mode="after")
-    def _literature_is_not_run(self) -> RowSpec:
-        said = self.model_fields_set & Recipe.model_fields.keys()
-        if self.base is None and said:
-            raise ValueError(f"{', '.join(sorted(said))} without a base; add the recipe that the row starts from")
-        return self
-
-
-class TableSpec(Settings):
-    """A table's file."""
-
-    title: str
-    split: Literal["val2017", "test-dev"]
-    """Of the published metrics."""
-    compared_with: str | None = None
-    """The row whose measured AP is subtracted from that of the others."""
-    rows: dict[str, RowSpec] = Field(min_length=1)
-
-    def reference(self, row: str) -> str | None:
-        """The row that a row is compared with, if any."""
-        named = self.rows[row].compared_with or self.compared_with
-        return None if named == row or self.rows[row].base is None else named
-
-
-class ScaleSpec(Settings):
-    """A scale's file: the world in which experiments are run."""
-
-    title: str
-    data: Overrides
-    root: str | None = None
-    image: ImageSize
-    backbones: dict[str, Overrides]
-    head: Overrides = {}
-    heads: dict[str, Overrides] = {}
-    schedules: dict[str, Overrides]
-    widths: dict[str, Overrides] = {}
-    tests: dict[str, Overrides] = {}
-    training: Overrides = {}
-    evaluation: Overrides = {}
 
 
 @dataclass(frozen=True)
@@ -149,58 +80,6 @@ class Rehearsal:
         return self.steps is not None or self.images is not None
 
 
-def table_names() -> list[str]:
-    """Names of all tables, the paper's own first."""
-    names = (path.stem for path in FOLDER.glob("*table*.yaml"))
-    return sorted(names, key=lambda name: (not name.startswith("table"), name))
-
-
-def read_table(name: str) -> TableSpec:
-    """A table's file, checked, its rows not yet resolved."""
-    choose(name, table_names(), "table", "tables")
-    path = FOLDER / f"{name}.yaml"
-    table = validated(TableSpec, read_yaml(path), _shown(path))
-    run = [id_ for id_, row in table.rows.items() if row.base]
-    for where, spec in [("", table), *((f"rows.{id_}.", row) for id_, row in table.rows.items())]:
-        if spec.compared_with is not None:
-            choose(spec.compared_with, run, "row", f"{_shown(path)}: {where}compared_with")
-    return table
-
-
-def scale_names() -> list[str]:
-    """Names of all scales."""
-    return sorted(path.stem for path in (FOLDER / "scales").glob("*.yaml"))
-
-
-def read_scale(name: str) -> tuple[ScaleSpec, dict, Origins]:
-    """A scale: its checked form, its merged content and where each key of it was written."""
-    choose(name, scale_names(), "scale", "scales")
-    content, origins = _read_scale_content(name, ())
-    return validated(ScaleSpec, content, origins), content, origins
-
-
-def _read_scale_content(name: str, above: tuple[str, ...]) -> tuple[dict, Origins]:
-    path = FOLDER / "scales" / f"{name}.yaml"
-    own = read_yaml(path)
-    base = own.pop("extends", None)
-    content: dict = {}
-    origins: Origins = {}
-    if base is not None:
-        choose(base, [s for s in scale_names() if s not in (*above, name)], "scale", f"{_shown(path)}: extends")
-        content, origins = _read_scale_content(base, (*above, name))
-        if _data_kind(own) not in (None, _data_kind(content)):  # settings of another data set mean nothing to this one
-            content.pop("data", None)
-            origins = {path: where for path, where in origins.items() if path[:1] != ("data",)}
-    origins[()] = f"{_shown(path)}: "
-    merge(content, own, origins, origins[()])
-    return content, origins
-
-
-def _data_kind(scale: dict) -> Any:
-    data = scale.get("data")
-    return data.get("kind") if isinstance(data, dict) else data
-
-
 def load_table(
     name: str, scale: str = "mini", data_root: Path | None = None, rehearsal: Rehearsal | None = None
 ) -> tuple[TableSpec, list[Row]]:
@@ -218,7 +97,7 @@ def load_table(
     table = read_table(name)
     world = read_scale(scale)
     digest = _data_digest(world[0], data_root)
-    recipes = _read_recipes()
+    recipes = read_recipes()
     rows = [
         _resolve(name, row, spec, recipes, world, digest, rehearsal) for row, spec in table.rows.items() if spec.base
     ]
@@ -228,7 +107,7 @@ def load_table(
 def load_row(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Row:
     """One row of a table, resolved at a scale; see ``load_table``."""
     _, rows = load_table(table, scale, data_root)
-    choose(row, [r.id for r in rows], "row", _shown(FOLDER / f"{table}.yaml"))
+    choose(row, [r.id for r in rows], "row", f"experiments/{table}.yaml")
     return next(r for r in rows if r.id == row)
 
 
@@ -270,14 +149,9 @@ def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
     return annotation_digest(root / DATA_PARTS[0], cache=Path.home() / ".cache" / "vfnet-workbench" / "digests.json")
 
 
-def _read_recipes() -> dict[str, Recipe]:
-    path = FOLDER / "recipes.yaml"
-    return {name: validated(Recipe, spec, f"{_shown(path)}: {name}") for name, spec in read_yaml(path).items()}
-
-
 def _lay_recipe(content: dict, name: str, recipes: dict[str, Recipe], origins: Origins, where: str) -> None:
     choose(name, recipes, "recipe", where)
-    recipe, place = recipes[name], f"{_shown(FOLDER / 'recipes.yaml')}: {name}"
+    recipe, place = recipes[name], f"experiments/recipes.yaml: {name}"
     if recipe.extends:
         _lay_recipe(
             content, recipe.extends, {k: r for k, r in recipes.items() if k != name}, origins, f"{place}.extends"
@@ -324,7 +198,7 @@ def _resolve(
     scale, written, scale_origins = world
     content: dict = {}
     origins: Origins = {}
-    place = f"{_shown(FOLDER / f'{table}.yaml')}: rows.{row}"
+    place = f"experiments/{table}.yaml: rows.{row}"
     shared = {key: written[key] for key in ("data", "image", "head", "training", "evaluation") if key in written}
     merge(content, shared, origins, "")
     origins.update({path: where for path, where in scale_origins.items() if path in origins})
@@ -363,8 +237,3 @@ def _shorten(content: dict, evaluation: dict, rehearsal: Rehearsal) -> None:
         content["training"] |= {"batch": 1, "limit_steps": rehearsal.steps}
     if rehearsal.images is not None:
         evaluation["limit_images"] = rehearsal.images
-
-
-def _shown(path: Path) -> str:
-    """A file's path as a user of the repository would write it."""
-    return str(path.relative_to(FOLDER.parent))

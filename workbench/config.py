@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from workbench.catalog import FOLDER, Rehearsal, scale_names
+from workbench.catalog import Rehearsal
 from workbench.experiment import Settings
+from workbench.specs import FOLDER, scale_names
 from workbench.yamlfile import Origins, choose, merge, read_yaml, validated
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.catalog import Rehearsal, Row, load_table, read_scale, table_names
+from workbench.catalog import Rehearsal, Row, load_table
 from workbench.costs import (
     Memory,
     Speed,
@@ -22,6 +22,7 @@ from workbench.costs import (
 )
 from workbench.errors import WorkbenchError
 from workbench.pipeline import scale_folder
+from workbench.specs import read_scale, table_names
 
 
 @dataclass(frozen=True)

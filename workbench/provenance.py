@@ -35,6 +35,7 @@ DECIDES_NO_NUMBER = {
     "released.py",
     "resampling.py",
     "report",
+    "specs.py",
     "study.py",
     "yamlfile.py",
 }

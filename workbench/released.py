@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from workbench.catalog import FOLDER, Row
+from workbench.catalog import Row
 from workbench.families import Settings
+from workbench.specs import FOLDER
 from workbench.yamlfile import read_yaml, validated
 
 

@@ -136,8 +136,8 @@ def test_settings_of_a_new_loss_are_checked_and_name_its_runs(copy):
         from workbench.catalog import load_row
         from workbench.errors import WorkbenchError
         print(load_row("table3", "own_atss").run)
-        import re, workbench.catalog as catalog
-        table = catalog.FOLDER / "table3.yaml"
+        from workbench import specs
+        table = specs.FOLDER / "table3.yaml"
         table.write_text(table.read_text().replace("epsilon: 1.0", "epsilom: 1.0"))
         try:
             load_row("table3", "own_atss")

@@ -12,13 +12,14 @@ from tests.parity.test_backbones import moderate
 from tests.parity.test_foveabox import even_out
 from tests.parity.test_reppoints import enliven_points
 from tests.parity.test_retinanet import calm_outputs
-from workbench.catalog import load_table, table_names
+from workbench.catalog import load_table
 from workbench.checkpoints import import_checkpoint
 from workbench.data.transforms import collate
 from workbench.files import write_json_atomically
 from workbench.inference import load_run
 from workbench.mmdet_names import COCO_CLASSES
 from workbench.released import read_released
+from workbench.specs import table_names
 
 SAMPLES = draw_samples([(96, 128)], [0], seed=5)
 THRESHOLD = float(torch.tensor(0.05).logit())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from workbench import catalog
+from workbench import specs
 from workbench.confidence import Bootstrap, write_bootstrap
 from workbench.config import PipelineConfig
 from workbench.errors import WorkbenchError
@@ -116,7 +116,7 @@ def test_evaluations_of_other_images_are_not_compared():
     ],
 )
 def test_a_mistake_in_the_file_is_told_with_its_place(tmp_path, monkeypatch, old, new, said):
-    text = (catalog.FOLDER / "claims.yaml").read_text()
+    text = (specs.FOLDER / "claims.yaml").read_text()
     assert old in text
     (tmp_path / "claims.yaml").write_text(text.replace(old, new, 1))
     monkeypatch.setattr(claims, "FOLDER", tmp_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from workbench.bench.timing import NOISE, WARM_UP, Timing, time_detector
-from workbench.catalog import Row, TableSpec, data_folder, load_table, read_scale
+from workbench.catalog import Row, data_folder, load_table
 from workbench.data.coco import CocoDetection, read_coco
 from workbench.detectors import Detector, build_detector
 from workbench.errors import WorkbenchError
@@ -26,6 +26,7 @@ from workbench.progress import Reporter
 from workbench.provenance import device_name, versions
 from workbench.report.cells import NOTHING
 from workbench.report.page import Shown, markdown_table
+from workbench.specs import TableSpec, read_scale
 from workbench.yamlfile import choose
 
 RANDOM = "random"

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from workbench.catalog import FOLDER, Row, load_table, read_table, table_names
+from workbench.catalog import Row, load_table
 from workbench.config import PipelineConfig
 from workbench.families import Settings
 from workbench.files import write_text_atomically
 from workbench.pipeline import bootstrap_file, metrics_file, scale_folder, trainings_of
 from workbench.report.page import Shown, markdown_table, page
+from workbench.specs import FOLDER, read_table, table_names
 from workbench.yamlfile import choose, read_yaml, validated
 
 if TYPE_CHECKING:

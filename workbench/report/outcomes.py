@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.catalog import Row, load_table, read_table
+from workbench.catalog import Row, load_table
 from workbench.config import PipelineConfig
 from workbench.errors import WorkbenchError
 from workbench.experiment import seed_folder
 from workbench.files import read_json, write_text_atomically
 from workbench.pipeline import bootstrap_file, metrics_file, scale_folder, trainings_of
 from workbench.released import published_on_val2017
+from workbench.specs import read_table
 
 if TYPE_CHECKING:
     import pandas

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.boxes import area
-from workbench.catalog import embedded_settings, read_scale
+from workbench.catalog import embedded_settings
 from workbench.data.batch import Batch
 from workbench.data.coco import ImageRecord, read_coco
 from workbench.data.embedded import CATEGORIES, draw_image
 from workbench.data.transforms import Sample, collate, decode_image, resize_boxes, resize_image, resized_size
 from workbench.errors import WorkbenchError
 from workbench.experiment import ImageSize
+from workbench.specs import read_scale
 
 SPLIT = 1  # of the embedded data set: val2017
 PALE = 0.65  # share of white in a picture that is drawn upon
