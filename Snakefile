@@ -130,11 +130,11 @@ def pretrained(wildcards):
 
 
 def memory_of(wildcards):
-    """MB of a training. A rehearsal's step is one image: VFNet-X, the largest, took 6 GB for it on a CPU."""
+    """MB of a training. A rehearsal's step is one image: X-101-64x4d with DCN, the largest, took 11.2 GB on a CPU."""
     experiment = EXPERIMENTS[wildcards.run]
     if experiment.image.long < 600:
         return 2000
-    return 8000 if experiment.training.limit_steps else 24000
+    return 12000 if experiment.training.limit_steps else 24000
 
 
 onstart:
