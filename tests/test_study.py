@@ -68,7 +68,9 @@ def test_oracles_of_a_run(untrained_run, tiny_data, monkeypatch, capsys):
         metrics = evaluate_detections(tiny_data / "annotations/instances_val2017.json", found)
         assert float(line["AP"]) == round(100 * metrics["AP"], 2)
         assert line["code_digest"] == "12345678"
-    assert float(table[8]["AP"]) > 0
+    plain = ["plain_without_centerness", "plain"]
+    assert [line["compared_with"] for line in table] == ["-", "-", "plain", "plain", *plain * 3]
+    assert float(table[8]["difference_low"]) < float(table[8]["difference"]) == float(table[8]["AP"]) > 0
     assert not list(run.rglob(".*"))
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from workbench.confidence import bootstrap
 from workbench.data.coco import annotation_path
-from workbench.evaluation import evaluate_detections
+from workbench.evaluation import metrics_of, run_evaluation
 from workbench.experiment import Experiment, Oracle, Variant, published_variant, seed_folder
 from workbench.files import write_text_atomically
 from workbench.inference import detections_of_image, load_run_for, predicted_images
 from workbench.oracle import foreground_iou
 from workbench.progress import Reporter
 from workbench.report.tables import TableRow, table_markdown, write_table
+from workbench.resampling import matches_of
 
 SPLIT = "val2017"
 ORACLES = (
@@ -47,7 +49,7 @@ def oracle_variants(experiment: Experiment) -> list[Variant]:
 def study_oracles(run: Path, data_root: Path, seed: int | str, workers: int = 0) -> str:
     """COCO's metrics of a trained run with each oracle → ``oracles.csv`` and ``.md`` in the seed's folder.
 
-    Each image is predicted once for all of them.
+    Each image is predicted once for all of them. An oracle is compared with the same run without it.
 
     Returns:
         The table in Markdown.
@@ -62,16 +64,19 @@ def study_oracles(run: Path, data_root: Path, seed: int | str, workers: int = 0)
                 results += detections_of_image(trained.detector, data, batch, predictions, variant)
     annotations = annotation_path(data_root, SPLIT)
     facts = {"provenance": {"seed": seed, "code_digest": trained.training["code_digest"]}}
-    rows = [
-        TableRow(
+    rows = []
+    for variant, results in zip(variants, found, strict=True):
+        evaluation = run_evaluation(annotations, results)
+        row = TableRow(
             row=_name(variant),
             labels=_labels(variant, trained.experiment.detector.centerness),
             published={},
             run=run.name,
-            measured=(evaluate_detections(annotations, results) | facts,),
+            measured=(metrics_of(evaluation) | facts,),
+            bootstraps=(bootstrap(matches_of(evaluation)),),
+            compared_with=_name(variant.model_copy(update={"oracle": None})) if variant.oracle else "",
         )
-        for variant, results in zip(variants, found, strict=True)
-    ]
+        rows.append(row)
     title = f"Oracles: ground truth at the foreground cells of {run.name}, {seed_folder(seed)}"
     folder = run / seed_folder(seed)
     write_table(title, rows, folder / "oracles.csv", folder / "oracles.md")

@@ -13,6 +13,7 @@ import pytest
 
 BIN = Path(sys.executable).parent
 RESULTS_NOTEBOOK = "results/mini-rehearsal/notebooks/results.ipynb"
+REPORTED = ("tables/table3.html", "figures/table3_loss.png", "figures/table3_ap.png")
 REHEARSAL = ("--config", "limit_steps=2", "limit_images=4")
 
 
@@ -98,6 +99,18 @@ def test_claims_are_judged_by_what_is_there(rehearsed):
     jobs = planned(rehearsed, "claims", "table1", *REHEARSAL)
     assert "train" not in jobs
     assert (jobs["detect"], jobs["evaluate"], jobs["claims"]) == (9, 9, 1)
+
+
+def test_a_report_shows_what_there_is(rehearsed):
+    assert snakemake(rehearsed, "--report", "report.html", *REHEARSAL).stdout.endswith("Report created.\n")
+    page = (rehearsed / "report.html").read_text()
+    named = set(re.findall(r"results/mini-rehearsal/[\w/]+\.\w+", page))
+    assert named == {f"results/mini-rehearsal/{file}" for file in REPORTED}
+    said = snakemake(rehearsed, "--report", "none.html", check=False).stderr
+    assert said.endswith(
+        "workbench: results/mini holds nothing to report yet; run snakemake --cores all table3, or another table, first\n"
+    )
+    assert not (rehearsed / "none.html").exists()
 
 
 def test_nothing_is_left_to_do(rehearsed):
