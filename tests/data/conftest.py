@@ -26,7 +26,7 @@ def document() -> dict:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a document (or raw text) as the annotations of ``train2017``, with images if asked; returns the root."""
+    """Writes a document (or raw text) as the annotations of ``train2017``, with images, empty files if not asked for; returns the root."""
 
     def write(document: dict | str, *, images: bool = False) -> Path:
         root = tmp_path / "set"
@@ -34,7 +34,11 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         text = document if isinstance(document, str) else json.dumps(document)
         (root / "annotations" / "instances_train2017.json").write_text(text)
         (root / "train2017").mkdir(exist_ok=True)
-        for image in document["images"] if images else ():
+        named = [] if isinstance(document, str) else document.get("images", [])
+        for image in named:
+            if isinstance(image, dict) and isinstance(image.get("file_name"), str):
+                (root / "train2017" / image["file_name"]).touch()
+        for image in named if images else ():
             pixels = np.random.default_rng(image["id"]).integers(0, 256, (image["height"], image["width"], 3), np.uint8)
             Image.fromarray(pixels).save(root / "train2017" / image["file_name"], quality=95)
         return root

@@ -156,6 +156,26 @@ def test_faulty_files_are_told_in_one_line(write, document, change, message):
     assert "\n" not in text
 
 
+def test_missing_images_are_told_at_once(write, document):
+    """Those that are left out need not be there; one in a folder of its own is looked for there."""
+    document["images"][1] |= {"file_name": "more/2.jpg"}
+    document["annotations"][1] |= {"image_id": document["images"][1]["id"]}
+    (write({}) / "train2017" / "more").mkdir()
+    root = write(document)
+    folder = root / "train2017"
+    assert [image.path.name for image in train(root).images] == ["1.jpg", "2.jpg"]
+    (folder / "more" / "2.jpg").rename(folder / "2.jpg")
+    with pytest.raises(WorkbenchError, match=r"/more/2\.jpg: no such image: copy it there or remove it from the ann"):
+        train(root)
+    assert len(train(root, limit=1).images) == 1
+    (folder / "1.jpg").unlink()
+    with pytest.raises(WorkbenchError, match=r"/1\.jpg: no such image \(nor 1 more of the 2 in .+\.json\): copy it"):
+        train(root)
+    (folder / "more").rmdir()
+    with pytest.raises(WorkbenchError, match=r"/1\.jpg: no such image \(nor 1 more"):
+        train(root)
+
+
 def test_missing_and_truncated_files(write, document, tmp_path):
     with pytest.raises(WorkbenchError, match="no such data folder"):
         train(tmp_path / "nowhere")

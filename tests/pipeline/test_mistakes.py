@@ -175,7 +175,7 @@ MISTAKES = {
     "published weights without a connection": data(without_connection, "https://127.0.0.1:9/", "-38db6f58.pth: cannot be fetched (", "; where there is no connection, put that file at results/weights/vfnet_r50_1x.pth", steps=("weights=released", *REHEARSAL)),
     "annotations truncated": data(truncated(TRAIN), f"{TRAIN}: not valid JSON at line 1", "the file is incomplete, copy it again"),
     "annotations not COCO's": data(lambda folder: (folder / TRAIN).write_text("{}"), f"{TRAIN}: not a COCO detection file: it has no list 'images'"),
-    "images missing": data(missing("data/train2017/*"), "data/train2017/", ".jpg: no such image: copy it there or remove it from the annotations"),
+    "images missing": data(missing("data/train2017/*"), "data/train2017/", ".jpg: no such image (nor ", f" in {TRAIN}): copy it there or remove it from the annotations"),
     "images truncated": data(truncated("data/train2017/*"), "data/train2017/", ".jpg: not a readable", "copy or convert it again"),
     "losses not finite": data(lambda _: None, "loss not finite at step ", "images 0000", ".jpg; look at their boxes, or lower training.learning_rate", scale="wild", steps=("limit_steps=9",)),
     "a file for the results": a_file("results"),

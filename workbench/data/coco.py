@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +127,18 @@ def read_coco(root: Path | str, split: str, *, training: bool, limit: int | None
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing"
         raise WorkbenchError(f"{path}: no {lack} (left out: {reasons}): check the file")
     records = _records(columns, keep, images, Path(root) / split.replace("-dev", ""))
+    _refuse_missing(records, path)
     return CocoDetection(Path(root), split, columns.category_ids, columns.class_names, records, skipped)
+
+
+def _refuse_missing(records: list[ImageRecord], annotations: Path) -> None:
+    """Raise where images are not there, before hours of training reach them; folders are listed, not files tried."""
+    folders = {record.path.parent for record in records}
+    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
+    missing = [record.path for record in records if record.path.name not in there[record.path.parent]]
+    if missing:
+        more = f" (nor {len(missing) - 1} more of the {len(records)} in {annotations})" if len(missing) > 1 else ""
+        raise WorkbenchError(f"{missing[0]}: no such image{more}: copy it there or remove it from the annotations")
 
 
 def _parse(path: Path) -> dict:
