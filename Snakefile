@@ -151,8 +151,9 @@ def memory_of(wildcards):
 
 onstart:
     # Named by their content, so they are no inputs: what changes has another name.
+    runs = {job.wildcards.run for job in workflow.dag.needrun_jobs() if "run" in job.wildcards.keys()}
     try:
-        write_settings(FOLDER, ROWS)
+        write_settings(FOLDER, [row for row in ROWS if row.run in runs])
     except WorkbenchError as error:
         sys.exit(f"workbench: {error}")
 

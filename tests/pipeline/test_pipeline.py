@@ -62,9 +62,12 @@ def test_a_rehearsal_ends_in_a_table_and_a_figure(rehearsed):
     assert list(table["AP_published"]) == [39.0, 40.1, 40.7, 41.6, 39.2]
     assert set(table["compared_with"]) == {"-", "t3_raw_fl"}
     assert (table["AP_low"].astype(float) <= table["AP_high"].astype(float)).all()
-    assert (results / "tables" / "table3.md").read_text().count("\n| `t3_") == 5
+    text = (results / "tables" / "table3.md").read_text()
+    assert text.count("\n| `t3_") == 5
+    assert "These are not COCO's images" in text
     for kind in ("loss", "ap"):
         assert (results / "figures" / f"table3_{kind}.png").stat().st_size > 20_000
+    assert len(list(results.glob("runs/*/experiment.json"))) == 5  # no folders of what other tables need
     metrics = json.loads(next(results.glob("runs/vfnet-*/seed0/*/metrics.json")).read_text())
     assert metrics["images"] == 4
     assert metrics["provenance"]["training"]["versions"]["torch"]

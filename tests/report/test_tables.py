@@ -294,3 +294,12 @@ def test_rows_are_named_by_what_tells_them_apart():
     assert row_names(as_text) == row_names(labels)
     assert row_names([{"DCN": False}, {"DCN": True}]) == ["", "DCN"]
     assert row_names(labels[1:]) == ["ours, VFNet-X, alpha 2"]
+
+
+def test_figures_of_other_images_are_not_subtracted_before_readers():
+    text = table_markdown("T", [RAW, FULL], on_coco=False)
+    assert "ΔAP" in table_markdown("T", [RAW, FULL])
+    assert "ΔAP" not in text
+    assert "\n\nThese are not COCO's images: compare how rows lie to each other" in text
+    own = replace(RAW, published={})
+    assert "COCO's images" not in table_markdown("T", [own], on_coco=False)

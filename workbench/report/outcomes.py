@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from workbench.catalog import Row, load_table
 from workbench.config import PipelineConfig
+from workbench.costs import COCO_CLASSES
 from workbench.errors import WorkbenchError
-from workbench.experiment import seed_folder
+from workbench.experiment import AnyData, seed_folder
 from workbench.files import read_json, write_text_atomically
 from workbench.pipeline import bootstrap_file, metrics_file, scale_folder, trainings_of
 from workbench.released import published_on_val2017
@@ -57,9 +58,16 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
             )
         lines.append(line)
     title = f"{spec.title}, scale {folder.name}"
-    write_table(title, lines, folder / "tables" / f"{name}.csv", folder / "tables" / f"{name}.md")
-    write_text_atomically(folder / "tables" / f"{name}.html", page(title, shown(lines)))
-    return table_markdown(title, lines)
+    on_coco = not rows or _is_coco(rows[0].experiment.data)
+    base = folder / "tables" / name
+    write_table(title, lines, base.with_suffix(".csv"), base.with_suffix(".md"), on_coco)
+    write_text_atomically(base.with_suffix(".html"), page(title, shown(lines, on_coco)))
+    return table_markdown(title, lines, on_coco)
+
+
+def _is_coco(data: AnyData) -> bool:
+    """Whether a data set has as many classes as COCO's, which is what can be known of it here."""
+    return data.kind == "coco" and data.classes == COCO_CLASSES
 
 
 FIGURES = {"loss": "train.csv", "ranking": "ranking.csv"}

@@ -28,6 +28,10 @@ from workbench.report.page import Shown, markdown_table
 if TYPE_CHECKING:
     import pandas as pd
 
+OTHER_IMAGES = (
+    "These are not COCO's images: compare how rows lie to each other here and there, not a measured figure with a "
+    "published one."
+)
 BEST = ("AP", "AP_published", f"AP_{TEST_DEV}_published")  # columns whose best is bold
 
 
@@ -38,35 +42,41 @@ def table_frame(rows: Sequence[TableRow]) -> "pd.DataFrame":
     return pd.DataFrame(table_cells(rows), dtype=object)
 
 
-def write_table(title: str, rows: Sequence[TableRow], csv: Path, markdown: Path) -> None:
-    """Write the table to a CSV and a Markdown file, each of them whole or not at all.
+def write_table(title: str, rows: Sequence[TableRow], csv: Path, markdown: Path, on_coco: bool = True) -> None:
+    """Write the table to a CSV and a Markdown file, each of them whole or not at all; see `shown`.
 
     Raises WorkbenchError where a file cannot be written, or where there are no rows.
     """
     write_text_atomically(csv, _table_csv(rows))
-    write_text_atomically(markdown, table_markdown(title, rows))
+    write_text_atomically(markdown, table_markdown(title, rows, on_coco))
 
 
-def table_markdown(title: str, rows: Sequence[TableRow]) -> str:
+def table_markdown(title: str, rows: Sequence[TableRow], on_coco: bool = True) -> str:
     """The table in GitHub's Markdown, aligned as text too: a heading, the table, and what a reader must know of it.
 
     The best measured and the best published AP are bold.
     """
-    said = shown(rows)
+    said = shown(rows, on_coco)
     return "\n\n".join([f"## {title}", markdown_table(said), *said.notes]) + "\n"
 
 
-def shown(rows: Sequence[TableRow]) -> Shown:
-    """What readers see of a table, the same in Markdown and on a page."""
+def shown(rows: Sequence[TableRow], on_coco: bool = True) -> Shown:
+    """What readers see of a table, the same in Markdown and on a page.
+
+    Args:
+        on_coco: measured on the images of the published figures. On others the difference to them means nothing: it is
+            left out, and said.
+    """
     cells = table_cells(rows)
     labels = label_names(rows)
     best = {column: _best(line.get(column) for line in cells) for column in BEST}
-    columns = [column for column in cells[0] if column not in _hidden(rows)]
+    hidden = _hidden(rows) | (set() if on_coco else {"AP_difference"})
+    columns = [column for column in cells[0] if column not in hidden]
     return Shown(
         headings=[_heading(column) for column in columns],
         lines=[[_markdown_cell(column, line, best) for column in columns] for line in cells],
         alignment=[_alignment(column, [line[column] for line in cells], column in labels) for column in columns],
-        notes=_footnotes(rows),
+        notes=_footnotes(rows, on_coco),
     )
 
 
@@ -134,7 +144,7 @@ def _alignment(column: str, values: list[Any], is_label: bool) -> str:
     return "right" if all(isinstance(v, int | float) for v in values) else "left"
 
 
-def _footnotes(rows: Sequence[TableRow]) -> list[str]:
+def _footnotes(rows: Sequence[TableRow], on_coco: bool) -> list[str]:
     """What holds at every scale: unit, seeds, intervals; then splits, rows not run, mixed versions of the code."""
     counts = {len(r.measured) for r in rows if r.measured}
     unit = "Metrics are COCO's, ×100, the best AP in bold"
@@ -142,8 +152,9 @@ def _footnotes(rows: Sequence[TableRow]) -> list[str]:
         unit += "; each measured row is a single seed"
     elif counts:
         unit += "; measured figures are means over the seeds, ± the sample standard deviation of AP over them"
+    images = [] if on_coco or not any(r.published for r in rows) else [OTHER_IMAGES]
     others = [*_on_splits(rows), *_on_rows_not_run(rows), *_on_mixed_code(rows)]
-    return [f"{unit}.", *_on_intervals(rows), *_on_order(rows), *others]
+    return [f"{unit}.", *images, *_on_intervals(rows), *_on_order(rows), *others]
 
 
 def _on_intervals(rows: Sequence[TableRow]) -> list[str]:
