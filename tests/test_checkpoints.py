@@ -8,14 +8,13 @@ import sys
 import types
 from collections import OrderedDict, defaultdict
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
 
 from tests.test_catalog import TABLES
-from workbench import cli, released, specs
+from workbench import cli
 from workbench.catalog import load_row, load_table
 from workbench.checkpoint_file import STAND_INS, Inert, read_checkpoint
 from workbench.checkpoints import import_checkpoint
@@ -26,7 +25,6 @@ from workbench.families import VFNet
 from workbench.files import write_json_atomically
 from workbench.inference import load_run
 from workbench.mmdet_names import COCO_CLASSES, COCO_IDS, renamer
-from workbench.released import read_released
 
 THEIRS = [  # our names → MMDetection's, one rule after the other
     (r"^backbone\.net\.", "backbone."),
@@ -470,44 +468,3 @@ def test_cocos_categories():
     assert len(set(COCO_CLASSES)) == len(set(COCO_IDS)) == 80
     ids = dict(zip(COCO_CLASSES, COCO_IDS, strict=True))
     assert (ids["person"], ids["stop sign"], ids["backpack"], ids["toilet"], ids["toothbrush"]) == (1, 13, 27, 70, 90)
-
-
-def test_released_weights_are_of_rows_that_exist():
-    listed = read_released()
-    rows = {row.id for table in specs.table_names() for row in load_table(table, "coco")[1]}
-    shared = Path(os.environ.get("WORKBENCH_SHARED", Path(__file__).parents[2] / "shared")) / "reference"
-    for name, entry in listed.items():
-        assert entry.publisher == "authors" or entry.config, name
-        assert set(entry.rows) <= rows, name
-        if entry.url is not None:
-            assert unquote(entry.url).endswith(f"/{entry.file}"), name
-            assert entry.file.endswith(f"-{entry.sha256}.pth"), name
-    if (shared / "paper_tables.json").is_file():
-        paper = json.loads((shared / "paper_tables.json").read_text())
-        stated = {
-            row["id"]: row["val2017_AP_from_repo"] for row in paper["table4"]["rows"] if "val2017_AP_from_repo" in row
-        }
-        ours = {row: ap for entry in listed.values() for row, ap in entry.rows.items() if row.startswith("t4_")}
-        assert ours == {
-            f"{row}_480_960" if isinstance(ap, dict) else row: ap["480:960"] if isinstance(ap, dict) else ap
-            for row, ap in stated.items()
-        }
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ("publisher: authors", "publisher: author", "experiments/released.yaml: checkpoints.vfnet_r50_1x.publisher"),
-        ("sha256: '38", "sha256: 'X8", "checkpoints.vfnet_r50_1x.sha256"),
-        ("url: https", "url: http", "checkpoints.vfnet_r50_1x.url"),
-        ("file: ", "fil: ", "unknown key; did you mean 'file'?"),
-        ("t3_full_vfl: 41.6", "t3_full_vfl: good", "rows.t3_full_vfl"),
-    ],
-)
-def test_a_mistake_in_the_list_is_told(tmp_path, monkeypatch, old, new, said):
-    text = (specs.FOLDER / "released.yaml").read_text()
-    assert old in text
-    (tmp_path / "released.yaml").write_text(text.replace(old, new, 1))
-    monkeypatch.setattr(released, "FOLDER", tmp_path)
-    with pytest.raises(WorkbenchError, match=re.escape(said)):
-        read_released()
