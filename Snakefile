@@ -95,11 +95,18 @@ def figures_of(tables):
     return curves + [f"{FOLDER}/figures/{table}_ap.png" for table in tables if TABLES[table]]
 
 
+def asked_for(alone):
+    """Targets of this call: a report makes nothing, and a job on another machine, whose call names none, ``alone``."""
+    if any(word.split("=")[0] == "--report" for word in sys.argv):
+        return {"report"}
+    return set(workflow.dag_settings.targets) or {"all"} if workflow.is_main_process else {alone}
+
+
 def everything():
-    """All outcomes; for a report, which makes nothing, those that are there, and rankings, which one must ask for."""
+    """All outcomes; for a report those that are there, and rankings, which are only made when asked for."""
     notebooks = expand(f"{FOLDER}/notebooks/{{notebook}}.ipynb", notebook=NOTEBOOKS)
     files = [*outcomes_of(TABLES), f"{FOLDER}/claims.csv", *notebooks]
-    if not any(word.split("=")[0] == "--report" for word in sys.argv):
+    if asked_for("all") != {"report"}:
         return files
     files += [f"{FOLDER}/figures/{table}_ranking.png" for table in TABLES]
     return [file for file in files if os.path.exists(file)] or sys.exit(
@@ -112,8 +119,8 @@ def judged(wildcards):
 
     The latter by their absolute path, which no rule makes, so that nothing is made anew because of a claim.
     """
-    targets = set(workflow.dag_settings.targets if workflow.is_main_process else ["claims"])
-    wanted = set(TABLES) if not targets or targets & {"all", "tables", "figures"} else targets
+    targets = asked_for("claims")
+    wanted = set(TABLES) if targets & {"all", "tables", "figures"} else targets
     asked = {
         file
         for name, rows in TABLES.items()
@@ -130,9 +137,7 @@ def rankings_of(rows):
 
 
 def read_by(wildcards):
-    """A job on another machine starts when all is there, and its own call names no targets."""
-    targets = workflow.dag_settings.targets if workflow.is_main_process else ["notebooks"]
-    return read_by_notebook(wildcards.notebook, FOLDER, TABLES, TRAININGS, targets)
+    return read_by_notebook(wildcards.notebook, FOLDER, TABLES, TRAININGS, asked_for("notebooks"))
 
 
 def pretrained(wildcards):

@@ -150,7 +150,7 @@ def test_what_a_notebook_reads_is_waited_for_or_taken_as_it_lies(tmp_path, monke
         return read_by_notebook(name, Path("mini"), tables, trainings, targets)
 
     run = next(row.run for row in tables["table3"] if row.id == "t3_full_vfl")
-    for targets in ((), ("all",), ("tables",), ("table3", "table5", "notebooks")):
+    for targets in (("all",), ("tables",), ("figures",), ("table3", "table5", "notebooks")):
         assert read_by("results", *targets) == ["mini/tables/table3.csv", "mini/tables/table5.csv"]
     for target in ("all", "table3", "t3_full_vfl", "table5", "t5_vfnet_vfl", "figures"):
         assert read_by("star_points", target) == [f"mini/runs/{run}/seed0/model.safetensors"]

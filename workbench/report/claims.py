@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -131,12 +132,10 @@ def claimed_rows(settings: PipelineConfig) -> list[Row]:
 
 
 def claims_digest() -> str:
-    """What is claimed and was published, as text that changes when it does."""
+    """Of what is claimed and was published; another one when that changes."""
     published = published_ap()
-    claims = read_claims()
-    return json.dumps(
-        [[n, *c.model_dump().values(), published[c.better], published[c.than]] for n, c in claims.items()]
-    )
+    said = [[n, *c.model_dump().values(), published[c.better], published[c.than]] for n, c in read_claims().items()]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def write_claims(settings: PipelineConfig, results: Path) -> str:

@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed: the Snakefile reads this each tim
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -137,11 +138,12 @@ def _frames(name: str, kind: str, settings: PipelineConfig, folder: Path) -> dic
 
 
 def settings_digest(name: str, rows: Iterable[Row]) -> str:
-    """What a table says besides its metrics, as text that changes when it does."""
+    """Of what a table says besides its metrics; another one when that changes."""
     spec = read_table(name)
     stated = [[id_, r.labels, r.published, r.fps, r.note] for id_, r in spec.rows.items()]
     compared = [spec.reference(id_) for id_ in spec.rows]
-    return json.dumps([spec.title, spec.split, stated, compared, [[r.id, r.run, r.variant_folder] for r in rows]])
+    said = [spec.title, spec.split, stated, compared, [[r.id, r.run, r.variant_folder] for r in rows]]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def read_by_notebook(
@@ -164,7 +166,7 @@ def read_by_notebook(
         users = {word for table, rows in tables.items() for row in rows if row.run == run for word in (table, row.id)}
         file = f"{folder}/runs/{run}/{seed_folder(trainings[run][0])}/model.safetensors"
         makers = {file: {"all", "tables", "figures", *users}}
-    asked = set(targets) or {"all"}
+    asked = set(targets)
     found = []
     for file, known in makers.items():
         if asked & {*known, file}:

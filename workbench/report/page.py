@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+STYLE = "td.gt_right, td.gt_center { white-space: nowrap; }"
+"""Numbers stay in one line with their intervals; text may break."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -58,7 +61,8 @@ def page(title: str, shown: Shown) -> str:
         table = table.cols_align("center" if shown.alignment[i] == "centre" else shown.alignment[i], columns=[name])
     for note in shown.notes:
         table = table.tab_source_note(md(note))
-    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_plain(title)}</title></head><body>\n'
+    head = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    head += f"<title>{_plain(title)}</title><style>{STYLE}</style></head><body>\n"
     return f"{head}{table.as_raw_html()}\n</body></html>\n"
 
 
