@@ -48,6 +48,7 @@ TRAIN_ANNOTATIONS = f"{DATA}/annotations/instances_train2017.json"
 VAL_ANNOTATIONS = f"{DATA}/annotations/instances_val2017.json"
 RELEASED = released_runs(ROWS)
 NOTEBOOKS = notebook_names()
+REPORTS = any(word.split("=")[0] == "--report" for word in sys.argv)
 TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
 # Of one seed, or of published weights.
 WEIGHTS = f"{FOLDER}/runs/{{run}}/{{training}}"
@@ -97,7 +98,7 @@ def figures_of(tables):
 
 def asked_for(alone):
     """Targets of this call: a report makes nothing, and a job on another machine, whose call names none, ``alone``."""
-    if any(word.split("=")[0] == "--report" for word in sys.argv):
+    if REPORTS:
         return {"report"}
     return set(workflow.dag_settings.targets) or {"all"} if workflow.is_main_process else {alone}
 
@@ -106,7 +107,7 @@ def everything():
     """All outcomes; for a report those that are there, and rankings, which are only made when asked for."""
     notebooks = expand(f"{FOLDER}/notebooks/{{notebook}}.ipynb", notebook=NOTEBOOKS)
     files = [*outcomes_of(TABLES), f"{FOLDER}/claims.csv", *notebooks]
-    if asked_for("all") != {"report"}:
+    if not REPORTS:
         return files
     files += [f"{FOLDER}/figures/{table}_ranking.png" for table in TABLES]
     return [file for file in files if os.path.exists(file)] or sys.exit(
