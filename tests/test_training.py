@@ -156,6 +156,7 @@ def test_another_number_of_classes_is_told(tiny_experiment, tiny_data, tmp_path)
     root = tmp_path / "data"
     annotations["categories"].append({"id": 99, "name": "one more"})
     write_json_atomically(root / "annotations" / "instances_train2017.json", annotations)
+    (root / "train2017").symlink_to(tiny_data / "train2017")
     with pytest.raises(WorkbenchError, match=r"7 categories, the scale says data.classes: 6"):
         train(settings, tmp_path / "run", root, seed=0)
 

@@ -219,7 +219,7 @@ def small_disk():
     ("size", "scale", "step", "expected"),
     [
         ("4k", "mini", "dataset", (".json: cannot be written (No space left on device); free the space",)),
-        ("400k", "mini", "dataset", ("cannot write ", "/results/dataset-", ": No space left on device; free or name")),
+        ("100k", "mini", "dataset", ("cannot write ", "/results/dataset-", ": No space left on device; free or name")),
         ("1m", "own", "train", ("/model.safetensors: the weights cannot be written (", "No space left", "; free some")),
     ],
 )
