@@ -65,10 +65,12 @@ report: f"{CAPTIONS}/overview.rst"
 # log has its last words.
 shell.prefix(f"set -euo pipefail; export WORKBENCH_PIPELINE_PID={os.getpid()}; ")
 
-GPUS = gpu_indices()
+# GPUs of a training; those of a cluster are not seen from where its jobs are sent off, so that one has to ask for them.
+HERE = gpu_indices()
+GPUS = settings.gpus or int(bool(HERE))
 # On a CPU a thread a training, as many side by side as there are cores; on GPUs as many as there are devices.
 CORES = workflow.resource_settings.cores or os.cpu_count()  # `snakemake --unlock` names none
-THREADS = max(1, CORES * settings.gpus // len(GPUS)) if GPUS else 1
+THREADS = max(1, CORES * GPUS // len(HERE)) if HERE else 4 * GPUS or 1
 
 
 def evaluations_of(rows):
@@ -152,7 +154,7 @@ def memory_of(wildcards):
     experiment = EXPERIMENTS[wildcards.run]
     if experiment.image.long < 600:
         return 2000
-    return 12000 if experiment.training.limit_steps else 24000
+    return 12000 if experiment.training.limit_steps else max(24000, 12000 * GPUS)
 
 
 onstart:
@@ -217,6 +219,9 @@ rule claims:
         report(f"{FOLDER}/claims.html", caption=f"{CAPTIONS}/claims.rst", category="Claims", labels={"claims": "all"}),
     log:
         f"{FOLDER}/claims.log",
+    resources:
+        mem_mb=2000,
+        runtime=10,
     params:
         claims=claims_digest(),
     shell:
@@ -311,14 +316,15 @@ rule train:
         f"{TRAINED}/train.log",
     threads: THREADS
     resources:
-        gpu=settings.gpus if GPUS else 0,
+        gpu=GPUS,
         mem_mb=memory_of,
         runtime=lambda wildcards: 60 if EXPERIMENTS[wildcards.run].image.long < 600 else 4320,
     params:
         pretrained=lambda wildcards, input: f"--pretrained {input.pretrained}" if input.pretrained else "",
     shell:
         f"workbench train {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
-        f" --devices {settings.gpus if GPUS else 1} {f'--micro-batch {settings.micro_batch}' if settings.micro_batch else ''}"
+        f" --devices {max(1, GPUS)} {'--gpu' if settings.gpus else ''}"
+        f" {f'--micro-batch {settings.micro_batch}' if settings.micro_batch else ''}"
         " {params.pretrained} 2>&1 | (trap '' INT TERM PIPE; tee {log})"
 
 
@@ -333,7 +339,7 @@ rule detect:
         f"{EVALUATED}/detect.log",
     threads: THREADS
     resources:
-        gpu=1 if GPUS else 0,
+        gpu=min(1, GPUS),
         mem_mb=lambda wildcards: 2000 if EXPERIMENTS[wildcards.run].image.long < 600 else 8000,
         runtime=120,
     params:
@@ -374,7 +380,7 @@ rule rank:
         f"{WEIGHTS}/ranking.log",
     threads: THREADS
     resources:
-        gpu=1 if GPUS else 0,
+        gpu=min(1, GPUS),
         mem_mb=lambda wildcards: 2000 if EXPERIMENTS[wildcards.run].image.long < 600 else 8000,
         runtime=120,
     params:
@@ -399,6 +405,9 @@ rule table:
         ),
     log:
         f"{FOLDER}/tables/{{table}}.log",
+    resources:
+        mem_mb=2000,
+        runtime=10,
     params:
         rows=lambda wildcards: settings_digest(wildcards.table, TABLES[wildcards.table]),
     shell:
@@ -418,6 +427,9 @@ rule figure:
         f"{FOLDER}/figures/{{table}}_loss.pdf",
     log:
         f"{FOLDER}/figures/{{table}}.log",
+    resources:
+        mem_mb=2000,
+        runtime=10,
     shell:
         f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
@@ -435,6 +447,9 @@ rule bars:
         f"{FOLDER}/figures/{{table}}_ap.pdf",
     log:
         f"{FOLDER}/figures/{{table}}_ap.log",
+    resources:
+        mem_mb=2000,
+        runtime=10,
     shell:
         f"workbench figure {{wildcards.table}} --kind ap {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 
@@ -452,6 +467,9 @@ rule ranking:
         f"{FOLDER}/figures/{{table}}_ranking.pdf",
     log:
         f"{FOLDER}/figures/{{table}}_ranking.log",
+    resources:
+        mem_mb=2000,
+        runtime=10,
     shell:
         f"workbench figure {{wildcards.table}} --kind ranking {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
 

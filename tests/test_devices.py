@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from workbench import devices
+from workbench.errors import WorkbenchError
 
 
 @pytest.fixture
@@ -67,3 +69,26 @@ def test_without_gpus_nothing_is_reserved(tmp_path, monkeypatch):
     with devices.reserved_gpus(1, tmp_path) as mine:
         assert mine == []
     assert not list(tmp_path.iterdir())
+
+
+def test_a_job_that_needs_a_gpu_refuses_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    devices.refuse_cpu()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(WorkbenchError, match=r"PyTorch can use none here: .* or leave gpus \(--gpu\) out"):
+        devices.refuse_cpu()
+
+
+@pytest.mark.parametrize(
+    ("threads", "asked", "count", "processes"),
+    [("16", None, 1, 8), ("16", None, 8, 2), ("4", None, 8, 1), ("3", None, 1, 3), ("16", 0, 1, 0), ("16", 12, 1, 12)],
+)
+def test_decoding_processes_share_the_threads_of_a_job(monkeypatch, threads, asked, count, processes):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert devices.decoding_processes(asked, count) == processes
+
+
+def test_a_cpu_decodes_beside_its_other_work(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.decoding_processes(None) == 0

@@ -115,15 +115,18 @@ def train(
     seed: Seed = 0,
     pretrained: Annotated[Path | None, typer.Option(help="Weights of the backbone.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="On GPUs, or not at all.")] = False,
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Images computed at a time on a device.")] = None,
     workers: Workers = None,
 ) -> None:
     """Train a run, or go on where it was stopped."""
-    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
+    from workbench.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
     from workbench.inference import read_experiment
     from workbench.training import train as run_training
 
     with reserved_gpus(devices):
+        if gpu:
+            refuse_cpu()
         prepare_threads()
         run_training(
             read_experiment(run),
@@ -133,7 +136,7 @@ def train(
             pretrained=pretrained,
             devices=devices,
             micro_batch=micro_batch,
-            workers=decoding_processes(workers),
+            workers=decoding_processes(workers, devices),
             title=f"{run.name} seed {seed}",
         )
 

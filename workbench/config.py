@@ -22,7 +22,7 @@ class PipelineConfig(Settings):
     data_root: Path | None = None
     limit_steps: int | None = Field(None, ge=1)
     limit_images: int | None = Field(None, ge=1)
-    gpus: int = Field(1, ge=1)
+    gpus: int | None = Field(None, ge=1, description="of one training; None: one where this machine has any")
     micro_batch: int | None = Field(None, ge=1)
 
     @property

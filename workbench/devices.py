@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from workbench.errors import WorkbenchError
+
 
 def gpu_indices() -> list[int]:
     """Numbers of the NVIDIA GPUs' device files, read without loading torch.
@@ -74,11 +76,25 @@ def prepare_threads() -> None:
         torch.set_num_threads(int(threads))
 
 
-def decoding_processes(asked: int | None) -> int:
-    """Worker processes for decoding: as asked, else up to eight beside a GPU and none beside a CPU, which has no time
-    to spare for them."""
+def refuse_cpu() -> None:
+    """Raise where PyTorch can use no GPU, though GPUs were asked for: COCO on a CPU would take years."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise WorkbenchError(
+            "GPUs were asked for, and PyTorch can use none here: name a machine or partition that has some, or leave "
+            "gpus (--gpu) out to train on the CPU"
+        )
+
+
+def decoding_processes(asked: int | None, devices: int = 1) -> int:
+    """Worker processes for decoding, of each of so many devices: as asked, else up to eight beside a GPU, as far as the
+    job's threads go, and none beside a CPU, which has no time to spare for them."""
     import torch
 
     if asked is not None:
         return asked
-    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+    if not torch.cuda.is_available():
+        return 0
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    return max(1, min(8, threads // devices))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 
 BIN = Path(sys.executable).parent
 RESULTS_NOTEBOOK = "results/mini-rehearsal/notebooks/results.ipynb"
@@ -188,6 +189,15 @@ def test_published_weights_take_the_place_of_trainings(repository, tiny_data):
         "bars": 1,
         "table4": 1,
     }
+
+
+def test_gpus_are_asked_for_where_there_are_none(rehearsed):
+    """A cluster's are not seen from where its jobs are sent off; a job that lands on a CPU says so."""
+    assert re.search(r"resources: .*\bgpu=4\b", snakemake(rehearsed, "-n", "t3_raw_vfl", "--config", "gpus=4").stdout)
+    if not torch.cuda.is_available():
+        config = ("--config", "limit_steps=3", "limit_images=4", "gpus=1")
+        said = snakemake(rehearsed, "t3_raw_vfl", *config, check=False).stderr
+        assert said.splitlines()[-1].startswith("workbench: GPUs were asked for, and PyTorch can use none here: ")
 
 
 def test_a_failed_job_has_the_last_word(rehearsed, tmp_path):
