@@ -158,7 +158,9 @@ def evaluate_run(run: Path, variant_file: Path, data_root: Path, seed: int | str
     return metrics
 
 
-CUT_SHORT = "the job ended before it could say why (killed, or no memory or space left?); read what there is of its log"
+CUT_SHORT = (
+    "the job ended before it could say why (killed, or no memory, time or space left?); read what there is of its log"
+)
 
 
 def last_words(snakemake_logs: str | Iterable[str]) -> list[str]:
@@ -170,10 +172,11 @@ def last_words(snakemake_logs: str | Iterable[str]) -> list[str]:
     text = "\n".join(Path(log).read_text(errors="replace") for log in logs)
     named = re.findall(r"^ +log: (.+?) \(check log file", text, re.MULTILINE)
     words = {}
-    for file in map(Path, named):
-        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+    for job in named:
+        files = [Path(file) for file in job.split(", ")]  # on a cluster its own log of the job is the second
+        lines = files[0].read_text(errors="replace").splitlines() if files[0].is_file() else []
         told = lines and lines[-1].startswith("workbench: ")
-        words[lines[-1] if told else f"workbench: {file}: {CUT_SHORT}"] = None
+        words[lines[-1] if told else f"workbench: {' and '.join(map(str, files))}: {CUT_SHORT}"] = None
     return list(words)
 
 

@@ -259,6 +259,10 @@ def test_of_a_job_that_was_killed_the_log_is_named(tmp_path):
     screen = tmp_path / "snakemake.log"
     screen.write_text("".join(f"    log: {log} (check log file(s) for error details)\n" for log in logs.values()))
     told, *others = last_words(str(screen))
+    screen.write_text(f"    log: {logs['told']}, {logs['none']} (check log file(s) for error details)\n")
+    assert last_words(str(screen)) == [told]  # a cluster has a log of its own
+    screen.write_text(f"    log: {logs['none']}, {logs['told']} (check log file(s) for error details)\n")
+    assert last_words(str(screen))[0].startswith(f"workbench: {logs['none']} and {logs['told']}: the job ended before")
     assert told == "workbench: here: do this"
     assert all(
         f"{logs[name]}: the job ended before" in said for name, said in zip(("killed", "none"), others, strict=True)
