@@ -1,5 +1,6 @@
 # Sets up the environment on a machine that has Python (3.11 or later) and make, then runs what was asked for.
-#   make table3      the environment, then `snakemake --cores all table3`; any target of the pipeline will do
+#   make table3      the environment, then `snakemake --cores all table3`; so do the other tables, figures, claims, all
+#   make report      tables, figures and claims that are there in one file, report.html
 #   make test        the environment, then all fast tests and the format and lint checks
 #   make test-gpu    the environment, then the tests of a CUDA device; without one they are skipped
 #   make parity      the comparison with MMDetection, where mmcv is at hand (make parity WHEELS=folder)
@@ -7,11 +8,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help all tables figures notebooks test test-slow test-gpu parity lint format clean
+.PHONY: help all tables figures claims notebooks report test test-slow test-gpu parity lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,5p' Makefile
+	@sed -n '1,6p' Makefile
 
 # uv where it is installed, pip otherwise; the tested versions either way.
 define install
@@ -35,8 +36,11 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt
 	$(call install,.[dev])
 	@touch $(VENV)/.ready
 
-all tables figures notebooks: $(VENV)/.ready
+all tables figures claims notebooks: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores all $@
+
+report: $(VENV)/.ready
+	PATH="$(abspath $(BIN)):$$PATH" snakemake --report report.html
 
 table%: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores all $@
