@@ -48,7 +48,8 @@ TRAIN_ANNOTATIONS = f"{DATA}/annotations/instances_train2017.json"
 VAL_ANNOTATIONS = f"{DATA}/annotations/instances_val2017.json"
 RELEASED = released_runs(ROWS)
 NOTEBOOKS = notebook_names()
-REPORTS = any(word.split("=")[0] == "--report" for word in sys.argv)
+WORDS = {word.split("=")[0] for word in sys.argv}
+REPORTS = "--report" in WORDS and "--report-after-run" not in WORDS
 TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
 # Of one seed, or of published weights.
 WEIGHTS = f"{FOLDER}/runs/{{run}}/{{training}}"
@@ -68,9 +69,9 @@ shell.prefix(f"set -euo pipefail; export WORKBENCH_PIPELINE_PID={os.getpid()}; "
 # GPUs of a training; those of a cluster are not seen from where its jobs are sent off, so that one has to ask for them.
 HERE = gpu_indices()
 GPUS = settings.gpus or int(bool(HERE))
-# On a CPU a thread a training, as many side by side as there are cores; on GPUs as many as there are devices.
+# Of a job on a CPU one, as many jobs side by side as there are cores; beside a GPU what falls to each of them.
 CORES = workflow.resource_settings.cores or os.cpu_count()  # `snakemake --unlock` names none
-THREADS = max(1, CORES * GPUS // len(HERE)) if HERE else 4 * GPUS or 1
+THREADS = max(1, CORES // len(HERE)) if HERE else 4 if GPUS else 1
 
 
 def evaluations_of(rows):
@@ -314,7 +315,7 @@ rule train:
         f"{TRAINED}/train.json",
     log:
         f"{TRAINED}/train.log",
-    threads: THREADS
+    threads: THREADS * max(1, GPUS)
     resources:
         gpu=GPUS,
         mem_mb=memory_of,

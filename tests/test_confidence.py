@@ -183,7 +183,6 @@ def test_an_interval_by_hand():
     assert interval(np.array([9.0, math.nan, 11.0, 13.0]), 10.0) == (low, high)
     wider = interval(samples, 10.0, half_width=3.0)
     assert wider[1] == pytest.approx(10 - 1 + math.hypot(1.959964 * 2, 3.0), abs=1e-5)
-    assert interval(samples, 10.0, level=0.5)[1] == pytest.approx(9 + 2 * 0.6744898, abs=1e-6)
     assert pytest.approx(2.414214, abs=1e-6) == KINK
 
 

@@ -41,6 +41,7 @@ Trained = Annotated[
 ]
 Figure = Literal["loss", "ap", "ranking"]
 Data = Annotated[Path, typer.Option("--data", help="The data set: annotations/, train2017/, val2017/.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many trainings of each run.")]
 Scale = Annotated[str, typer.Option(help="A scale in experiments/scales.")]
 Weights = Annotated[str, typer.Option(help="'released': published weights where a row has some.")]
 Results = Annotated[Path, typer.Option(help="Where results lie.")]
@@ -228,7 +229,7 @@ def import_checkpoint(
 def table(
     name: Annotated[str, typer.Argument(help="e.g. table3")],
     scale: Scale = "mini",
-    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each run.")] = 1,
+    seeds: Seeds = 1,
     weights: Weights = "trained",
     results: Results = Path("results"),
     data_root: DataRoot = None,
@@ -246,7 +247,7 @@ def table(
 def figure(
     name: Annotated[str, typer.Argument(help="e.g. table3")],
     scale: Scale = "mini",
-    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each run.")] = 1,
+    seeds: Seeds = 1,
     weights: Weights = "trained",
     results: Results = Path("results"),
     data_root: DataRoot = None,
@@ -264,7 +265,7 @@ def figure(
 @app.command()
 def claims(
     scale: Scale = "mini",
-    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each run.")] = 1,
+    seeds: Seeds = 1,
     weights: Weights = "trained",
     results: Results = Path("results"),
     data_root: DataRoot = None,

@@ -25,6 +25,8 @@ RESAMPLES = 1000
 SEED = 0
 """Of the resamples; nothing else is drawn here."""
 
+LEVEL = 0.95
+"""Of all intervals: how often they hold the truth."""
 KINK = 1 / (math.sqrt(2) - 1)
 """Bias of the largest of noisy numbers, over the growth of that bias when their variance doubles."""
 
@@ -78,8 +80,8 @@ def read_bootstrap(path: Path) -> Bootstrap:
         raise WorkbenchError(f"{path}: no AP of resampled images; remove it and evaluate again") from error
 
 
-def interval(samples: np.ndarray, estimate: float, level: float = 0.95, half_width: float = 0.0) -> tuple[float, float]:
-    """Confidence interval for the AP, or difference, that images without end would give; NaN where there is none.
+def interval(samples: np.ndarray, estimate: float, half_width: float = 0.0) -> tuple[float, float]:
+    """95 % confidence interval for the AP, or difference, that images without end would give; NaN where there is none.
 
     Normal, with the standard deviation of the resamples, around the estimate less its bias. AP of a finite set is too
     high, for the envelope of precision takes the best of noisy numbers, and more so the fewer objects a class has.
@@ -98,7 +100,7 @@ def interval(samples: np.ndarray, estimate: float, level: float = 0.95, half_wid
         return math.nan, math.nan
     bias = samples.mean() - estimate
     near, far = sorted((bias, KINK * bias))
-    half = math.hypot(NormalDist().inv_cdf((1 + level) / 2) * samples.std(ddof=1), half_width)
+    half = math.hypot(NormalDist().inv_cdf((1 + LEVEL) / 2) * samples.std(ddof=1), half_width)
     return float(estimate - far - half), float(estimate - near + half)
 
 
@@ -155,11 +157,11 @@ def _effect(values: np.ndarray, rows: Sequence[np.ndarray]) -> tuple[float, floa
     return float(values[0]), *interval(values[1:], float(values[0]), half_width=half_width)
 
 
-def student(degrees: int, level: float = 0.95) -> float:
-    """The number that the size of Student's t does not exceed in ``level`` of all cases.
+def student(degrees: int) -> float:
+    """The number that the size of Student's t does not exceed in 95 of 100 cases.
 
     With t = √degrees · tan θ, the density of θ goes with cos(θ) to the power of degrees − 1.
     """
     edges = np.linspace(0, math.pi / 2, 100_001)
     mass = np.cumsum(np.cos((edges[1:] + edges[:-1]) / 2) ** (degrees - 1))
-    return math.sqrt(degrees) * math.tan(np.interp(level * mass[-1], mass, edges[1:]))
+    return math.sqrt(degrees) * math.tan(np.interp(LEVEL * mass[-1], mass, edges[1:]))

@@ -115,6 +115,7 @@ def test_a_report_shows_what_there_is(rehearsed):
         "workbench: results/mini holds nothing to report yet; run snakemake --cores all table3, or another table, first\n"
     )
     assert not (rehearsed / "none.html").exists()
+    assert planned(rehearsed, "--report", "none.html", "--report-after-run")["train"] > 40  # makes all, then reports
 
 
 def test_nothing_is_left_to_do(rehearsed):
@@ -193,7 +194,10 @@ def test_published_weights_take_the_place_of_trainings(repository, tiny_data):
 
 def test_gpus_are_asked_for_where_there_are_none(rehearsed):
     """A cluster's are not seen from where its jobs are sent off; a job that lands on a CPU says so."""
-    assert re.search(r"resources: .*\bgpu=4\b", snakemake(rehearsed, "-n", "t3_raw_vfl", "--config", "gpus=4").stdout)
+    assert re.search(
+        r"threads: 16\n.*\bgpu=4\b",
+        snakemake(rehearsed, "-n", "--cores", "64", "t3_raw_vfl", "--config", "gpus=4").stdout,
+    )
     if not torch.cuda.is_available():
         config = ("--config", "limit_steps=3", "limit_images=4", "gpus=1")
         said = snakemake(rehearsed, "t3_raw_vfl", *config, check=False).stderr
