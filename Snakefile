@@ -6,27 +6,20 @@ import os
 import sys
 from pathlib import Path
 
-from workbench.catalog import data_folder, load_table
-from workbench.config import read_config
-from workbench.devices import gpu_indices
-from workbench.errors import WorkbenchError
-from workbench.experiment import seed_folder
-from workbench.pipeline import (
-    bootstrap_file,
-    check_folders,
-    check_space,
-    last_words,
-    metrics_file,
-    scale_folder,
-    trainings_of,
-    unknown_targets,
-    write_settings,
-)
-from workbench.released import released_runs
+from workbench.settings.catalog import data_folder, load_table
+from workbench.settings.config import read_config
+from workbench.support.devices import gpu_indices
+from workbench.support.errors import WorkbenchError
+from workbench.runs.folders import seed_folder
+from workbench.runs.folders import bootstrap_file, check_folders, metrics_file, scale_folder, write_settings
+from workbench.pipeline.targets import check_space
+from workbench.pipeline.messages import last_words, unknown_targets
+from workbench.settings.released import trainings_of
+from workbench.settings.released import released_runs
 from workbench.report.claims import claimed_rows, claims_digest
 from workbench.report.notebooks import notebook_names
 from workbench.report.outcomes import read_by_notebook, settings_digest
-from workbench.specs import table_names
+from workbench.settings.files import table_names
 
 try:
     # In place of `configfile:`, which takes the last of two equal keys and tells a slip in a page.

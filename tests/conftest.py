@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from workbench.catalog import load_row
-from workbench.data.embedded import CATEGORIES, EmbeddedData, draw_data_set
-from workbench.files import write_json_atomically
+from workbench.data.embedded import draw_data_set
+from workbench.settings.catalog import load_row
+from workbench.settings.data import CATEGORIES, EmbeddedData
+from workbench.support.files import write_json_atomically
 
 
 def pytest_configure(config):

@@ -17,9 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench import checkpointing, cli, files
-from workbench.experiment import Experiment, Variant
-from workbench.files import write_json_atomically
+from workbench import cli
+from workbench.settings.experiment import Experiment
+from workbench.settings.variant import Variant
+from workbench.support import files
+from workbench.support.files import write_json_atomically
+from workbench.training import checkpoints as checkpointing
 
 RESULTS = {"model.safetensors", "detections.json", "metrics.json", "bootstrap.json"}
 """Files with which a step counts as done."""

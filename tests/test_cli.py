@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench.experiment import Variant
-from workbench.files import write_json_atomically
+from workbench.settings.variant import Variant
+from workbench.support.files import write_json_atomically
 
 WORKBENCH = Path(sys.executable).parent / "workbench"
 
@@ -23,7 +23,7 @@ def workbench(*arguments, cwd=None):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_data):
     """A run's folder, trained by hand for two steps."""
-    from workbench.catalog import Rehearsal, load_table
+    from workbench.settings.catalog import Rehearsal, load_table
 
     results = tmp_path_factory.mktemp("results")
     row = load_table("table3", "mini", rehearsal=Rehearsal(steps=2, images=4))[1][3]
@@ -146,11 +146,11 @@ def test_training_needs_neither_snakemake_nor_jupyter():
 import sys
 for name in ("snakemake", "jupyterlab", "jupyter", "IPython", "matplotlib"):
     sys.modules[name] = None
-import workbench.cli, workbench.training, workbench.pipeline, workbench.inference, workbench.evaluation
+import workbench.cli, workbench.training.loop, workbench.commands.detect, workbench.commands.evaluate
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
 
 
 def test_the_settings_are_read_without_torch():
-    code = "import sys, workbench.catalog, workbench.pipeline, workbench.config, workbench.devices\nassert 'torch' not in sys.modules"
+    code = "import sys, workbench.settings.catalog, workbench.pipeline.targets, workbench.settings.config, workbench.support.devices\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

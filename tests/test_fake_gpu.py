@@ -13,12 +13,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from workbench.catalog import load_row
 from workbench.data.batch import Batch
 from workbench.detectors import build_detector
-from workbench.experiment import Oracle
+from workbench.detectors.oracle import put_truth
 from workbench.layers.deform import deform_conv2d
-from workbench.oracle import put_truth
+from workbench.settings.catalog import load_row
+from workbench.settings.variant import Oracle
 
 ROWS = [
     *(("table3", row) for row in ("t3_full_vfl", "t3_star_vfl", "t3_raw_vfl", "t3_raw_fl", "t3_fcos_atss")),

@@ -22,19 +22,20 @@ from torch import Tensor, nn
 
 from workbench.assigners.atss import assign_atss
 from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, pairwise_iou, pyramid_points
-from workbench.catalog import load_row
 from workbench.data.batch import Batch
 from workbench.detectors import Predictions, build_detector
+from workbench.detectors.postprocess import postprocess
 from workbench.detectors.vfnet import STRIDES, star_offsets
-from workbench.experiment import ImageSize, Variant
-from workbench.files import write_json_atomically
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import back_ends, deform_conv2d
 from workbench.layers.necks import FPN
 from workbench.losses.classification import CLASSIFICATION_LOSSES
-from workbench.postprocess import postprocess
-from workbench.provenance import device_name
-from workbench.training import train
+from workbench.settings.catalog import load_row
+from workbench.settings.data import ImageSize
+from workbench.settings.variant import Variant
+from workbench.support.files import write_json_atomically
+from workbench.support.provenance import device_name
+from workbench.training.loop import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("device", "no_tf32")]
 
@@ -341,7 +342,7 @@ def test_two_jobs_take_two_gpus(device, tmp_path):
 import sys
 from pathlib import Path
 import torch
-from workbench.devices import reserved_gpus
+from workbench.support.devices import reserved_gpus
 with reserved_gpus(1, Path(sys.argv[1])):
     print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid, flush=True)
     sys.stdin.read()

@@ -9,9 +9,9 @@ from importlib import import_module
 
 _HOMES = {
     "build_detector": "workbench.detectors",
-    "load_experiment": "workbench.catalog",
-    "load_row": "workbench.catalog",
-    "load_run": "workbench.inference",
+    "load_experiment": "workbench.settings.catalog",
+    "load_row": "workbench.settings.catalog",
+    "load_run": "workbench.runs.load",
 }
 
 __all__ = ["build_detector", "load_experiment", "load_row", "load_run"]

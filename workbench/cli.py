@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from workbench.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError
 
 if TYPE_CHECKING:
-    from workbench.config import PipelineConfig
+    from workbench.settings.config import PipelineConfig
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -54,7 +54,7 @@ LimitImages = Annotated[int | None, typer.Option(min=1, help="Rehearsal: test im
 
 def _settings(*given: object) -> PipelineConfig:
     """What ``snakemake --config`` would be given."""
-    from workbench.config import read_config
+    from workbench.settings.config import read_config
 
     return read_config(
         dict(zip(("scale", "seeds", "weights", "data_root", "limit_steps", "limit_images"), given, strict=True))
@@ -89,9 +89,9 @@ def dataset(
     scale: Scale = "mini",
 ) -> None:
     """Draw a scale's embedded data set."""
-    from workbench.catalog import embedded_settings
     from workbench.data.embedded import draw_data_set
-    from workbench.progress import Reporter
+    from workbench.settings.catalog import embedded_settings
+    from workbench.support.progress import Reporter
 
     settings = embedded_settings(scale)
     with Reporter("data set", settings.train_images + settings.val_images) as reporter:
@@ -104,7 +104,7 @@ def weights(
     file: Annotated[Path, typer.Argument(help="Where to put the weights.")],
 ) -> None:
     """Fetch a backbone's ImageNet weights, or a detector's published ones, and check their digest."""
-    from workbench.pretrained import fetch_weights
+    from workbench.weights.download import fetch_weights
 
     fetch_weights(name, file)
 
@@ -121,9 +121,9 @@ def train(
     workers: Workers = None,
 ) -> None:
     """Train a run, or go on where it was stopped."""
-    from workbench.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
-    from workbench.inference import read_experiment
-    from workbench.training import train as run_training
+    from workbench.runs.load import read_experiment
+    from workbench.support.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
+    from workbench.training.loop import train as run_training
 
     with reserved_gpus(devices):
         if gpu:
@@ -145,8 +145,8 @@ def train(
 @app.command()
 def detect(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0", workers: Workers = None) -> None:
     """Run a trained detector over val2017 and write detections.json."""
-    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
-    from workbench.pipeline import detect_run
+    from workbench.commands.detect import detect_run
+    from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
@@ -164,8 +164,8 @@ def submission(
     workers: Workers = None,
 ) -> None:
     """Write the file that COCO's evaluation server took: detections of test-dev, zipped."""
-    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
-    from workbench.pipeline import write_submission
+    from workbench.commands.detect import write_submission
+    from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
@@ -175,8 +175,8 @@ def submission(
 @app.command()
 def evaluate(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0") -> None:
     """Compute COCO's metrics of detections.json and write metrics.json."""
-    from workbench.experiment import seed_folder
-    from workbench.pipeline import evaluate_run
+    from workbench.commands.evaluate import evaluate_run
+    from workbench.runs.folders import seed_folder
 
     metrics = evaluate_run(run, variant, data, seed)
     shown = "  ".join(
@@ -188,8 +188,8 @@ def evaluate(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0")
 @app.command()
 def oracle(run: Run, data: Data, seed: Trained = "0", workers: Workers = None) -> None:
     """Put ground truth in the place of each of a trained run's outputs, and see what AP that would give."""
-    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
-    from workbench.study import study_oracles
+    from workbench.commands.study import study_oracles
+    from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
@@ -201,10 +201,10 @@ def ranking(
     run: Run, data: Data, seed: Trained = "0", limit_images: LimitImages = None, workers: Workers = None
 ) -> None:
     """Draw a trained run's scores against the IoU of its boxes, with their rank correlation."""
-    from workbench.devices import decoding_processes, prepare_threads, reserved_gpus
-    from workbench.experiment import seed_folder
-    from workbench.report.correlation import kendall, spearman
-    from workbench.study import study_ranking
+    from workbench.commands.study import study_ranking
+    from workbench.evaluation.correlation import kendall, spearman
+    from workbench.runs.folders import seed_folder
+    from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
@@ -220,7 +220,7 @@ def import_checkpoint(
     data: Annotated[Path | None, typer.Option("--data", help="Its data set, where the classes are not COCO's.")] = None,
 ) -> None:
     """Turn published weights into a run's, for `--seed released`; nothing that the file holds is executed."""
-    from workbench.checkpoints import import_checkpoint as run_import
+    from workbench.weights.mmdet_import import import_checkpoint as run_import
 
     run_import(file, run, data, lambda line: print(f"{run.name}: {line}", file=sys.stderr))
 
@@ -288,9 +288,9 @@ def notebook(
     rehearsal: Annotated[bool, typer.Option("--rehearsal", help="Show what a rehearsal made.")] = False,
 ) -> None:
     """Run a notebook from top to bottom and keep it with what it shows in results/<scale>/notebooks."""
-    from workbench.catalog import Rehearsal
-    from workbench.pipeline import scale_folder
     from workbench.report.notebooks import execute_notebook
+    from workbench.runs.folders import scale_folder
+    from workbench.settings.catalog import Rehearsal
 
     folder = scale_folder(results, scale, Rehearsal(steps=1) if rehearsal else None)
     print(execute_notebook(name, folder, scale, data_root))
@@ -305,7 +305,7 @@ def plan(
     images_per_second: Annotated[float | None, typer.Option(help="Of one GPU in training; else as measured.")] = None,
 ) -> None:
     """List the trainings behind a table: which are shared or done, and the time, memory and disk that they take."""
-    from workbench.plan import describe
+    from workbench.commands.plan import describe
 
     print(describe(table, scale, results, data_root, images_per_second))
 
@@ -319,7 +319,7 @@ def predict(
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Draw and list boxes of at least this score.")] = 0.3,
 ) -> None:
     """Detect objects in your own pictures: drawn boxes and a JSON file."""
-    from workbench.predict import predict_images
+    from workbench.commands.predict import predict_images
 
     for line in predict_images(images, run, seed, out, min_score):
         print(line)
@@ -328,8 +328,8 @@ def predict(
 @bench.command()
 def deform(repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5) -> None:
     """Time the back ends of deformable convolution, forward and backward."""
-    from workbench.bench.deform import bench_deform
-    from workbench.devices import prepare_threads
+    from workbench.commands.bench.deform import bench_deform
+    from workbench.support.devices import prepare_threads
 
     prepare_threads()
     print(bench_deform(repeats))
@@ -345,8 +345,8 @@ def speed(
     results: Results = Path("results"),
 ) -> None:
     """Time a table's detectors, one image at a time: loading, forward pass and post-processing apart."""
-    from workbench.bench.speed import bench_speed
-    from workbench.devices import prepare_threads, reserved_gpus
+    from workbench.commands.bench.speed import bench_speed
+    from workbench.support.devices import prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()

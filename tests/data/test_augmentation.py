@@ -11,14 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench.catalog import load_row
 from workbench.data import augmentation, loader, transforms
 from workbench.data.augmentation import Augmentation, augmented
 from workbench.data.coco import ImageRecord, read_coco
 from workbench.data.transforms import MEAN, STD
-from workbench.errors import WorkbenchError
-from workbench.experiment import CutOut, ImageRange, Training, run_id
-from workbench.yamlfile import validated
+from workbench.settings.catalog import load_row
+from workbench.settings.data import ImageRange
+from workbench.settings.experiment import CutOut, Training
+from workbench.settings.ids import run_id
+from workbench.support.errors import WorkbenchError
+from workbench.support.strict_yaml import validated
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 HOLES = [(4, 4), (4, 8), (8, 4), (8, 8), (16, 8), (8, 16), (16, 16), (16, 32), (32, 16), (32, 32), (32, 48), (48, 32), (48, 48)]  # fmt: skip

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from workbench.data.coco import read_coco
-from workbench.data.digest import annotation_digest
-from workbench.errors import WorkbenchError
+from workbench.settings.digest import annotation_digest
+from workbench.support.errors import WorkbenchError
 
 
 def train(root, **options):

@@ -18,8 +18,9 @@ from pycocotools.cocoeval import COCOeval
 from pydantic import ValidationError
 
 from workbench.data import shapes
-from workbench.data.embedded import CATEGORIES, EmbeddedData, draw_data_set, draw_image
-from workbench.errors import WorkbenchError
+from workbench.data.embedded import draw_data_set, draw_image
+from workbench.settings.data import CATEGORIES, EmbeddedData
+from workbench.support.errors import WorkbenchError
 
 SMALL = EmbeddedData(seed=5, train_images=24, val_images=9)
 

@@ -14,7 +14,7 @@ import torch
 from workbench.data import loader
 from workbench.data.augmentation import Augmentation
 from workbench.data.coco import read_coco
-from workbench.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError
 
 # Three workers on a machine of two cores are what the test wants.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from workbench.data import transforms
 from workbench.data.coco import ImageRecord
-from workbench.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError
 
 
 def record(width, height, boxes=(), path="x.jpg"):

@@ -14,9 +14,9 @@ from workbench.assigners.atss import assign_atss
 from workbench.boxes import cells_in_images
 from workbench.data.batch import Batch
 from workbench.detectors.atss import ATSSHead, expected_distances
-from workbench.detectors.layers import STRIDES
-from workbench.families import Distribution
+from workbench.detectors.parts import STRIDES
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
+from workbench.settings.detectors import Distribution
 
 CLASSES = 3
 SWITCHES = {

@@ -13,10 +13,12 @@ from workbench.assigners.assignment import BACKGROUND
 from workbench.data.batch import Batch
 from workbench.detectors.detector import Detector
 from workbench.detectors.foveabox import FoveaBoxHead
-from workbench.experiment import Backbone, ImageSize, Variant
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.necks import FPN
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
+from workbench.settings.data import ImageSize
+from workbench.settings.experiment import Backbone
+from workbench.settings.variant import Variant
 
 CLASSES = 3
 STRIDES = (8, 16, 32, 64, 128)

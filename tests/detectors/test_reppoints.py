@@ -13,13 +13,15 @@ import workbench
 from workbench.assigners.assignment import BACKGROUND, IGNORE
 from workbench.data.batch import Batch
 from workbench.detectors.detector import Detector
-from workbench.detectors.layers import STRIDES
+from workbench.detectors.parts import STRIDES
 from workbench.detectors.reppoints import RepPointsHead, moment_boxes, point_offsets
-from workbench.experiment import Backbone, ImageSize, Variant
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import regular_grid
 from workbench.layers.necks import FPN
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
+from workbench.settings.data import ImageSize
+from workbench.settings.experiment import Backbone
+from workbench.settings.variant import Variant
 
 CLASSES = 3
 LOSSES = {"varifocal": VarifocalLoss(), "focal": FocalLoss(), "quality_focal": QualityFocalLoss()}

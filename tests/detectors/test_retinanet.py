@@ -13,12 +13,14 @@ import workbench
 from workbench.assigners.assignment import IGNORE
 from workbench.data.batch import Batch
 from workbench.detectors.detector import Detector
-from workbench.detectors.layers import STRIDES
+from workbench.detectors.parts import STRIDES
 from workbench.detectors.retinanet import RetinaNetHead, build_retinanet, pyramid_anchors
-from workbench.experiment import Backbone, ImageSize, Variant
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.necks import FPN
 from workbench.losses.classification import CLASSIFICATION_LOSSES
+from workbench.settings.data import ImageSize
+from workbench.settings.experiment import Backbone
+from workbench.settings.variant import Variant
 
 CLASSES = 3
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from tests.detectors.test_vfnet_dcn import COUNTS, experiment
-from workbench.catalog import load_table
 from workbench.data.batch import Batch
 from workbench.detectors import build_detector
-from workbench.experiment import ImageRange
+from workbench.settings.catalog import load_table
+from workbench.settings.data import ImageRange
 
 ROWS = {row.id: row for row in load_table("table4", "coco")[1]}
 NETWORKS = {  # row → its backbone

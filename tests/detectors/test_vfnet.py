@@ -14,10 +14,12 @@ from workbench.assigners.assignment import PADDING
 from workbench.data.batch import Batch
 from workbench.detectors.detector import Detector
 from workbench.detectors.vfnet import STRIDES, VFNetHead, star_offsets
-from workbench.experiment import Backbone, ImageSize, Variant
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.necks import FPN
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
+from workbench.settings.data import ImageSize
+from workbench.settings.experiment import Backbone
+from workbench.settings.variant import Variant
 
 CLASSES = 3
 SWITCHES = {

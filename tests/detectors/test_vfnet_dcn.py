@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from tests.detectors.test_vfnet import make_batch, make_head, pyramid
-from workbench.catalog import load_experiment
 from workbench.detectors import build_detector
-from workbench.experiment import Backbone, run_id
 from workbench.layers.deform import ModulatedDeformConv, OffsetPredictor
 from workbench.layers.necks import PAFPN
-from workbench.schedule import make_optimiser
-from workbench.specs import read_scale
+from workbench.settings.catalog import load_experiment
+from workbench.settings.experiment import Backbone
+from workbench.settings.files import read_scale
+from workbench.settings.ids import run_id
+from workbench.training.schedule import make_optimiser
 
 COUNTS = {  # of the detectors that MMDetection builds by its configurations
     ("resnet50", False): 32_891_554,

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.errors import WorkbenchError
-from workbench.experiment import Backbone
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import ModulatedDeformConv
-from workbench.specs import read_scale
+from workbench.settings.experiment import Backbone
+from workbench.settings.files import read_scale
+from workbench.support.errors import WorkbenchError
 
 SMALL = {"name": "resnet50", "layers": (1, 1, 1, 1), "channels": (8, 12, 16, 24)}
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from workbench.errors import WorkbenchError
 from workbench.layers import deform
 from workbench.layers.deform import (
     DeformConv,
@@ -19,6 +18,7 @@ from workbench.layers.deform import (
     deform_conv2d,
     regular_grid,
 )
+from workbench.support.errors import WorkbenchError
 
 BACK_ENDS = back_ends()  # mmcv among them where it is installed
 MAPS = [(1, 1), (1, 7), (6, 1), (2, 2), (5, 9), (12, 4)]

@@ -74,10 +74,10 @@ def copy(tmp_path_factory):
 STEP = """
 import json, torch, workbench
 from pathlib import Path
-from workbench.catalog import load_table
+from workbench.settings.catalog import load_table
 from workbench.data.batch import Batch
 from workbench.detectors import FAMILIES, build_detector
-from workbench.schedule import make_optimiser
+from workbench.training.schedule import make_optimiser
 
 assert Path(workbench.__file__).is_relative_to(Path.cwd()), "not the copy"
 torch.set_num_threads(1)
@@ -133,10 +133,10 @@ def test_a_new_loss_is_one_class_one_name_and_one_row(copy):
 
 def test_settings_of_a_new_loss_are_checked_and_name_its_runs(copy):
     code = """
-        from workbench.catalog import load_row
-        from workbench.errors import WorkbenchError
+        from workbench.settings.catalog import load_row
+        from workbench.support.errors import WorkbenchError
         print(load_row("table3", "own_atss").run)
-        from workbench import specs
+        from workbench.settings import files as specs
         table = specs.FOLDER / "table3.yaml"
         table.write_text(table.read_text().replace("epsilon: 1.0", "epsilom: 1.0"))
         try:

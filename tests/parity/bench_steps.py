@@ -13,10 +13,10 @@ import torch
 
 from tests.parity.comparison import as_theirs, draw_samples
 from tests.parity.conftest import open_mmdetection
-from workbench.catalog import load_experiment
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
-from workbench.schedule import make_optimiser
+from workbench.settings.catalog import load_experiment
+from workbench.training.schedule import make_optimiser
 
 DETECTORS = {  # our table and row, their configuration
     "VFNet": ("table5", "t5_vfnet_vfl", "vfnet/vfnet_r50_fpn_1x_coco.py"),

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from workbench.data.coco import ImageRecord
 from workbench.data.transforms import Sample, collate
-from workbench.mmdet_names import renamer
+from workbench.weights.mmdet_names import renamer
 
 CLASSES = 80
 SHAPES = {  # one or more images (height, width)

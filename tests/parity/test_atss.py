@@ -25,14 +25,14 @@ from tests.parity.comparison import (
     take_weights,
 )
 from workbench.boxes import encode_distances, per_cell, square_anchors
-from workbench.catalog import load_row
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
 from workbench.detectors.atss import ATSSHead, expected_distances
-from workbench.detectors.layers import STRIDES, flatten_levels
-from workbench.families import Distribution
+from workbench.detectors.parts import STRIDES, flatten_levels
 from workbench.losses.classification import QualityFocalLoss
-from workbench.mmdet_names import renamer
+from workbench.settings.catalog import load_row
+from workbench.settings.detectors import Distribution
+from workbench.weights.mmdet_names import renamer
 
 CONFIGS = {"atss": "atss/atss_r50_fpn_1x_coco.py", "gfl": "gfl/gfl_r50_fpn_1x_coco.py"}
 ROWS = {"atss": ("table5", "t5_atss_fl"), "gfl": ("gfl_table3", "gfl3_qfl_dfl")}

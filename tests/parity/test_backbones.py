@@ -6,14 +6,14 @@ from torch import nn
 
 from tests.parity.comparison import difference, enliven, take_weights
 from workbench.boxes import encode_distances
-from workbench.catalog import load_experiment
 from workbench.detectors import build_detector
-from workbench.detectors.layers import flatten_levels
-from workbench.experiment import Backbone
+from workbench.detectors.parts import flatten_levels
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.necks import PAFPN
-from workbench.mmdet_names import renamer
-from workbench.specs import read_scale
+from workbench.settings.catalog import load_experiment
+from workbench.settings.experiment import Backbone
+from workbench.settings.files import read_scale
+from workbench.weights.mmdet_names import renamer
 
 CONFIGS = {  # our name of the backbone, and DCN → the configuration they ship
     ("resnet50", False): "r50_fpn",

@@ -23,12 +23,12 @@ from tests.parity.comparison import (
 from workbench.assigners.assignment import BACKGROUND
 from workbench.assigners.foveabox import assign_foveabox
 from workbench.boxes import area, encode_distances, per_cell, pyramid_points
-from workbench.catalog import load_experiment, load_row
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
 from workbench.detectors.foveabox import RANGES
-from workbench.detectors.layers import STRIDES, flatten_levels
-from workbench.mmdet_names import renamer
+from workbench.detectors.parts import STRIDES, flatten_levels
+from workbench.settings.catalog import load_experiment, load_row
+from workbench.weights.mmdet_names import renamer
 
 LENGTHS = (16, 32, 64, 128, 256)
 

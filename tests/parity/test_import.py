@@ -12,14 +12,14 @@ from tests.parity.test_backbones import moderate
 from tests.parity.test_foveabox import even_out
 from tests.parity.test_reppoints import enliven_points
 from tests.parity.test_retinanet import calm_outputs
-from workbench.catalog import load_table
-from workbench.checkpoints import import_checkpoint
 from workbench.data.transforms import collate
-from workbench.files import write_json_atomically
-from workbench.inference import load_run
-from workbench.mmdet_names import COCO_CLASSES
-from workbench.released import read_released
-from workbench.specs import table_names
+from workbench.runs.load import load_run
+from workbench.settings.catalog import load_table
+from workbench.settings.data import COCO_NAMES
+from workbench.settings.files import table_names
+from workbench.settings.released import read_released
+from workbench.support.files import write_json_atomically
+from workbench.weights.mmdet_import import import_checkpoint
 
 SAMPLES = draw_samples([(96, 128)], [0], seed=5)
 THRESHOLD = float(torch.tensor(0.05).logit())
@@ -66,7 +66,7 @@ def save_as_published(model, file):
     """As a published file of version 3: weights and a few facts."""
     from mmengine.runner import save_checkpoint
 
-    meta = {"mmengine_version": "0.10.7", "dataset_meta": {"classes": COCO_CLASSES}, "epoch": 12, "iter": 87960}
+    meta = {"mmengine_version": "0.10.7", "dataset_meta": {"classes": COCO_NAMES}, "epoch": 12, "iter": 87960}
     save_checkpoint({"meta": meta, "state_dict": model.state_dict(), "message_hub": {}}, str(file))
     return file
 
@@ -91,7 +91,7 @@ def save_while_training(model, file):
             return {"loss": 0 * self.bbox_head.vfnet_cls.bias.sum()}
 
     class Data(list):
-        metainfo = {"classes": COCO_CLASSES}
+        metainfo = {"classes": COCO_NAMES}
 
     data = Data([{"inputs": torch.zeros(1), "data_samples": torch.zeros(1)}] * 4)
     Runner(
@@ -148,4 +148,4 @@ def test_the_same_detections_after_import(mm, tmp_path, name):
 def test_names_of_cocos_classes(mm):
     from mmdet.datasets import CocoDataset
 
-    assert CocoDataset.METAINFO["classes"] == COCO_CLASSES
+    assert CocoDataset.METAINFO["classes"] == COCO_NAMES

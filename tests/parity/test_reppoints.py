@@ -29,13 +29,13 @@ from workbench.assigners.assignment import BACKGROUND, IGNORE, PADDING
 from workbench.assigners.max_iou import assign_max_iou
 from workbench.assigners.nearest_point import assign_nearest_point
 from workbench.boxes import cells_in_images, pairwise_iou, per_cell, pyramid_points
-from workbench.catalog import load_experiment, load_row
 from workbench.data.transforms import Sample, collate
 from workbench.detectors import build_detector
-from workbench.detectors.layers import STRIDES, flatten_levels
+from workbench.detectors.parts import STRIDES, flatten_levels
 from workbench.detectors.reppoints import moment_boxes
 from workbench.layers.deform import regular_grid
-from workbench.mmdet_names import renamer
+from workbench.settings.catalog import load_experiment, load_row
+from workbench.weights.mmdet_names import renamer
 
 NEAR = 1e-6
 """Relative differences below this one are left to rounding."""

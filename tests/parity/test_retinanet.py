@@ -26,13 +26,13 @@ from tests.parity.comparison import (
 from workbench.assigners.assignment import BACKGROUND, IGNORE
 from workbench.assigners.max_iou import assign_max_iou
 from workbench.boxes import cells_in_images, decode_deltas, encode_deltas, pairwise_iou, pyramid_points
-from workbench.catalog import load_experiment, load_row
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
-from workbench.detectors.layers import STRIDES
+from workbench.detectors.parts import STRIDES
+from workbench.detectors.predictions import Detections
 from workbench.detectors.retinanet import pyramid_anchors
-from workbench.mmdet_names import renamer
-from workbench.postprocess import Detections
+from workbench.settings.catalog import load_experiment, load_row
+from workbench.weights.mmdet_names import renamer
 
 ROW = ("table5", "t5_retinanet_fl", "coco")
 

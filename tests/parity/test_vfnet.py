@@ -28,14 +28,14 @@ from tests.parity.comparison import (
 from workbench.assigners.assignment import BACKGROUND, PADDING
 from workbench.assigners.atss import assign_atss
 from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, encode_distances, pairwise_iou, pyramid_points
-from workbench.catalog import load_experiment, load_row
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
-from workbench.detectors.layers import flatten_levels
+from workbench.detectors.parts import flatten_levels
 from workbench.detectors.vfnet import STRIDES, VFNetHead
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
 from workbench.losses.regression import giou_loss
-from workbench.mmdet_names import renamer
+from workbench.settings.catalog import load_experiment, load_row
+from workbench.weights.mmdet_names import renamer
 
 FOCAL = {
     "use_vfl": False,

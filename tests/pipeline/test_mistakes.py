@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.pipeline import last_words
+from workbench.pipeline.messages import last_words
 
 BIN = Path(sys.executable).parent
 REHEARSAL = ("limit_steps=2", "limit_images=4")

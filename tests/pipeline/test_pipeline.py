@@ -135,7 +135,7 @@ def test_results_without_resamples_are_evaluated_again_and_nothing_more(rehearse
 
 
 def test_comments_and_new_dates_retrain_nothing(rehearsed):
-    for name in ("workbench/training.py", "workbench/detectors/vfnet.py", "experiments/table3.yaml"):
+    for name in ("workbench/training/loop.py", "workbench/detectors/vfnet.py", "experiments/table3.yaml"):
         path = rehearsed / name
         path.write_text(f"# a comment\n\n{path.read_text()}")
     for path in (rehearsed / "experiments").rglob("*.yaml"):

@@ -6,12 +6,12 @@ import shutil
 import pandas
 import pytest
 import torch
+from tests.test_checkpoints import of_version_3, published
 
 from tests.pipeline.test_pipeline import planned, snakemake
-from tests.test_checkpoints import of_version_3, published
 from workbench import cli
-from workbench.catalog import load_experiment
 from workbench.detectors import build_detector
+from workbench.settings.catalog import load_experiment
 
 
 @pytest.mark.slow

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from workbench import specs
-from workbench.confidence import Bootstrap, write_bootstrap
-from workbench.config import PipelineConfig
-from workbench.errors import WorkbenchError
-from workbench.pipeline import bootstrap_file, metrics_file
+from workbench.evaluation.intervals import Bootstrap, write_bootstrap
 from workbench.report import claims
 from workbench.report.claims import claimed_rows, judge, published_ap, read_claims, write_claims
+from workbench.runs.folders import bootstrap_file, metrics_file
+from workbench.settings import files as specs
+from workbench.settings.config import PipelineConfig
+from workbench.support.errors import WorkbenchError
 
 
 def training(ap, noise=0.001, digest="same"):

@@ -5,11 +5,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.catalog import load_table
-from workbench.errors import WorkbenchError
 from workbench.report import notebooks
 from workbench.report.notebooks import execute_notebook, notebook_names, set_parameters
 from workbench.report.outcomes import read_by_notebook
+from workbench.settings.catalog import load_table
+from workbench.support.errors import WorkbenchError
 
 NAMES = ["assignment", "results", "star_points", "varifocal_loss"]
 
@@ -87,8 +87,8 @@ def test_the_others_are_executed_and_repeat_their_bytes(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_trained_run_is_shown(tmp_path, tiny_data, tiny_experiment):
-    from workbench.files import write_json_atomically
-    from workbench.training import train
+    from workbench.support.files import write_json_atomically
+    from workbench.training.loop import train
 
     run = tmp_path / "mini" / "runs" / "vfnet-tiny"
     write_json_atomically(run / "experiment.json", tiny_experiment.model_dump(mode="json"))
@@ -108,7 +108,7 @@ def test_a_failing_cell_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_users_mistakes_and_a_killed_python_are_one_line(tmp_path, monkeypatch):
-    mistake = "from workbench.errors import WorkbenchError; raise WorkbenchError('scale x: do y')"
+    mistake = "from workbench.support.errors import WorkbenchError; raise WorkbenchError('scale x: do y')"
     folder = one_cell_notebooks(tmp_path / "notebooks", killed="import os; os._exit(1)", mistake=mistake)
     monkeypatch.setattr(notebooks, "FOLDER", folder)
     with pytest.raises(WorkbenchError, match=r"notebooks/killed.ipynb: its Python ended early \(Kernel died\); was it"):

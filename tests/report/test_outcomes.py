@@ -2,10 +2,10 @@
 
 import pytest
 
-from workbench.catalog import load_table
-from workbench.config import read_config
-from workbench.errors import WorkbenchError
 from workbench.report import figures, outcomes
+from workbench.settings.catalog import load_table
+from workbench.settings.config import read_config
+from workbench.support.errors import WorkbenchError
 
 SETTINGS = read_config({"seeds": 2})
 

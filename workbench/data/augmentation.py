@@ -16,7 +16,8 @@ from torch import Tensor
 from workbench.data import transforms
 from workbench.data.coco import ImageRecord
 from workbench.data.transforms import Sample
-from workbench.experiment import CutOut, ImageRange
+from workbench.settings.data import ImageRange
+from workbench.settings.experiment import CutOut
 
 SMALLEST_CROP = 0.75  # of a side
 HOLES = (5, 10)  # fewest and most

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError
 
 MIN_SIDE = 32  # pixels; a training image with a shorter side is dropped
 

@@ -21,25 +21,16 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from workbench.data import shapes
-from workbench.errors import WorkbenchError
+from workbench.settings.data import CATEGORIES, EmbeddedData
+from workbench.support.errors import WorkbenchError
 
-# Ids with gaps, as COCO's: a reader that takes ids for indices must fail here too.
-CATEGORIES: tuple[tuple[int, str], ...] = (
-    (1, "triangle"),
-    (3, "box"),
-    (4, "ellipse"),
-    (8, "star"),
-    (13, "crescent"),
-    (21, "cross"),
-)
 SPLITS = ("train2017", "val2017")
 MARKER = "embedded.json"  # holds the settings; a folder without it is not ours to replace
 
@@ -47,31 +38,6 @@ SMALLEST, LARGEST = 24.0, 0.9  # longer side of an object: pixels, and as a shar
 MIN_SHORT = 16.0  # pixels; the shorter side of a single object, below which it has no name
 MIN_VISIBLE = 0.6  # share of an object that must stay visible
 EMPTY, CROWD = 0.03, 0.02  # shares of the images without an object, and with a crowd
-
-
-class EmbeddedData(BaseModel):
-    """Settings of the embedded data set: together with this code they decide every byte of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["embedded"] = "embedded"
-    drawing: Literal[2] = Field(2, description="raised when the code draws otherwise: another data set, other runs")
-    seed: int = Field(0, ge=0, lt=2**32)
-    train_images: int = Field(800, ge=1, le=1_000_000)
-    val_images: int = Field(250, ge=1, le=1_000_000)
-    long_side: int = Field(192, ge=96, le=1024, description="pixels")
-    short_side: int = Field(144, ge=96, le=1024, description="pixels")
-
-    @property
-    def classes(self) -> int:
-        """Number of categories."""
-        return len(CATEGORIES)
-
-    @model_validator(mode="after")
-    def _sides_in_order(self) -> EmbeddedData:
-        if self.short_side > self.long_side:
-            raise ValueError(f"short_side {self.short_side} is longer than long_side {self.long_side}: swap them")
-        return self
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from workbench.data.augmentation import Augmentation, augmented
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection
 from workbench.data.transforms import Sample
-from workbench.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError
 
 CACHE_BYTES = 512 * 2**20  # a training set that fits into this, decoded and resized, is kept in memory
 CROPS = 1000  # tries to find a crop with an object in it, a generous number

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from workbench.data.batch import Batch
 from workbench.data.coco import ImageRecord
-from workbench.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError
 
 MEAN = (123.675, 116.28, 103.53)  # of R, G, B in 0..255, over ImageNet
 STD = (58.395, 57.12, 57.375)

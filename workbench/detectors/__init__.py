@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from workbench.detectors.atss import build_atss
-from workbench.detectors.detector import Detector, Predictions
+from workbench.detectors.detector import Detector
 from workbench.detectors.foveabox import build_foveabox
+from workbench.detectors.predictions import Predictions
 from workbench.detectors.reppoints import build_reppoints
 from workbench.detectors.retinanet import build_retinanet
 from workbench.detectors.vfnet import build_vfnet
-from workbench.experiment import Experiment, published_variant
 from workbench.layers.backbones import ResidualBackbone
+from workbench.settings.experiment import Experiment
+from workbench.settings.variant import published_variant
 
 __all__ = ["Detector", "Predictions", "build_detector"]
 

@@ -26,15 +26,14 @@ from workbench.boxes import (
     square_anchors,
 )
 from workbench.data.batch import Batch
-from workbench.detectors.detector import Predictions
-from workbench.detectors.layers import STRIDES, Scales, flatten_levels, initialise_head, tower
-from workbench.detectors.targets import LEAST_QUALITY, classification_losses
-from workbench.distributed import mean_over_ranks
-from workbench.experiment import Experiment
-from workbench.families import Distribution
+from workbench.detectors.parts import STRIDES, Scales, flatten_levels, initialise_head, tower
+from workbench.detectors.predictions import Predictions
+from workbench.detectors.targets import LEAST_QUALITY, classification_losses, mean_over_ranks
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import centerness_target, distribution_loss, giou_loss
+from workbench.settings.detectors import Distribution
+from workbench.settings.experiment import Experiment
 
 DELTA_STD = (0.1, 0.1, 0.2, 0.2)
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.25

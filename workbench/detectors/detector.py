@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from workbench.assigners.assignment import Assignment
 from workbench.data.batch import Batch
-from workbench.experiment import Variant
-from workbench.postprocess import Detections, postprocess
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a detector says of every cell of a batch, levels flattened row-major and concatenated from fine to coarse.
-
-    B images, P cells (anchors where a cell has several, a cell's one after the other), C classes.
-
-    Attributes:
-        logits: ``[B, P, C]``.
-        boxes: ``[B, P, 4]`` in pixels of the input image, not clipped.
-        points: reference points of each level's cells, ``[P_l, 2]`` in pixels.
-        shapes: (rows, columns) of each level.
-        initial_boxes: ``[B, P, 4]``, boxes before refinement, where the detector refines.
-        centerness: ``[B, P]`` logits, where the detector has that branch.
-        codes: ``[B, P, K]``, what the boxes were decoded from, where the loss is of that.
-        clip_margin: pixels by which final boxes stay short of an image's right and bottom side.
-    """
-
-    logits: Tensor
-    boxes: Tensor
-    points: Sequence[Tensor]
-    shapes: Sequence[tuple[int, int]]
-    initial_boxes: Tensor | None = None
-    centerness: Tensor | None = None
-    codes: Tensor | None = None
-    clip_margin: int = 0
+from workbench.detectors.postprocess import postprocess
+from workbench.detectors.predictions import Detections, Predictions
+from workbench.settings.variant import Variant
 
 
 class Detector(nn.Module):

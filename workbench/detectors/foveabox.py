@@ -11,13 +11,13 @@ from workbench.assigners.assignment import Assignment
 from workbench.assigners.foveabox import assign_foveabox
 from workbench.boxes import aligned_iou, clip_boxes, decode_distances, encode_distances, per_cell, pyramid_points
 from workbench.data.batch import Batch
-from workbench.detectors.detector import Predictions
-from workbench.detectors.layers import STRIDES, flatten_levels, initialise_head, tower
+from workbench.detectors.parts import STRIDES, flatten_levels, initialise_head, tower
+from workbench.detectors.predictions import Predictions
 from workbench.detectors.targets import LEAST_QUALITY, classification_losses, image_weights
-from workbench.experiment import Experiment
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import smooth_l1_loss
+from workbench.settings.experiment import Experiment
 
 RANGES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
 """Scales of the objects that each level accepts, in pixels, where anchor_scale is 8."""

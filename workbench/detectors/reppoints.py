@@ -17,14 +17,14 @@ from workbench.assigners.max_iou import assign_max_iou
 from workbench.assigners.nearest_point import assign_nearest_point
 from workbench.boxes import aligned_iou, cells_in_images, per_cell, pyramid_points
 from workbench.data.batch import Batch
-from workbench.detectors.detector import Predictions
-from workbench.detectors.layers import STRIDES, flatten_levels, gentle, initialise_head, tower
+from workbench.detectors.parts import STRIDES, flatten_levels, gentle, initialise_head, tower
+from workbench.detectors.predictions import Predictions
 from workbench.detectors.targets import classification_losses, image_weights
-from workbench.experiment import Experiment
 from workbench.layers.deform import DeformConv, regular_grid
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import smooth_l1_loss
+from workbench.settings.experiment import Experiment
 
 POINTS = 9
 """One for each tap of a 3×3 kernel."""

@@ -11,13 +11,13 @@ from workbench.assigners.assignment import Assignment
 from workbench.assigners.max_iou import assign_max_iou
 from workbench.boxes import aligned_iou, cells_in_images, decode_deltas, encode_deltas, pyramid_points
 from workbench.data.batch import Batch
-from workbench.detectors.detector import Predictions
-from workbench.detectors.layers import STRIDES, flatten_levels, initialise_head, tower
+from workbench.detectors.parts import STRIDES, flatten_levels, initialise_head, tower
+from workbench.detectors.predictions import Predictions
 from workbench.detectors.targets import classification_losses, image_weights
-from workbench.experiment import Experiment
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import smooth_l1_loss
+from workbench.settings.experiment import Experiment
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height over width of a cell's anchors."""

@@ -48,3 +48,15 @@ def image_weights(counts: Tensor) -> Tensor:
     groups = F.pad(counts.float(), (0, -len(counts) % IMAGES_OF_A_DEVICE)).view(-1, IMAGES_OF_A_DEVICE).sum(1)
     weights = 1 / (groups.clamp(min=1) * len(groups))
     return weights.repeat_interleave(IMAGES_OF_A_DEVICE)[: len(counts)]
+
+
+def mean_over_ranks(*values: Tensor) -> list[Tensor]:
+    """Each scalar averaged over all processes, detached; what it was in a single process.
+
+    Every rank must call it at the same point, with positives or without, or the others wait for ever.
+    """
+    stacked = torch.stack([value.detach().float() for value in values])
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(stacked)
+        stacked /= torch.distributed.get_world_size()
+    return list(stacked.unbind())

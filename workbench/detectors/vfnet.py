@@ -17,15 +17,14 @@ from workbench.assigners.assignment import Assignment
 from workbench.assigners.atss import assign_atss
 from workbench.boxes import aligned_iou, cells_in_images, decode_distances, encode_distances, pyramid_points
 from workbench.data.batch import Batch
-from workbench.detectors.detector import Predictions
-from workbench.detectors.layers import STRIDES, Scales, conv_block, flatten_levels, gentle, initialise_head, tower
-from workbench.detectors.targets import LEAST_QUALITY, classification_losses
-from workbench.distributed import mean_over_ranks
-from workbench.experiment import Experiment
+from workbench.detectors.parts import STRIDES, Scales, conv_block, flatten_levels, gentle, initialise_head, tower
+from workbench.detectors.predictions import Predictions
+from workbench.detectors.targets import LEAST_QUALITY, classification_losses, mean_over_ranks
 from workbench.layers.deform import DeformConv, regular_grid
 from workbench.layers.necks import FPN, PAFPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import centerness_target, giou_loss
+from workbench.settings.experiment import Experiment
 
 OFFSET_GRADIENT = 0.1
 """Share of the star offsets' gradient that reaches the initial box."""

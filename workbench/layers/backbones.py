@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import WorkbenchError
-from workbench.experiment import Backbone
 from workbench.layers.deform import ModulatedDeformConv, OffsetPredictor
+from workbench.settings.experiment import Backbone
+from workbench.support.errors import WorkbenchError
 
 DEEP_STEMS = ("res2net101d",)
 """Networks that begin with three 3×3 convolutions instead of one 7×7: timm can narrow these itself."""

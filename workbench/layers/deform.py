@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError
 
 BackEnd = Literal["auto", "torchvision", "mmcv", "sample"]
 

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from workbench.catalog import Row, load_table
-from workbench.config import PipelineConfig
-from workbench.families import Settings
-from workbench.files import write_text_atomically
-from workbench.pipeline import bootstrap_file, metrics_file, scale_folder, trainings_of
 from workbench.report.page import Shown, markdown_table, page
-from workbench.specs import FOLDER, read_table, table_names
-from workbench.yamlfile import choose, read_yaml, validated
+from workbench.runs.folders import bootstrap_file, metrics_file, scale_folder
+from workbench.settings.base import Settings
+from workbench.settings.catalog import Row, load_table
+from workbench.settings.config import PipelineConfig
+from workbench.settings.files import FOLDER, read_table, table_names
+from workbench.settings.released import trainings_of
+from workbench.support.files import write_text_atomically
+from workbench.support.strict_yaml import choose, read_yaml, validated
 
 if TYPE_CHECKING:
-    from workbench.confidence import Bootstrap
+    from workbench.evaluation.intervals import Bootstrap
 
 Verdict = Literal["reproduced", "contradicted", "undecided at this scale", "not run"]
 
@@ -85,7 +86,7 @@ def judge(
             One training a row says nothing of other trainings and decides nothing.
         same_trainings: see `difference_interval`.
     """
-    from workbench.confidence import difference_interval
+    from workbench.evaluation.intervals import difference_interval
 
     if not better or not than:
         return math.nan, math.nan, math.nan, "not run"
@@ -101,7 +102,7 @@ def judge(
 
 def judge_claims(settings: PipelineConfig, results: Path) -> list[Judgement]:
     """A judgement of every claim, of whatever has been measured at a scale."""
-    from workbench.confidence import read_bootstrap
+    from workbench.evaluation.intervals import read_bootstrap
 
     rows = {row.id: row for row in claimed_rows(settings)}
     trainings = trainings_of(rows.values(), settings)

@@ -14,9 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from workbench.errors import WorkbenchError
-from workbench.files import write_text_atomically
-from workbench.yamlfile import choose
+from workbench.support.errors import WorkbenchError
+from workbench.support.files import write_text_atomically
+from workbench.support.strict_yaml import choose
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -12,15 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.catalog import Row, load_table
-from workbench.config import PipelineConfig
-from workbench.costs import COCO_CLASSES
-from workbench.errors import WorkbenchError
-from workbench.experiment import AnyData, seed_folder
-from workbench.files import read_json, write_text_atomically
-from workbench.pipeline import bootstrap_file, metrics_file, scale_folder, trainings_of
-from workbench.released import published_on_val2017
-from workbench.specs import read_table
+from workbench.runs.folders import bootstrap_file, metrics_file, scale_folder, seed_folder
+from workbench.settings.catalog import Row, load_table
+from workbench.settings.config import PipelineConfig
+from workbench.settings.data import is_coco
+from workbench.settings.files import read_table
+from workbench.settings.released import published_on_val2017, trainings_of
+from workbench.support.errors import WorkbenchError
+from workbench.support.files import read_json, write_text_atomically
 
 if TYPE_CHECKING:
     import pandas
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
 
 def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     """Write ``tables/<name>.csv``, ``.md`` and ``.html`` of whatever has been measured; returns the Markdown."""
-    from workbench.confidence import read_bootstrap
+    from workbench.evaluation.intervals import read_bootstrap
     from workbench.report.page import page
-    from workbench.report.tables import TEST_DEV, TableRow, shown, table_markdown, write_table
+    from workbench.report.tables.table import TEST_DEV, TableRow, shown, table_markdown, write_table
 
     spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     folder = scale_folder(results, settings.scale, settings.rehearsal)
@@ -59,16 +58,11 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
             )
         lines.append(line)
     title = f"{spec.title}, scale {folder.name}"
-    on_coco = not rows or _is_coco(rows[0].experiment.data)
+    on_coco = not rows or is_coco(rows[0].experiment.data)
     base = folder / "tables" / name
     write_table(title, lines, base.with_suffix(".csv"), base.with_suffix(".md"), on_coco)
     write_text_atomically(base.with_suffix(".html"), page(title, shown(lines, on_coco)))
     return table_markdown(title, lines, on_coco)
-
-
-def _is_coco(data: AnyData) -> bool:
-    """Whether a data set has as many classes as COCO's, which is what can be known of it here."""
-    return data.kind == "coco" and data.classes == COCO_CLASSES
 
 
 FIGURES = {"loss": "train.csv", "ranking": "ranking.csv"}
@@ -84,8 +78,8 @@ def draw_figure(name: str, kind: str, settings: PipelineConfig, results: Path) -
 
     Raises WorkbenchError where there is nothing to draw yet.
     """
-    from workbench.report.figures import draw_loss_curves
-    from workbench.report.ranking import draw_rankings
+    from workbench.report.figures.curves import draw_loss_curves
+    from workbench.report.figures.ranking import draw_rankings
 
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     base = folder / "figures" / f"{name}_{kind}"
@@ -107,8 +101,8 @@ def draw_table(name: str, folder: Path, out_png: Path, out_pdf: Path) -> None:
     """Draw the AP of a table's rows, measured and published, as bars."""
     import matplotlib
 
-    from workbench.report.explain_results import ap_figure, read_table_file
-    from workbench.report.figures import STYLE, write_figure
+    from workbench.report.explain.results import ap_figure, read_table_file
+    from workbench.report.figures.curves import STYLE, write_figure
 
     path = folder / "tables" / f"{name}.csv"
     if not path.is_file():
@@ -121,7 +115,7 @@ def _frames(name: str, kind: str, settings: PipelineConfig, folder: Path) -> dic
     """What was written of each run of a table, a frame for each seed that has some, by the run's name in a legend."""
     import pandas
 
-    from workbench.report.cells import row_names
+    from workbench.report.tables.cells import row_names
 
     _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     trainings = trainings_of(rows, settings)

@@ -1,0 +1,215 @@
+"""COCO metrics: by hand, against pycocotools' own path, and the edges of the data."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from workbench.evaluation.coco_metrics import METRICS, evaluate_detections, read_detections
+from workbench.support.errors import WorkbenchError
+
+
+def ground_truth(image_id, bbox, category_id=1, **more):
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, **more}
+
+
+def detection(image_id, bbox, score, category_id=1):
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
+
+
+@pytest.fixture
+def annotation_file(tmp_path):
+    """A function that writes an annotation file: images by id, annotations numbered as they come."""
+
+    def write(image_ids, annotations, names=("cat", "dog"), first_id=1):
+        dataset = {
+            "images": [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"} for i in image_ids],
+            "annotations": [{"id": n, **a} for n, a in enumerate(annotations, start=first_id)],
+            "categories": [{"id": n, "name": name} for n, name in enumerate(names, start=1)],
+        }
+        path = tmp_path / "instances.json"
+        path.write_text(json.dumps(dataset))
+        return path
+
+    return write
+
+
+def random_case(seed=0, image_ids=(3, 17, 400, 9_000_000_001)):
+    """Boxes of all sizes in images with gapped ids; detections are jittered ground truth, repeats and noise."""
+    random = np.random.default_rng(seed)
+    truth, found = [], []
+    for image_id in image_ids:
+        for _ in range(8):
+            width, height = random.uniform(8, 200, 2)
+            bbox = [*random.uniform(0, 200, 2), width, height]
+            category, crowd = int(random.integers(1, 3)), int(random.random() < 0.1)
+            truth.append(ground_truth(image_id, bbox, category, area=width * height * 0.7, iscrowd=crowd))
+            for _ in range(int(random.integers(0, 3))):
+                jittered = np.array(bbox) + random.normal(0, 4, 4)
+                found.append(detection(image_id, jittered.clip(1).tolist(), float(random.random()), category))
+        found.append(detection(image_id, [300.0, 300.0, 50.0, 50.0], float(random.random()), 2))
+    return list(image_ids), truth, found
+
+
+def test_ap_by_hand(annotation_file):
+    """Two objects; ranked: a hit, a miss, a hit of IoU 0.8. Precision is 1 up to recall 1/2, then 2/3 or nothing."""
+    path = annotation_file([5], [ground_truth(5, [0, 0, 100, 100]), ground_truth(5, [200, 200, 100, 100])], ["cat"])
+    found = [
+        detection(5, [0, 0, 100, 100], 0.9),
+        detection(5, [400, 0, 100, 100], 0.8),
+        detection(5, [200, 200, 100, 80], 0.7),  # counts at the IoU thresholds up to 0.75, and at 0.8 by equality
+    ]
+    metrics = evaluate_detections(path, found)
+    both, first = (51 + 50 * 2 / 3) / 101, 51 / 101  # 51 of the 101 recall points lie in [0, 0.5]
+    assert metrics["AP50"] == pytest.approx(both)
+    assert metrics["AP75"] == pytest.approx(both)
+    assert metrics["AP"] == pytest.approx((7 * both + 3 * first) / 10)
+    assert metrics["APL"] == pytest.approx(metrics["AP"])
+    assert metrics["APS"] is None
+    assert metrics["ARM"] is None
+    assert metrics["AR1"] == pytest.approx(0.5)
+    assert metrics["AR100"] == pytest.approx((7 * 1 + 3 * 0.5) / 10)
+    assert metrics["per_class"] == {"cat": pytest.approx(metrics["AP"])}
+    assert (metrics["images"], metrics["detections"]) == (1, 3)
+
+
+@pytest.mark.parametrize("subset", [None, [17, 9_000_000_001]])
+def test_agrees_with_pycocotools(annotation_file, subset, capsys):
+    ids, truth, found = random_case()
+    path = annotation_file(ids, truth)
+    metrics = evaluate_detections(path, found, subset)
+    assert capsys.readouterr().out == ""
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        dataset = COCO(path)
+        theirs = COCOeval(dataset, dataset.loadRes([dict(d) for d in found]), "bbox")
+        theirs.params.imgIds = subset or ids
+        theirs.evaluate()
+        theirs.accumulate()
+        theirs.summarize()
+    ours = [-1 if metrics[name] is None else metrics[name] for name in METRICS]
+    np.testing.assert_allclose(ours, theirs.stats)
+    assert np.mean(list(metrics["per_class"].values())) == pytest.approx(metrics["AP"])
+    assert metrics["images"] == len(subset or ids)
+    assert metrics["detections"] == sum(d["image_id"] in (subset or ids) for d in found)
+
+
+def test_input_is_left_alone(annotation_file):
+    ids, truth, found = random_case()
+    before = json.dumps(found)
+    evaluate_detections(annotation_file(ids, truth), found)
+    assert json.dumps(found) == before
+
+
+def test_no_detections_is_zero_not_minus_one(annotation_file):
+    metrics = evaluate_detections(annotation_file([1], [ground_truth(1, [0, 0, 50, 50])]), [])
+    assert metrics["AP"] == metrics["AP50"] == metrics["APM"] == metrics["AR100"] == 0.0
+    assert metrics["APL"] is None
+    assert metrics["per_class"] == {"cat": 0.0, "dog": None}
+    assert (metrics["images"], metrics["detections"]) == (1, 0)
+
+
+def test_image_without_ground_truth_counts_its_false_positives(annotation_file):
+    path = annotation_file([1, 2], [ground_truth(1, [0, 0, 50, 50])])
+    hit, miss = detection(1, [0, 0, 50, 50], 0.5), detection(2, [0, 0, 50, 50], 0.9)
+    assert evaluate_detections(path, [hit])["AP"] == pytest.approx(1.0)
+    assert evaluate_detections(path, [hit, miss])["AP"] == pytest.approx(0.5)
+    assert evaluate_detections(path, [hit, miss], image_ids=[1])["AP"] == pytest.approx(1.0)
+
+
+def test_no_ground_truth_at_all(annotation_file):
+    metrics = evaluate_detections(annotation_file([1], []), [detection(1, [0, 0, 5, 5], 0.5)])
+    assert all(metrics[name] is None for name in METRICS)
+
+
+def test_no_images(annotation_file):
+    with pytest.raises(WorkbenchError, match="no images to evaluate"):
+        evaluate_detections(annotation_file([], []), [])
+    with pytest.raises(WorkbenchError, match="no images to evaluate"):
+        evaluate_detections(annotation_file([1], []), [], image_ids=[])
+
+
+def test_sloppy_annotations(annotation_file):
+    """No `info`, no `iscrowd`, no `area`, null values, and an annotation with id 0, which pycocotools never finds."""
+    boxes = [[0, 0, 20, 20], [100, 0, 50, 50], [200, 0, 120, 120]]
+    sloppy = [ground_truth(1, boxes[0]), ground_truth(1, boxes[1], area=None, iscrowd=None), ground_truth(1, boxes[2])]
+    path = annotation_file([1], sloppy, ["cat"], first_id=0)
+    metrics = evaluate_detections(path, [detection(1, box, 0.5) for box in boxes])
+    assert all(metrics[name] == pytest.approx(1.0) for name in ("AP", "APS", "APM", "APL", "AR100"))
+
+
+def test_crowd_is_neither_hit_nor_miss(annotation_file):
+    truth = [ground_truth(1, [0, 0, 50, 50]), ground_truth(1, [100, 0, 200, 200], iscrowd=1)]
+    found = [detection(1, [110, 10, 50, 50], 0.9), detection(1, [0, 0, 50, 50], 0.5)]
+    assert evaluate_detections(annotation_file([1], truth), found)["AP"] == pytest.approx(1.0)
+
+
+def test_classes_of_one_name_stay_apart(annotation_file):
+    path = annotation_file([1], [ground_truth(1, [0, 0, 50, 50], 2)], ["cat", "cat"])
+    assert evaluate_detections(path, [])["per_class"] == {"cat (1)": None, "cat (2)": 0.0}
+
+
+def test_unknown_ids_are_refused(annotation_file):
+    path = annotation_file([1], [ground_truth(1, [0, 0, 50, 50])])
+    box = [0, 0, 50, 50]
+    with pytest.raises(WorkbenchError, match=r"images not in the file \(ids 7, 8, 9, …\)"):
+        evaluate_detections(path, [detection(i, box, 0.5) for i in (10, 9, 8, 7)])
+    with pytest.raises(WorkbenchError, match=r"unknown categories \(ids 80\)"):
+        evaluate_detections(path, [detection(1, box, 0.5, 80)])
+    with pytest.raises(WorkbenchError, match=r"images to evaluate .* \(ids 4\)"):
+        evaluate_detections(path, [], image_ids=[1, 4])
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"images": [], "categories": []}', '{"images": 3}', '{"images": [{"width": 4}]}']
+)
+def test_annotations_that_are_none(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(WorkbenchError, match="no list of"):
+        evaluate_detections(path, [])
+
+
+@pytest.mark.parametrize("broken", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"image_id": None}])
+def test_broken_annotation_is_named(annotation_file, broken):
+    entry = {k: v for k, v in (ground_truth(1, [0, 0, 5, 5]) | broken).items() if k == "bbox" or v is not None}
+    with pytest.raises(WorkbenchError, match="annotation 0 lacks"):
+        evaluate_detections(annotation_file([1], [entry]), [])
+
+
+def test_read_detections(tmp_path):
+    path = tmp_path / "detections.json"
+    found = random_case()[2]
+    path.write_text(json.dumps(found))
+    assert read_detections(path) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1', "truncated"),
+        ('{"detections": []}', "not a list"),
+        ("[3]", "detection 0 is not an object"),
+        ('[{"image_id": 1, "bbox": [0, 0, 1, 1]}]', "detection 0 lacks category_id, score"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1], "score": 1}]', "four finite numbers"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, NaN], "score": 1}]', "four finite numbers"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": null}]', "score"),
+        ('[{"image_id": "1", "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]', "whole number"),
+    ],
+)
+def test_bad_detections_are_told_in_one_line(tmp_path, content, message):
+    path = tmp_path / "detections.json"
+    path.write_text(content)
+    with pytest.raises(WorkbenchError, match=message) as caught:
+        read_detections(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_detections(tmp_path):
+    with pytest.raises(WorkbenchError, match="not found"):
+        read_detections(tmp_path / "detections.json")

@@ -1,0 +1,95 @@
+"""Loss curves: any number of rows and seeds, terms that differ, gaps; and the same bytes each time."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from workbench.report import figures
+from workbench.report.figures.curves import _curve, _epochs, _panels, _style, draw_loss_curves
+from workbench.support.errors import WorkbenchError
+
+
+def train_csv(steps=120, steps_per_epoch=20, every=2, terms=("loss_cls", "loss_box"), seed=0, first_epoch=1):
+    random = np.random.default_rng(seed)
+    step = np.arange(every, steps + 1, every)
+    losses = {term: np.exp(-step / steps * 3 + random.normal(0, 0.1, len(step))) for term in terms}
+    frame = pd.DataFrame({"step": step, "epoch": (step - 1) // steps_per_epoch + first_epoch, "lr": 0.01, **losses})
+    return frame.assign(loss=sum(losses.values()), images_per_second=9.0)
+
+
+def draw(tmp_path, curves):
+    draw_loss_curves(curves, tmp_path / "figures" / "a.png", tmp_path / "figures" / "a.pdf", "Table")
+    return (tmp_path / "figures" / "a.png").read_bytes(), (tmp_path / "figures" / "a.pdf").read_bytes()
+
+
+def test_same_curves_same_bytes_and_print_size(tmp_path):
+    curves = {
+        "raw": train_csv(),
+        "full": train_csv(terms=("loss_cls", "loss_box_initial", "loss_box")),
+        "seeds": [train_csv(seed=1), train_csv(seed=2, steps=110)],
+    }
+    png, pdf = draw(tmp_path, curves)
+    assert (png, pdf) == draw(tmp_path, curves)
+    assert b"CreationDate" not in pdf
+    assert b"/Subtype /Image" not in pdf  # vectors all
+    with Image.open(tmp_path / "figures" / "a.png") as image:
+        assert image.width == 1400
+
+
+@pytest.mark.parametrize("rows", [1, 15])
+def test_one_row_and_fifteen(tmp_path, rows):
+    png, pdf = draw(tmp_path, {f"row {i}": train_csv(seed=i, steps=40) for i in range(rows)})
+    assert png.startswith(b"\x89PNG")
+    assert pdf.startswith(b"%PDF")
+
+
+def test_fifteen_rows_are_told_apart_without_colour():
+    styles = [(str(style["linestyle"]), style["marker"]) for style in map(_style, range(15))]
+    assert len(set(styles)) == 15
+
+
+def test_gaps_and_divergence(tmp_path):
+    """A training that diverged, one of a single step, one without a step, and AP measured at the end of epochs only."""
+    diverged = train_csv()
+    diverged.loc[30:, ["loss", "loss_cls"]] = [np.inf, np.nan]
+    measured = train_csv().assign(val_ap=np.nan)
+    measured.loc[measured["step"] % 20 == 0, "val_ap"] = 0.2
+    draw(tmp_path, {"diverged": diverged, "one step": train_csv(2), "none": train_csv(0), "measured": measured})
+
+
+def test_panels_are_what_some_row_has():
+    rows = {
+        "a": [train_csv(terms=("loss_distribution", "loss_new", "loss_box"))],
+        "b": [train_csv(terms=("loss_cls",)).assign(val_ap=0.1, loss_unused=np.nan)],
+    }
+    assert _panels(rows) == ["loss", "loss_cls", "loss_box", "loss_distribution", "loss_new", "val_ap"]
+
+
+@pytest.mark.parametrize("first_epoch", [0, 1])
+def test_epochs_follow_from_steps(first_epoch):
+    frame = train_csv(first_epoch=first_epoch)
+    np.testing.assert_allclose(_epochs(frame), frame["step"] / 20)
+    np.testing.assert_allclose(_epochs(frame.iloc[:37]), frame["step"].iloc[:37] / 20)
+
+
+def test_curves_are_smoothed_and_thin():
+    frame = train_csv(steps=40_000, steps_per_epoch=1000)
+    frame.loc[100, "loss"] = 1e6
+    raw, smooth = _curve(frame.assign(x=_epochs(frame)), "loss")
+    assert len(raw) == len(smooth) <= 500
+    assert smooth.max() < 3
+
+
+def test_bad_input_is_told_in_one_line(tmp_path):
+    with pytest.raises(WorkbenchError, match="no training has logged a loss"):
+        draw(tmp_path, {"a": train_csv(0)})
+    with pytest.raises(WorkbenchError, match=r"row a: .*lacks the column loss, step"):
+        draw(tmp_path, {"row a": train_csv().drop(columns=["step", "loss"])})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_caption_fits_the_width(seeds):
+    """At 8 points a letter takes about 0.065 inches."""
+    assert len(figures._caption({"row": [None] * seeds})) * 0.065 < figures.WIDTH

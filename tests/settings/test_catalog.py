@@ -1,0 +1,414 @@
+"""Experiments as data: rows resolve to the paper's recipe, equal experiments are one run, mistakes are told in one line."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workbench.settings import files as specs
+from workbench.settings.catalog import Rehearsal, load_row, load_table
+from workbench.settings.detectors import VFNet
+from workbench.settings.experiment import Experiment
+from workbench.settings.ids import essence, run_id, variant_id
+from workbench.settings.variant import Oracle
+from workbench.support.errors import WorkbenchError
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = {
+    "table1": 1,
+    "table2": 6,
+    "table3": 5,
+    "table4": 21,
+    "table5": 15,
+    "gfl_table1c": 5,
+    "gfl_table2b": 4,
+    "gfl_table2c": 4,
+    "gfl_table3": 4,
+}
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    """A copy of experiments/ that a test may spoil."""
+    folder = tmp_path / "experiments"
+    shutil.copytree(ROOT / "experiments", folder)
+    monkeypatch.setattr(specs, "FOLDER", folder)
+    return folder
+
+
+def spoil(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("scale", ["mini", "coco", "bccd"])
+def test_every_row_is_a_run_of_its_own(table, scale):
+    _, rows = load_table(table, scale)
+    assert len({(row.run, row.variant_folder) for row in rows}) == len(rows)
+    assert len({row.run for row in rows}) == TABLES[table]
+
+
+def test_tables_share_the_runs_that_the_papers_share():
+    rows: dict[str, list[str]] = {}
+    for table in TABLES:
+        for row in load_table(table, "coco")[1]:
+            rows.setdefault(row.run, []).append(row.id)
+    assert sorted(ids for ids in rows.values() if len(ids) > 1) == [
+        ["gfl1c_beta2", "gfl3_qfl"],
+        ["gfl2b_n16", "gfl2c_delta1", "gfl3_qfl_dfl"],
+        [*(row.id for row in load_table("table1", "coco")[1]), "t3_fcos_atss"],
+        ["t2_g2p0_a0p75_q", "t3_full_vfl", "t5_vfnet_vfl"],
+        ["t4_vfnetx_800", "t4_vfnetx_1200"],
+    ]
+
+
+@pytest.fixture
+def paper():
+    shared = Path(os.environ.get("WORKBENCH_SHARED", ROOT.parent / "shared")) / "reference" / "paper_tables.json"
+    if not shared.is_file():
+        pytest.skip("paper_tables.json is not at hand")
+    return json.loads(shared.read_text())
+
+
+def test_published_numbers_are_the_papers(paper):
+    for table in set(TABLES) - {"table4"}:
+        ours = {row.id: row.published for row in load_table(table, "mini")[1]}
+        assert ours == {row["id"]: row["metrics"] for row in paper[table]["rows"]}
+
+
+@pytest.mark.parametrize("scale", ["mini", "coco"])
+def test_table_1_evaluates_one_training_in_ten_ways(scale):
+    """Its check marks are those of the recipe, and its plain row is Table 3's last, to the folder."""
+    _, rows = load_table("table1", scale)
+    plain = load_row("table3", "t3_fcos_atss", scale)
+    assert {row.run for row in rows} == {plain.run}
+    assert [row.variant_folder == plain.variant_folder for row in rows] == [i == 1 for i in range(10)]
+    for row in rows:
+        oracle = row.variant.oracle or Oracle()
+        assert row.labels == {
+            "w/ctr": row.variant.centerness,
+            "gt_ctr": oracle.centerness == "truth",
+            "gt_ctr_iou": oracle.centerness == "iou",
+            "gt_bbox": oracle.boxes,
+            "gt_cls": oracle.score == "one",
+            "gt_cls_iou": oracle.score == "iou",
+        }
+    columns = {name: [i for i, row in enumerate(rows, 1) if row.labels[name]] for name in rows[0].labels}
+    assert columns == {
+        "w/ctr": [2, 3, 4, 6, 8, 10],
+        "gt_ctr": [3],
+        "gt_ctr_iou": [4],
+        "gt_bbox": [5, 6],
+        "gt_cls": [7, 8],
+        "gt_cls_iou": [9, 10],
+    }
+
+
+def test_ids_of_evaluations_stand_and_say_what_they_are():
+    row = load_row("table3", "t3_full_vfl")
+    assert (row.run, row.variant_folder) == ("vfnet-varifocal-resnet50-dabec4b1", "nms0.6-128x96-890ca422")
+    names = [row.variant_folder.rsplit("-", 1)[0] for row in load_table("table1")[1]]
+    assert names[0] == "nms0.6-128x96-without_centerness"
+    assert names[4] == "nms0.6-128x96-without_centerness-oracle_boxes_truth"
+    assert names[9] == "nms0.6-128x96-oracle_score_iou"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("base: fcos_atss\n    evaluation: {c", "base: vfnet_raw\n    evaluation: {c", "experiments/table1.yaml: rows.t1_base_noctr.evaluation: vfnet_raw has no centerness to leave out; remove it from the evaluation"),
+        ("base: fcos_atss\n    compared_with: t1_base_ctr\n    evaluation: {o", "base: vfnet_raw\n    compared_with: t1_base_ctr\n    evaluation: {o", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: vfnet_raw has no centerness to replace; remove it from the evaluation"),
+        ("{oracle: {centerness: truth}}", "{centerness: false, oracle: {centerness: truth}}", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle's centerness has no effect without centerness in the score"),
+        ("{oracle: {centerness: truth}}", "{oracle: {}}", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle that replaces nothing; leave it out"),
+        ("{oracle: {centerness: truth}}", "{oracle: {centerness: true}}", "rows.t1_gt_ctr.evaluation.oracle.centerness: input should be 'truth' or 'iou' (found True)"),
+        ("{oracle: {centerness: truth}}", "{oracle: {box: true}}", "rows.t1_gt_ctr.evaluation.oracle.box: unknown key; did you mean 'boxes'?"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_that_makes_no_sense_is_told_with_its_place(experiments, old, new, said):
+    spoil(experiments / "table1.yaml", old, new)
+    with pytest.raises(WorkbenchError) as error:
+        load_table("table1")
+    assert str(error.value).startswith(said) or said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_published_numbers_of_table_4_are_the_papers(paper):
+    """A row of the paper with two trainings is two lines here; all 43 stand there, in the paper's order."""
+    wanted = {}
+    for row in paper["table4"]["rows"]:
+        ranges = row["metrics"] if "metrics_keyed_by" in row else {"": row["metrics"]}
+        for short, metrics in ranges.items():
+            name = "_".join([row["id"], *short.split(":")]) if short else row["id"]
+            wanted[name] = (metrics, row["fps"], row["labels"]["method"], row["labels"]["backbone"])
+    assert len(paper["table4"]["rows"]) == 43
+    spec, rows = load_table("table4", "mini")
+    said = {
+        name: (row.published, row.fps, row.labels["method"], row.labels["backbone"]) for name, row in spec.rows.items()
+    }
+    assert list(said.items()) == list(wanted.items())
+    assert spec.split == "test-dev"
+    kinds = {row["id"]: row["kind"] for row in paper["table4"]["rows"]}
+    assert {row.id for row in rows} == {
+        n for n in wanted if not any(n == i and k == "literature" for i, k in kinds.items())
+    }
+
+
+TIMM = {
+    "R-50": "resnet50",
+    "R-101": "resnet101",
+    "X-101-32x4d": "resnext101_32x4d",
+    "X-101-64x4d": "resnext101_64x4d",
+    "R2-101": "res2net101d",
+}
+
+
+@pytest.mark.parametrize("scale", ["mini", "coco"])
+def test_table_4_trains_each_backbone_in_two_ranges_with_and_without_dcn(scale):
+    _, rows = load_table("table4", scale)
+    seen = set()
+    for row in rows[:-2]:
+        network, training, short = row.experiment.backbone, row.experiment.training, row.id[-7:]
+        label = row.labels["backbone"].removesuffix("-DCN")
+        assert network.name == TIMM[label]
+        assert network.dcn == row.labels["backbone"].endswith("-DCN") == ("_dcn_" in row.id)
+        assert row.labels["short side in training"] == short.replace("_", "-")
+        if scale == "coco":
+            assert training.image_range.long == (1333, 1333)
+            assert training.image_range.short == tuple(map(int, short.split("_")))
+            assert (training.epochs, training.decay_epochs) == (24, (16, 22))
+        seen.add((network.name, network.dcn, training.image_range))
+    assert len(seen) == 20
+
+
+def test_vfnet_x_is_the_papers_recipe_to_the_letter():
+    _, rows = load_table("table4", "coco")
+    small, large = rows[-2:]
+    assert (str(small.variant.image), str(large.variant.image)) == ("1333x800", "1800x1200")
+    for row in (small, large):
+        assert (row.variant.nms, row.variant.nms_iou, row.variant.max_detections) == ("soft", 0.65, 100)
+    chosen = small.experiment
+    assert large.experiment == chosen
+    assert chosen.detector == VFNet(neck="pafpn")
+    assert (chosen.backbone.name, chosen.backbone.dcn) == ("res2net101d", True)
+    assert (chosen.head.channels, chosen.head.stacked_convs, chosen.head.norm_groups) == (384, 4, 32)
+    said = chosen.training.model_dump(
+        include={"epochs", "decay_epochs", "image_range", "crop", "cutout", "swa", "flip"}
+    )
+    assert said == {
+        "epochs": 41,
+        "decay_epochs": (36, 40),
+        "flip": 0.5,
+        "image_range": {"long": (750, 2100), "short": (500, 1400)},
+        "crop": 0.5,
+        "cutout": {"probability": 0.5, "unit": 4},
+        "swa": {"cycles": 18, "high": 0.01, "low": 1e-4},
+    }
+    assert (chosen.training.learning_rate, chosen.training.batch, chosen.training.bias_lr_factor) == (0.01, 16, 2)
+
+
+BASES = {"table2": 1, "table3": 1, "table4": 2, "table5": 5} | dict.fromkeys((t for t in TABLES if t[:3] == "gfl"), 1)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_row_is_compared_with_one_that_is_not(name):
+    """But for those of Table 4's VFNet-X, each of which is compared with the one that it extends."""
+    spec, rows = load_table(name)
+    named = {row.id: spec.reference(row.id) for row in rows}
+    bases = {id_ for id_, other in named.items() if other is None}
+    assert len(bases) == BASES[name]
+    chained = {"t4_vfnetx_800": "t4_vfnet_r2_101_dcn_480_960", "t4_vfnetx_1200": "t4_vfnetx_800"}
+    assert all(other in bases or chained[id_] == other for id_, other in named.items() if other)
+    assert all(spec.reference(id_) is None for id_, row in spec.rows.items() if not row.base)
+
+
+def test_rows_are_compared_with_their_own_detector_or_range():
+    spec, _ = load_table("table5")
+    assert spec.reference("t5_atss_vfl") == spec.reference("t5_atss_gfl") == "t5_atss_fl"
+    spec, _ = load_table("table4")
+    assert spec.reference("t4_vfnet_x101_64x4d_dcn_480_960") == "t4_vfnet_r50_480_960"
+    assert spec.reference("t4_faster_r_cnn_x_101") is None
+
+
+def test_a_row_without_a_base_is_literature_and_says_nothing_that_is_run(experiments):
+    spoil(experiments / "table4.yaml", "    fps: 5.3\n", "    fps: 5.3\n    schedule: 1x\n")
+    with pytest.raises(WorkbenchError, match=r"table4.yaml: rows.t4_efficientdet_d6_b6: schedule without a base"):
+        load_table("table4")
+
+
+def test_the_coco_scale_is_the_papers_recipe_to_the_letter():
+    row = load_row("table3", "t3_full_vfl", "coco")
+    said = row.experiment.model_dump(exclude={"data"})
+    assert said == {
+        "image": {"long": 1333, "short": 800},
+        "backbone": {
+            "name": "resnet50",
+            "layers": None,
+            "channels": None,
+            "stem": None,
+            "pretrained": True,
+            "frozen_stages": 1,
+            "norm": "frozen",
+            "dcn": False,
+        },
+        "head": {"channels": 256, "stacked_convs": 3, "norm_groups": 32, "anchor_scale": 8.0, "init_std": 0.01},
+        "detector": {"family": "vfnet", "star": True, "refine": True, "centerness": False, "neck": "fpn"},
+        "loss": {"name": "varifocal", "alpha": 0.75, "gamma": 2.0, "q_weighting": True},
+        "training": {
+            "epochs": 12,
+            "batch": 16,
+            "reference_batch": 16,
+            "optimiser": "sgd",
+            "learning_rate": 0.01,
+            "weight_decay": 1e-4,
+            "bias_lr_factor": 2.0,
+            "bias_weight_decay": False,
+            "warmup_steps": 500,
+            "warmup_ratio": 0.1,
+            "schedule": "step",
+            "decay_epochs": (8, 11),
+            "clip_gradient": None,
+            "flip": 0.5,
+            "image_range": None,
+            "crop": 0.0,
+            "cutout": None,
+            "swa": None,
+            "precision": "fp32",
+            "validate_every": 1,
+            "limit_steps": None,
+        },
+    }
+    assert row.variant.model_dump() == {
+        "image": {"long": 1333, "short": 800},
+        "score_threshold": 0.05,
+        "nms": "hard",
+        "nms_iou": 0.6,
+        "candidates": 1000,
+        "max_detections": 100,
+        "centerness": True,
+        "oracle": None,
+        "limit_images": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "switches", "loss"),
+    [
+        ("t3_raw_fl", (False, False, False), "focal"),
+        ("t3_raw_vfl", (False, False, False), "varifocal"),
+        ("t3_star_vfl", (True, False, False), "varifocal"),
+        ("t3_full_vfl", (True, True, False), "varifocal"),
+        ("t3_fcos_atss", (False, False, True), "focal"),
+    ],
+)
+def test_switches_of_table_3(row, switches, loss):
+    experiment = load_row("table3", row).experiment
+    detector = experiment.detector
+    assert (detector.star, detector.refine, detector.centerness) == switches
+    assert experiment.loss.name == loss
+
+
+def test_an_id_covers_what_decides_and_nothing_else():
+    experiment = load_row("table3", "t3_full_vfl").experiment
+    training = experiment.training
+    same = experiment.model_copy(update={"training": training.model_copy(update={"validate_every": 99})})
+    other = experiment.model_copy(update={"training": training.model_copy(update={"learning_rate": 0.123})})
+    assert run_id(same) == run_id(experiment) != run_id(other)
+    # Left-out defaults: a field that did not exist when a run was trained does not rename it.
+    assert "precision" not in essence(experiment)["training"]
+    # What tells one kind from another is said even where it is a default.
+    assert essence(experiment)["loss"] == {"name": "varifocal"}
+    again = Experiment.model_validate_json(experiment.model_dump_json())
+    assert run_id(again) == run_id(experiment)
+
+
+def test_the_evaluation_is_no_part_of_the_run(experiments):
+    before = load_row("table3", "t3_full_vfl")
+    spoil(experiments / "recipes.yaml", "  schedule: 1x\n", "  schedule: 1x\n  evaluation: {nms_iou: 0.5}\n")
+    after = load_row("table3", "t3_full_vfl")
+    assert after.run == before.run
+    assert variant_id(after.variant) != variant_id(before.variant)
+
+
+def test_a_changed_loss_renames_one_run_and_a_comment_none(experiments):
+    before = [row.run for row in load_table("table3")[1]]
+    spoil(experiments / "table3.yaml", "rows:", "# a comment\n\nrows:")
+    assert [row.run for row in load_table("table3")[1]] == before
+    spoil(experiments / "table3.yaml", "loss: {name: focal}", "loss: {name: focal, gamma: 1.5}")
+    after = [row.run for row in load_table("table3")[1]]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False, True, True, True, True]
+
+
+def test_a_rehearsal_is_short_and_starts_from_random_weights():
+    _, rows = load_table("table3", "coco", rehearsal=Rehearsal(steps=2, images=4))
+    experiment = rows[0].experiment
+    assert (experiment.training.limit_steps, experiment.training.batch) == (2, 1)
+    assert not experiment.backbone.pretrained
+    assert rows[0].variant.limit_images == 4
+    assert rows[0].run != load_table("table3", "coco")[1][0].run
+
+
+def test_a_scale_of_ones_own_states_only_what_differs(experiments):
+    (experiments / "scales" / "mine.yaml").write_text(
+        "extends: mini\ntitle: mine\ndata: {kind: coco, classes: 7}\nimage: {long: 320, short: 256}\n"
+    )
+    mine, mini = (load_row("table3", "t3_full_vfl", scale).experiment for scale in ("mine", "mini"))
+    assert (mine.data.kind, mine.data.classes, mine.image.long) == ("coco", 7, 320)
+    assert mine.training == mini.training
+    assert mine.backbone == mini.backbone
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("table3.yaml", "refine: false", "refin: false", "table3.yaml: rows.t3_star_vfl.detector.refin: unknown key; did you mean 'refine'?"),
+        ("table3.yaml", "base: vfnet_raw", "base: vfnet_rwa", "rows.t3_raw_fl.base: unknown recipe 'vfnet_rwa'; did you mean 'vfnet_raw'?"),
+        ("table3.yaml", "labels:", "lables:", "table3.yaml: rows.t3_raw_fl.lables: unknown key; did you mean 'labels'?"),
+        ("table3.yaml", "{name: focal}", "{name: vocal}", "rows.t3_raw_fl.loss: unknown name 'vocal'; did you mean 'focal'?"),
+        ("table3.yaml", "{name: focal}", "{name: focal, gama: 2}", "loss.gama: unknown key; did you mean 'gamma'? (known: name, alpha, gamma)"),
+        ("table3.yaml", "{name: focal}", "{name: focal, gamma: often}", "loss.gamma: input should be a valid number"),
+        ("table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    base: vfnet", "line 10: not valid YAML: key 'base' stands twice"),
+        ("table3.yaml", "rows:", "rows: [", "table3.yaml"),
+        ("table3.yaml", "compared_with: t3_raw_fl", "compared_with: t3_raw", "table3.yaml: compared_with: unknown row 't3_raw'; did you mean"),
+        ("table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    compared_with: t3_full", "rows.t3_raw_fl.compared_with: unknown row 't3_full'; did you mean 't3_full_vfl'?"),
+        ("recipes.yaml", "warmup_ratio", "warmup_ration", "recipes.yaml: vfnet.training.warmup_ration: unknown key; did you mean 'warmup_ratio'"),
+        ("recipes.yaml", "schedule: 1x", "schedule: fast", "recipes.yaml: vfnet.schedule: unknown schedule 'fast'; known: 1x"),
+        ("recipes.yaml", "name: resnet50", "name: resnet500", "unknown backbone 'resnet500'; did you mean 'resnet50'?"),
+        ("scales/mini.yaml", "optimiser: adamw", "optimiser: adam", "scales/mini.yaml: training.optimiser: input should be 'sgd' or 'adamw' (found 'adam')"),
+        ("scales/mini.yaml", "optimiser:", "optimizer:", "training.optimizer: unknown key; did you mean 'optimiser'?"),
+        ("scales/mini.yaml", "image:", "imgae:", "scales/mini.yaml: imgae: unknown key; did you mean 'image'?"),
+        ("scales/mini.yaml", "title:", "# title:", "scales/mini.yaml: title: missing; add it"),
+        ("scales/mini.yaml", "kind: embedded", "kind: embeded", "scales/mini.yaml: data: unknown kind 'embeded'"),
+        ("scales/mini.yaml", "norm_groups: 8", "norm_groups: 7", "are not a multiple of norm_groups"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_place(experiments, file, old, new, said):
+    spoil(experiments / file, old, new)
+    with pytest.raises(WorkbenchError) as error:
+        load_table("table3", "mini")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "scale", "said"),
+    [
+        ("table33", "t3_full_vfl", "mini", "unknown table 'table33'; did you mean 'table3'?"),
+        ("table3", "t3_ful_vfl", "mini", "unknown row 't3_ful_vfl'; did you mean 't3_full_vfl'?"),
+        ("table3", "t3_full_vfl", "coko", "unknown scale 'coko'; did you mean 'coco'?"),
+    ],
+)
+def test_unknown_names(table, row, scale, said):
+    with pytest.raises(WorkbenchError, match="unknown") as error:
+        load_row(table, row, scale)
+    assert said in str(error.value)
+
+
+def test_impossible_combinations_are_refused():
+    with pytest.raises(ValueError, match="refine needs star"):
+        VFNet(star=False, refine=True)
+    with pytest.raises(ValueError, match="centerness belongs"):
+        VFNet(centerness=True)

@@ -1,0 +1,299 @@
+"""Weight averaging: rates value by value, the mean against a hand-kept list, and a whole stage against a bare loop."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from workbench.data.coco import read_coco
+from workbench.data.loader import training_batches
+from workbench.detectors import build_detector
+from workbench.settings.data import ImageRange
+from workbench.settings.experiment import CutOut, Training, WeightAveraging
+from workbench.settings.ids import run_id
+from workbench.support.errors import WorkbenchError
+from workbench.training import checkpoints as checkpointing
+from workbench.training import loop as training
+from workbench.training.averaging import WeightAverage
+from workbench.training.loop import Interrupted, train
+from workbench.training.schedule import rate_factor
+
+APS = [0.3, 0.5, 0.4, 0.9, 0.8, 0.7]  # of three epochs, the second the best, and of three cycles
+SWA = WeightAveraging(cycles=3, high=0.004, low=0.0002)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums over several threads need not be equal to the last bit from run to run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def validations(monkeypatch):
+    """Evaluations that find what is written above, by the step at which they are asked: ``measure(step)``."""
+
+    def measured(run, *_):
+        return lambda: APS[run.step // run.steps_per_epoch - 1]
+
+    monkeypatch.setattr(training, "_validator", measured)
+
+
+@pytest.fixture
+def experiment(tiny_experiment):
+    changes = {"epochs": 3, "swa": SWA, "validate_every": 2, "warmup_steps": 500, "batch": 12, "reference_batch": 6}
+    return tiny_experiment.model_copy(update={"training": tiny_experiment.training.model_copy(update=changes)})
+
+
+def with_sgd(experiment):
+    changes = {"optimiser": "sgd", "learning_rate": 1e-4, "bias_lr_factor": 2, "bias_weight_decay": False}
+    return experiment.model_copy(update={"training": experiment.training.model_copy(update=changes)})
+
+
+def log_of(folder):
+    with (folder / "train.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
+
+
+def same_results(a, b):
+    one, two = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    return all(torch.equal(one[key], two[key]) for key in one | two) and log_of(a) == log_of(b)
+
+
+def test_rates_of_vfnet_x_value_by_value():
+    settings = Training(epochs=41, decay_epochs=(36, 40), swa=WeightAveraging(), warmup_steps=500)
+    for steps in (7330, 7):
+        for cycle in (0, 1, 17):
+            for k in {0, 1, steps // 2, steps - 1}:
+                wanted = 1e-4 + 0.5 * (0.01 - 1e-4) * (1 + math.cos(math.pi * k / steps))
+                rate = 0.01 * rate_factor(settings, (41 + cycle) * steps + k, steps)
+                assert rate == pytest.approx(wanted, rel=1e-12)
+    assert 0.01 * rate_factor(settings, 41 * 7330 + 3665, 7330) == pytest.approx(0.00505)
+    plain = settings.model_copy(update={"swa": None})
+    for step in (0, 100, 36 * 7330 - 1, 36 * 7330, 41 * 7330 - 1):
+        assert rate_factor(settings, step, 7330) == rate_factor(plain, step, 7330)
+
+
+def test_the_mean_against_a_hand_kept_list():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model[0].bias.requires_grad_(False)
+    frozen = model[0].bias.clone()
+    average, kept = WeightAverage(), []
+    for number in range(7):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter))
+        model[1].running_mean.fill_(number)
+        kept.append([parameter.detach().clone() for parameter in model.parameters()])
+        average.add(model)
+        if number == 3:
+            average = WeightAverage(**average.state())
+    average.give_to(model)
+    for parameter, values in zip(model.parameters(), zip(*kept, strict=True), strict=True):
+        torch.testing.assert_close(parameter.detach(), torch.stack(values).double().mean(0).float(), rtol=1e-7, atol=0)
+    assert torch.equal(model[0].bias, frozen)
+    assert model[1].running_mean.eq(6).all()  # as it was last
+    assert average.count == 7
+
+
+def by_hand(experiment, root, seed, start):
+    """The stage as a bare loop: weights after each cycle, and the rates of all steps."""
+    settings = experiment.training
+    data = read_coco(root, "train2017", training=True)
+    size = (experiment.image.long, experiment.image.short)
+    batches = training_batches(data, size=size, batch=settings.batch, seed=seed)
+    detector = build_detector(experiment).to(memory_format=torch.channels_last)
+    detector.load_state_dict(start)
+    norms = (nn.BatchNorm2d, nn.GroupNorm)
+    owners = {f"{path}.{n}" if path else n: m for path, m in detector.named_modules() for n, _ in m.named_parameters(recurse=False)}  # fmt: skip
+    parameters = {name: p for name, p in detector.named_parameters() if p.requires_grad}
+    biases = [n for n in parameters if n.endswith(".bias") and not isinstance(owners[n], norms)]
+    decay = 0.0 if not settings.bias_weight_decay else settings.weight_decay
+    groups = [
+        {"params": [p for n, p in parameters.items() if n not in biases], "weight_decay": settings.weight_decay},
+        {"params": [parameters[n] for n in biases], "weight_decay": decay},
+    ]
+    if settings.optimiser == "sgd":
+        optimiser = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+    else:
+        optimiser = torch.optim.AdamW(groups, lr=1.0, fused=True)
+    detector.train()
+    ends, rates, steps = [], [], batches.batches_per_epoch
+    for cycle in range(3):
+        for k, batch in enumerate(batches.epoch(3 + cycle)):
+            rate = 2 * (0.0002 + 0.5 * (0.004 - 0.0002) * (1 + math.cos(math.pi * k / steps)))  # of twice the batch
+            rates.append(rate)
+            optimiser.param_groups[0]["lr"], optimiser.param_groups[1]["lr"] = rate, rate * settings.bias_lr_factor
+            optimiser.zero_grad()
+            sum(detector.loss(batch).values()).backward()
+            optimiser.step()
+        ends.append({name: value.clone() for name, value in detector.state_dict().items()})
+    names = {name for name, _ in detector.named_parameters()}
+    mean = {n: torch.stack([e[n].double() for e in ends]).mean(0).float() if n in names else ends[-1][n] for n in ends[0]}  # fmt: skip
+    return mean, rates
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_whole_stage_against_a_bare_loop(experiment, optimiser, tiny_data, tmp_path, validations):
+    experiment = with_sgd(experiment) if optimiser == "sgd" else experiment
+    train(experiment, tmp_path, tiny_data, seed=5)
+    best = torch.load(tmp_path / "checkpoints" / "best.pt")
+    rows = log_of(tmp_path)
+    steps = len(rows) // 6
+    assert best["step"] == 2 * steps
+    mean, rates = by_hand(experiment, tiny_data, 5, best["model"])
+    result = load_file(tmp_path / "model.safetensors")
+    assert result.keys() == mean.keys()
+    for name, value in result.items():
+        torch.testing.assert_close(value, mean[name], rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+    moved = max(float((value - best["model"][name]).abs().max()) for name, value in result.items())
+    assert moved > 1e-3
+    assert [row["stage"] for row in rows] == ["epochs"] * 3 * steps + ["swa"] * 3 * steps
+    assert [int(row["epoch"]) for row in rows] == [step // steps for step in range(6 * steps)]
+    assert [float(row["lr"]) for row in rows[3 * steps :]] == pytest.approx(rates, rel=1e-5)
+    assert [float(row["val_ap"]) for row in rows if row["val_ap"]] == APS  # every epoch is looked at
+    facts = json.loads((tmp_path / "train.json").read_text())
+    assert facts["steps"] == 6 * steps
+    assert facts["swa"] == {"first_step": 3 * steps + 1, "from_weights_of_step": 2 * steps, "averaged": 3}
+
+
+def stopping(monkeypatch, after, kill):
+    """``kill()`` after so many steps, once."""
+    step, done = training._step, []
+
+    def stopping(*arguments):
+        done.append(step(*arguments))
+        if len(done) == after:
+            kill()
+        return done[-1]
+
+    monkeypatch.setattr(training, "_step", stopping)
+
+
+@pytest.mark.parametrize("after", [9, 10, 12, 18])
+def test_a_stage_that_is_stopped_goes_on_to_the_same_bits(
+    experiment, tiny_data, tmp_path, monkeypatch, capsys, validations, after
+):
+    """Three steps an epoch: just before the stage, at its first step, at the end of a cycle, at the very end."""
+    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    stopping(monkeypatch, after, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=f"at step {after}"):
+        train(experiment, tmp_path / "parts", tiny_data, seed=0)
+    capsys.readouterr()
+    train(experiment, tmp_path / "parts", tiny_data, seed=0)
+    said = capsys.readouterr().err
+    done = (after - 9) // 3
+    assert f"resumed from the checkpoint at step {after}, after {done} of 3 cycles of weight averaging\n" in said
+    assert ("3 cycles of an epoch from step 6 (val AP 50.0)" in said) == (after == 9)
+    assert same_results(tmp_path / "whole", tmp_path / "parts")
+
+
+class Killed(BaseException):
+    """Nothing is written any more, as by SIGKILL."""
+
+
+@pytest.mark.parametrize("after", [10, 14])
+def test_a_killed_stage_goes_on_from_its_last_checkpoint(
+    experiment, tiny_data, tmp_path, monkeypatch, validations, after
+):
+    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+
+    def kill():
+        raise Killed
+
+    stopping(monkeypatch, after, kill)
+    with pytest.raises(Killed):
+        train(experiment, tmp_path / "parts", tiny_data, seed=0)
+    train(experiment, tmp_path / "parts", tiny_data, seed=0)
+    assert same_results(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+def test_with_every_augmentation_and_other_workers_the_bits_are_the_same(
+    experiment, tiny_data, tmp_path, monkeypatch, validations
+):
+    changes = {"image_range": ImageRange(long=(96, 128), short=(48, 80)), "crop": 0.5, "cutout": CutOut(unit=1)}
+    drawn = experiment.training.model_copy(update=changes)
+    experiment = experiment.model_copy(update={"training": drawn})
+    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    stopping(monkeypatch, 11, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path / "parts", tiny_data, seed=0, workers=2)
+    train(experiment, tmp_path / "parts", tiny_data, seed=0, workers=1)
+    assert same_results(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_kill_between_the_last_and_the_best_checkpoint_loses_nothing(
+    experiment, tiny_data, tmp_path, monkeypatch, validations
+):
+    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    copy, copied = shutil.copyfile, []
+
+    def dying(*paths):
+        copied.append(paths)
+        if len(copied) == 2:
+            raise Killed
+        return copy(*paths)
+
+    monkeypatch.setattr(checkpointing.shutil, "copyfile", dying)
+    with pytest.raises(Killed):
+        train(experiment, tmp_path / "parts", tiny_data, seed=0)
+    best = tmp_path / "parts" / "checkpoints" / "best.pt"
+    assert torch.load(best)["step"] == 3
+    train(experiment, tmp_path / "parts", tiny_data, seed=0)
+    assert torch.load(best)["step"] == 6
+    assert same_results(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_of_equals_the_first_is_the_best_and_nothing_else_is_kept(experiment, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_validator", lambda *_: lambda: 0.25)
+    train(experiment, tmp_path, tiny_data, seed=0)
+    assert torch.load(tmp_path / "checkpoints" / "best.pt")["step"] == 3
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.pt", "last.pt", "train.csv"}
+
+
+def test_without_a_validation_the_last_weights_are_the_start(experiment, tiny_data, tmp_path, capsys):
+    train(experiment, tmp_path, tiny_data, seed=0, validate=False)
+    assert "3 cycles of an epoch from the last weights" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints" / "best.pt").exists()
+    assert json.loads((tmp_path / "train.json").read_text())["swa"]["from_weights_of_step"] == 9
+
+
+def test_a_broken_best_checkpoint_is_told(experiment, tiny_data, tmp_path, monkeypatch, validations):
+    stopping(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path, tiny_data, seed=0)
+    (tmp_path / "checkpoints" / "best.pt").write_bytes(b"PK\x03\x04 half")
+    with pytest.raises(
+        WorkbenchError, match=r"best\.pt: not the best checkpoint of this run .*; delete .* anew"
+    ) as told:
+        train(experiment, tmp_path, tiny_data, seed=0)
+    assert "\n" not in str(told.value)
+
+
+def test_a_rehearsal_averages_nothing(experiment, tiny_data, tmp_path):
+    short = experiment.training.model_copy(update={"limit_steps": 3})
+    train(experiment.model_copy(update={"training": short}), tmp_path, tiny_data, seed=0)
+    facts = json.loads((tmp_path / "train.json").read_text())
+    assert facts["steps"] == 3
+    assert "swa" not in facts
+    assert "stage" not in log_of(tmp_path)[0]
+
+
+def test_the_setting_makes_another_run(experiment):
+    plain = experiment.model_copy(update={"training": experiment.training.model_copy(update={"swa": None})})
+    default = plain.model_copy(update={"training": plain.training.model_copy(update={"swa": WeightAveraging()})})
+    assert len({run_id(experiment), run_id(plain), run_id(default)}) == 3

@@ -1,0 +1,161 @@
+"""Weights fetched from elsewhere: whole and with the right digest, or one line and nothing left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import sys
+import threading
+
+import pytest
+
+from workbench import cli
+from workbench.settings import released
+from workbench.settings.files import read_scale
+from workbench.support.errors import WorkbenchError
+from workbench.weights import download as pretrained
+from workbench.weights.download import fetch_weights
+
+CONTENT = bytes(range(256)) * 4096
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: x\r\nContent-Length: %d\r\n\r\n" % len(CONTENT)
+ANSWERS = {  # what a server says → what the user is told
+    "no such file": (b"HTTP/1.0 404 Not Found\r\n\r\n", "HTTP Error 404: Not Found"),
+    "cut short": (HEAD + CONTENT[:1000], "1000 bytes of 1048576"),
+    "no answer": (b"", "closed connection without response"),
+    "no HTTP": (b"220 mail.example.org ready\r\n", "mail.example.org"),
+    "stalled": (None, "timed out"),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The file that lies elsewhere."""
+    path = tmp_path / "elsewhere.pth"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "results" / "weights" / "some.pth"
+
+
+@pytest.fixture
+def serve():
+    """A function that starts a server which gives one answer, or waits for ever, and returns its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = threading.Event()
+
+        def start(answer):
+            def run():
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    done.wait(20) if answer is None else connection.sendall(answer)
+
+            threading.Thread(target=run, daemon=True).start()
+            return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        yield start
+        done.set()
+
+
+def publish(monkeypatch, url, sha256):
+    """List a checkpoint 'some' of this address as published."""
+    weights = released.Released(publisher="authors", rows={"x": 1.0})
+    weights = weights.model_copy(update={"url": url, "sha256": sha256})  # past the check that it is https
+    monkeypatch.setattr(pretrained, "read_released", lambda: {"some": weights})
+
+
+def refused(name, target):
+    """The one line that is said, nothing of the file being left."""
+    with pytest.raises(WorkbenchError) as error:
+        fetch_weights(name, target)
+    assert "\n" not in str(error.value)
+    assert not target.parent.exists() or not list(target.parent.iterdir())
+    return str(error.value)
+
+
+@pytest.mark.parametrize("digits", [8, 64])
+def test_a_file_with_the_right_digest(monkeypatch, source, target, digits):
+    named = source.with_name(f"some-{DIGEST[:digits]}.pth")
+    source.rename(named)
+    monkeypatch.setitem(pretrained.BACKBONES, "some", named.as_uri())
+    fetch_weights("some", target)
+    assert target.read_bytes() == CONTENT
+    assert [path.name for path in target.parent.iterdir()] == ["some.pth"]
+
+
+@pytest.mark.parametrize("digest", [DIGEST[:8], DIGEST, None])
+def test_published_weights(monkeypatch, serve, target, digest):
+    publish(monkeypatch, f"{serve(HEAD + CONTENT)}/some.pth", digest)
+    fetch_weights("some", target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_wrong_digest(monkeypatch, source, target):
+    named = source.with_name("some-01234567.pth")
+    source.rename(named)
+    monkeypatch.setitem(pretrained.BACKBONES, "some", named.as_uri())
+    assert refused("some", target) == (
+        f"{named.as_uri()}: digest {DIGEST[:8]}, not 01234567; try again, or put a file that you trust at {target}"
+    )
+    publish(monkeypatch, named.as_uri(), "f" * 64)
+    monkeypatch.delitem(pretrained.BACKBONES, "some")
+    assert f"digest {DIGEST}, not {'f' * 64}" in refused("some", target)
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_a_bad_answer(monkeypatch, serve, target, case):
+    answer, said = ANSWERS[case]
+    url = f"{serve(answer)}/some.pth"
+    monkeypatch.setattr(pretrained, "TIMEOUT", 0.2)
+    publish(monkeypatch, url, None)
+    line = refused("some", target)
+    assert line.startswith(f"{url}: cannot be fetched (")
+    assert said in line
+    assert line.endswith(f"; where there is no connection, put that file at {target}")
+
+
+def test_no_connection(monkeypatch, target):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/some.pth"
+    publish(monkeypatch, url, None)
+    assert re.fullmatch(
+        rf"{url}: cannot be fetched \(.*refused\); .* put that file at {target}", refused("some", target)
+    )
+
+
+def test_an_old_file_stays_where_the_new_one_cannot_be_had(monkeypatch, serve, target):
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"old")
+    publish(monkeypatch, f"{serve(HEAD + CONTENT[:9])}/some.pth", None)
+    with pytest.raises(WorkbenchError):
+        fetch_weights("some", target)
+    assert [path.read_bytes() for path in target.parent.iterdir()] == [b"old"]
+
+
+def test_names_without_an_address(target, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["workbench", "weights", "vfnetx", str(target)])
+    with pytest.raises(SystemExit) as status:
+        cli.main()
+    assert str(status.value) == (
+        "workbench: vfnetx: no address of these weights is known; fetch them from their publishers (authors) and put "
+        f"them at {target}, or name the address in experiments/released.yaml"
+    )
+    assert "unknown weights 'resnet51'; did you mean 'resnet50'?" in refused("resnet51", target)
+    assert "'vfnet_r50_1x'" in refused("vfnet_r50_x1", target)
+
+
+def test_every_backbone_of_the_paper_has_an_address():
+    assert set(read_scale("coco")[0].backbones) == set(pretrained.BACKBONES)
+    for url in pretrained.BACKBONES.values():
+        assert re.fullmatch(r"https://\S+-[0-9a-f]{8}\.pth", url)

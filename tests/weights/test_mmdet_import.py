@@ -1,0 +1,470 @@
+"""Published weights: every layout of file gives the same detector, what does not fit is named, and nothing is executed."""
+
+import json
+import os
+import pickle
+import re
+import sys
+import types
+from collections import OrderedDict, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.test_catalog import TABLES
+
+from workbench import cli
+from workbench.detectors import build_detector
+from workbench.runs.load import load_run
+from workbench.settings.catalog import load_row, load_table
+from workbench.settings.data import COCO_IDS, COCO_NAMES, CocoData
+from workbench.settings.detectors import VFNet
+from workbench.support.errors import WorkbenchError
+from workbench.support.files import write_json_atomically
+from workbench.weights.mmdet_file import STAND_INS, Inert, read_checkpoint
+from workbench.weights.mmdet_import import import_checkpoint
+from workbench.weights.mmdet_names import renamer
+
+THEIRS = [  # our names → MMDetection's, one rule after the other
+    (r"^backbone\.net\.", "backbone."),
+    (r"^neck\.laterals\.(\d)\.", r"neck.lateral_convs.\1.conv."),
+    (r"^neck\.outputs\.(\d)\.", r"neck.fpn_convs.\1.conv."),
+    (r"^neck\.extra\.0\.", "neck.fpn_convs.3.conv."),
+    (r"^neck\.extra\.1\.", "neck.fpn_convs.4.conv."),
+    (r"^head\.(cls|reg)_tower\.(\d)\.0\.", r"bbox_head.\1_convs.\2.conv."),
+    (r"^head\.(cls|reg)_tower\.(\d)\.1\.", r"bbox_head.\1_convs.\2.gn."),
+    (r"^head\.box_conv\.0\.", "bbox_head.vfnet_reg_conv.conv."),
+    (r"^head\.box_conv\.1\.", "bbox_head.vfnet_reg_conv.gn."),
+    (r"^head\.box_out\.", "bbox_head.vfnet_reg."),
+    (r"^head\.box_star\.", "bbox_head.vfnet_reg_refine_dconv."),
+    (r"^head\.refine_out\.", "bbox_head.vfnet_reg_refine."),
+    (r"^head\.cls_star\.", "bbox_head.vfnet_cls_dconv."),
+    (r"^head\.cls_out\.", "bbox_head.vfnet_cls."),
+    (r"\.predictor\.", ".conv_offset."),
+]
+
+
+def published(detector):
+    """A VFNet's weights by MMDetection's names."""
+    state = OrderedDict()
+    for name, tensor in detector.state_dict().items():
+        if name.endswith(".factors"):
+            start = {"head.scales": "scales", "head.refine_scales": "scales_refine"}[name.removesuffix(".factors")]
+            state.update({f"bbox_head.{start}.{i}.scale": x.clone() for i, x in enumerate(tensor)})
+            continue
+        for ours, theirs in THEIRS:
+            name = re.sub(ours, theirs, name)
+        state[name] = tensor.clone()
+    return state
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    """VFNet of scale mini with COCO's number of classes."""
+    return load_row("table3", "t3_full_vfl").experiment.model_copy(update={"data": CocoData(classes=80)})
+
+
+@pytest.fixture(scope="module")
+def detector(experiment):
+    """With weights of which no two are alike."""
+    torch.manual_seed(1)
+    detector = build_detector(experiment)
+    with torch.no_grad():
+        for name, tensor in detector.state_dict().items():
+            tensor.fill_(7) if name.endswith("tracked") else tensor.uniform_(0.5, 1.5)
+    return detector
+
+
+@pytest.fixture
+def weights(detector):
+    return published(detector)
+
+
+@pytest.fixture
+def run(tmp_path, experiment):
+    """A run's folder that holds its settings alone."""
+    folder = tmp_path / "runs" / "vfnet-x"
+    write_json_atomically(folder / "experiment.json", experiment.model_dump(mode="json"))
+    return folder
+
+
+@pytest.fixture
+def mmengine(monkeypatch):
+    """A class of MMEngine's name that pickles as theirs does: NumPy arrays and methods of its own."""
+
+    class HistoryBuffer:
+        def __init__(self):
+            self._log_history, self._count_history = np.arange(3.0), np.float64(2)
+            self._statistics_methods = {"mean": HistoryBuffer.mean}
+            self._set_default_statistics = defaultdict(list, {"a": [1]})
+
+        def mean(self):
+            raise AssertionError("executed")
+
+    name = "mmengine.logging.history_buffer"
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = name, "HistoryBuffer"
+    HistoryBuffer.mean.__module__, HistoryBuffer.mean.__qualname__ = name, "HistoryBuffer.mean"
+    for part in ("mmengine", "mmengine.logging", name):
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    sys.modules[name].HistoryBuffer = HistoryBuffer
+    return HistoryBuffer
+
+
+def of_version_2(weights, classes=COCO_NAMES):
+    meta = {"mmdet_version": "2.10.0+c", "epoch": 12, "config": "model = …", "CLASSES": classes, "hook_msgs": {}}
+    return {"meta": meta, "state_dict": weights, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}}}
+
+
+def of_version_3(weights, history=None):
+    meta = {
+        "mmengine_version": "0.10.7",
+        "epoch": 12,
+        "dataset_meta": {"classes": COCO_NAMES, "palette": [(1, 2, 3)]},
+    }
+    hub = {"log_scalars": OrderedDict({"train/loss": history}), "runtime_info": OrderedDict(max_iters=np.int64(3))}
+    return {"meta": meta, "state_dict": weights, "message_hub": hub, "optimizer": {}, "param_schedulers": []}
+
+
+def changed(weights, rule):
+    return OrderedDict((rule(name), tensor) for name, tensor in weights.items())
+
+
+def other_values(weights):
+    return OrderedDict((name, tensor + 1) for name, tensor in weights.items())
+
+
+LAYOUTS = {
+    "version 2": of_version_2,
+    "version 3": of_version_3,
+    "a list of classes": lambda w: of_version_2(w, list(COCO_NAMES)),
+    "of several processes": lambda w: of_version_2(changed(w, lambda n: f"module.{n}")),
+    "no counters": lambda w: of_version_2(OrderedDict((n, t) for n, t in w.items() if not n.endswith("tracked"))),
+    "blocks without .conv": lambda w: of_version_2(changed(w, lambda n: re.sub(r"(?<!dconv)\.conv\.", ".", n))),
+    "averages beside": lambda w: {
+        **of_version_3(w),
+        "ema_state_dict": {"steps": torch.tensor(3), **changed(other_values(w), lambda n: f"module.{n}")},
+    },
+    "averages only": lambda w: {
+        "ema_state_dict": {"steps": torch.tensor(3), **changed(w, lambda n: f"module.{n}")},
+        "meta": of_version_3(w)["meta"],
+    },
+    "averages of weights alone": lambda w: {"swa_state_dict": w, "meta": of_version_2(w)["meta"]},
+    "averages among the weights": lambda w: of_version_2(
+        w | changed(other_values(w), lambda n: f"ema_{n.replace('.', '_')}")
+    ),
+    "averages instead of the weights": lambda w: of_version_2(
+        changed(w, lambda n: f"swa_model.module.{n}") | {"n_averaged": torch.tensor(18)}
+    ),
+}
+
+
+def assert_same(run, detector, half=False):
+    found = load_run(run, "released")
+    wanted = detector.state_dict()
+    for name, tensor in found.detector.state_dict().items():
+        exact = wanted[name].half().float() if half and wanted[name].is_floating_point() else wanted[name]
+        if not name.endswith("tracked"):
+            assert torch.equal(tensor, exact), name
+            assert tensor.dtype == wanted[name].dtype
+    return found
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("new_format", [True, False], ids=["zip", "before PyTorch 1.6"])
+def test_every_layout_gives_the_same_detector(tmp_path, run, detector, weights, layout, new_format):
+    file = tmp_path / "published.pth"
+    torch.save(LAYOUTS[layout](weights), file, _use_new_zipfile_serialization=new_format)
+    said = []
+    target = import_checkpoint(file, run, None, said.append)
+    assert target == run / "released" / "model.safetensors"
+    found = assert_same(run, detector)
+    assert found.category_ids == COCO_IDS
+    assert found.class_names == COCO_NAMES
+    assert (f"tensors of {file.name}") in said[-1]
+    told = {
+        "averages beside": "ema_state_dict: left out, state_dict is taken",
+        "averages only": "ema_state_dict: taken, there are no plain weights",
+        "averages of weights alone": "swa_state_dict: taken, there are no plain weights",
+        "averages among the weights": f"{len(weights)} averaged tensors: left out, the plain weights are taken",
+        "averages instead of the weights": "averaged weights: taken, there are no plain ones",
+    }
+    assert said[:-1] == ([told[layout]] if layout in told else [])
+    facts = json.loads((run / "released" / "train.json").read_text())
+    assert (facts["seed"], facts["file"], len(facts["sha256"])) == ("released", "published.pth", 64)
+    assert facts["code_digest"]
+
+
+def test_half_precision_is_converted(tmp_path, run, detector, weights):
+    half = OrderedDict((n, t.half() if t.is_floating_point() else t) for n, t in weights.items())
+    torch.save(of_version_2(half), tmp_path / "half.pth")
+    said = []
+    import_checkpoint(tmp_path / "half.pth", run, None, said.append)
+    assert_same(run, detector, half=True)
+    count = sum(t.is_floating_point() for t in weights.values())
+    assert said[0] == f"{count} tensors of half precision: converted to single"
+
+
+def test_constants_of_gfl_are_left_out(tmp_path, run, detector, weights):
+    torch.save(of_version_2(weights | {"bbox_head.integral.project": torch.arange(17.0)}), tmp_path / "x.pth")
+    said = []
+    import_checkpoint(tmp_path / "x.pth", run, None, said.append)
+    assert said[0] == "bbox_head.integral.project: left out, no weight"
+
+
+def test_what_mmengine_saves_beside_is_let_through_and_inert(tmp_path, run, detector, weights, mmengine):
+    content = of_version_3(weights, mmengine())
+    torch.save(content, tmp_path / "full.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "full.pth", weights_only=True)
+    before = set(torch.serialization.get_safe_globals())  # in an order of their own each time
+    import_checkpoint(tmp_path / "full.pth", run, None, print)
+    assert_same(run, detector)
+    assert set(torch.serialization.get_safe_globals()) == before
+    with torch.serialization.safe_globals(STAND_INS):
+        read = torch.load(tmp_path / "full.pth", weights_only=True)
+    found = read["message_hub"]["log_scalars"]["train/loss"]
+    assert isinstance(found, Inert)
+    assert not vars(found)
+    assert isinstance(read["message_hub"]["runtime_info"]["max_iters"], Inert)
+    facts = read_checkpoint(tmp_path / "full.pth").facts
+    assert facts == {"mmengine_version": "0.10.7", "epoch": 12}
+
+
+class Code:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, call, *arguments):
+        self.call = call, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def with_code(call, *arguments):
+    return lambda w: of_version_2(w | {"x": Code(call, *arguments)})
+
+
+def without(weights, name):
+    del weights[name]
+    return weights
+
+
+def set_first(weights, value):
+    next(iter(weights.values())).flatten()[0] = value
+    return weights
+
+
+FIRST, BIAS = "backbone.conv1.weight", "bbox_head.vfnet_cls.bias"
+REFUSED = {
+    "a system call": (with_code(os.system, "touch executed"), "it asks for posix.system, which is neither weights"),
+    "eval": (with_code(eval, "open('executed', 'w')"), "it asks for eval"),
+    "a folder made": (with_code(os.mkdir, "executed"), "posix.mkdir"),
+    "a function got by name": (with_code(getattr, torch.Tensor, "tofile"), "'x' is a getattr"),
+    "code beside the weights": (lambda w: {**of_version_2(w), "meta": Code(os.mkdir, "executed")}, "posix.mkdir"),
+    "an object of a class": (lambda w: {**of_version_2(w), "more": Path("x")}, "pathlib"),
+    "a list": (lambda w: [1, 2], "a list, not a state of weights"),
+    "no weights": (lambda w: of_version_2({}), "not a state of weights (no tensor in it)"),
+    "weights that are none": (lambda w: of_version_2({FIRST: [1.0]}), f"'{FIRST}' is a list"),
+    "one missing": (lambda w: of_version_2(without(w, FIRST)), "not weights of vfnet-x (missing: backbone.net.conv1.weight; in all 1 missing, 0 unexpected, 0 that differ)"),
+    "a level missing": (lambda w: of_version_2(without(w, "bbox_head.scales.3.scale")), "missing: head.scales.factors[3];"),
+    "one too many": (lambda w: of_version_2(w | {"mask_head.x": torch.ones(1)}), "unexpected: mask_head.x; in all 0 missing, 1 unexpected"),
+    "a sixth level": (lambda w: of_version_2(w | {"bbox_head.scales.5.scale": torch.tensor(1.0)}), "unexpected: bbox_head.scales.5.scale"),
+    "a level without a number": (lambda w: of_version_2(w | {"bbox_head.scales.scale": torch.tensor(1.0)}), "unexpected: bbox_head.scales.scale"),
+    "other classes": (lambda w: of_version_2(w | {BIAS: torch.ones(20)}), f"shape: {BIAS} is [20], not [80]; in all 0 missing, 0 unexpected, 1 that differ"),
+    "not finite": (lambda w: of_version_2(set_first(w, torch.nan)), f"not finite: {FIRST}"),
+    "whole numbers": (lambda w: of_version_2(w | {BIAS: torch.ones(80, dtype=torch.int64)}), f"kind: {BIAS} is torch.int64, not torch.float32"),
+    "sparse": (lambda w: of_version_2(w | {BIAS: torch.ones(80).to_sparse()}), f"'{BIAS}' is a Tensor"),
+    "one twice": (lambda w: of_version_2(w | {f"module.neck.lateral_convs.0.{p}": w[f"neck.lateral_convs.0.conv.{p}"] for p in ("weight", "bias")}), "twice: neck.lateral_convs.0.weight and neck.lateral_convs.0.conv.weight"),
+    "its own names": (lambda w: of_version_2({"head.cls_out.weight": torch.ones(1)}), "missing: backbone.net.conv1.weight"),
+    "no classes": (lambda w: w, "it does not name its classes; add --data"),
+    "other names": (lambda w: of_version_2(w, ("person", "car") * 40), "it has other classes than COCO; add --data"),
+    "fewer names": (lambda w: of_version_2(w, ("person",)), "it names 1 classes and scores 80"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path, monkeypatch, run, weights, case):
+    monkeypatch.chdir(tmp_path)
+    make, expected = REFUSED[case]
+    torch.save(make(weights), "bad.pth")
+    with pytest.raises(WorkbenchError) as error:
+        import_checkpoint(Path("bad.pth"), run, None, print)
+    assert str(error.value).startswith("bad.pth: ")
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (run / "released").exists()
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_a_file_cut_short(tmp_path, run, weights, share, new_format):
+    file = tmp_path / "whole.pth"
+    torch.save(of_version_2(weights), file, _use_new_zipfile_serialization=new_format)
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(
+        WorkbenchError, match=r"whole.pth: not a checkpoint of PyTorch, or one cut short .*fetch it again"
+    ):
+        import_checkpoint(file, run, None, print)
+
+
+def test_files_that_are_no_checkpoints(tmp_path, run):
+    (tmp_path / "text.pth").write_text("see https://example.org for the weights\n" * 9)
+    with pytest.raises(WorkbenchError, match=r"text.pth: not a checkpoint of PyTorch"):
+        import_checkpoint(tmp_path / "text.pth", run, None, print)
+    for name in ("", "nowhere.pth"):
+        with pytest.raises(WorkbenchError, match="no such file"):
+            import_checkpoint(tmp_path / name, run, None, print)
+    with pytest.raises(WorkbenchError, match=r"experiment.json"):
+        import_checkpoint(tmp_path / "text.pth", tmp_path, None, print)
+
+
+OTHER_MODELS = {  # row and what differs from the full VFNet with ResNet-50 → the first name or shape that does not fit
+    "another depth": ("t4_vfnet_r101_480_960", {}, "unexpected: backbone.layer3.1."),
+    "another width": ("t3_full_vfl", {"channels": (8, 16, 24, 32)}, "shape: backbone.layer1.0.conv1.weight is [8, "),
+    "other kinds of blocks": ("t4_vfnet_r2_101_480_960", {}, "missing: backbone.net.layer1.0.conv2.weight"),
+    "deformable": ("t4_vfnet_r50_dcn_480_960", {}, "unexpected: backbone.layer2.0.conv2.conv_offset.weight"),
+    "no refinement": ("t3_raw_vfl", {}, "missing: head.box_star.weight"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_MODELS)
+def test_weights_of_another_model(tmp_path, run, case):
+    row, backbone, first = OTHER_MODELS[case]
+    other = load_row(f"table{row[1]}", row).experiment
+    other = other.model_copy(
+        update={"data": CocoData(classes=80), "backbone": other.backbone.model_copy(update=backbone)}
+    )
+    torch.save(of_version_3(published(build_detector(other))), tmp_path / "other.pth")
+    said = []
+    with pytest.raises(WorkbenchError, match=r"other.pth: not weights of vfnet-x \(") as error:
+        import_checkpoint(tmp_path / "other.pth", run, None, said.append)
+    assert f"({said[0]}; in all " in str(error.value)
+    assert any(line.startswith(first) for line in said), said[:5]
+    assert not (run / "released").exists()
+
+
+def test_a_classifier_is_no_detector(tmp_path, run, detector):
+    """The backbone's ImageNet weights, put in the place of the detector's."""
+    state = {name: tensor.clone() for name, tensor in detector.backbone.net.state_dict().items()}
+    torch.save(state | {"fc.weight": torch.zeros(10, 4)}, tmp_path / "resnet50.pth")
+    with pytest.raises(
+        WorkbenchError, match=r"resnet50.pth: not weights of vfnet-x \(missing: backbone.net.conv1.weight"
+    ):
+        import_checkpoint(tmp_path / "resnet50.pth", run, None, print)
+
+
+def test_every_difference_is_said_before_the_error(tmp_path, run, weights):
+    del weights[FIRST], weights["neck.lateral_convs.1.conv.bias"]
+    weights |= {"a.b": torch.ones(1), BIAS: torch.ones(3)}
+    torch.save(of_version_2(weights), tmp_path / "bad.pth")
+    said = []
+    with pytest.raises(WorkbenchError, match="in all 2 missing, 1 unexpected, 1 that differ"):
+        import_checkpoint(tmp_path / "bad.pth", run, None, said.append)
+    assert said == [
+        "missing: backbone.net.conv1.weight",
+        "missing: neck.laterals.1.bias",
+        "unexpected: a.b",
+        f"shape: {BIAS} is [3], not [80]",
+    ]
+
+
+# The command, and what can be done with the weights then.
+
+
+@pytest.fixture
+def small(tmp_path, tiny_data):
+    """(run's folder, checkpoint without names of classes, detector) of the drawn data set's classes."""
+    row = load_row("table3", "t3_full_vfl")
+    run = tmp_path / "results" / "runs" / row.run
+    write_json_atomically(run / "experiment.json", row.experiment.model_dump(mode="json"))
+    write_json_atomically(run.parent.parent / "quick.json", row.variant.model_dump(mode="json") | {"limit_images": 3})
+    torch.manual_seed(0)
+    detector = build_detector(row.experiment)
+    torch.save(published(detector), tmp_path / "bare.pth")
+    return run, tmp_path / "bare.pth", detector
+
+
+def workbench(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
+    cli.main()
+
+
+def test_import_detect_evaluate(small, tiny_data, monkeypatch, capsys):
+    run, file, detector = small
+    workbench(monkeypatch, "import-checkpoint", file, "--run", run, "--data", tiny_data)
+    assert f"tensors of bare.pth -> {run}/released/model.safetensors" in capsys.readouterr().err
+    found = assert_same(run, detector)
+    assert len(found.class_names) == len(found.category_ids) == found.experiment.data.classes
+    variant = run.parent.parent / "quick.json"
+    for command in ("detect", "evaluate"):
+        more = ("--workers", 0) if command == "detect" else ()
+        workbench(monkeypatch, command, run, "--variant", variant, "--data", tiny_data, "--seed", "released", *more)
+    assert f"{run.name} released: AP" in capsys.readouterr().out
+    metrics = json.loads((run / "released" / "quick" / "metrics.json").read_text())
+    assert metrics["images"] == 3
+    assert metrics["provenance"]["training"]["file"] == "bare.pth"
+    (run / "released" / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(WorkbenchError, match=r"released/model.safetensors: .* delete it and import them again"):
+        load_run(run, "released")
+
+
+def test_mistakes_of_the_command(small, tiny_data, monkeypatch, tmp_path):
+    run, file, detector = small
+    with pytest.raises(SystemExit, match="does not name its classes; add --data"):
+        workbench(monkeypatch, "import-checkpoint", file, "--run", run)
+    classes = detector.head.cls_out.out_channels
+    torch.save(of_version_2(published(detector), tuple(f"class {i}" for i in range(classes))), file)
+    with pytest.raises(SystemExit, match=r"its class 0 is 'class 0', that of .* give the data set of its training"):
+        workbench(monkeypatch, "import-checkpoint", file, "--run", run, "--data", tiny_data)
+    with pytest.raises(SystemExit, match="import published weights first"):
+        workbench(monkeypatch, "predict", tmp_path, "--run", run, "--seed", "released")
+    with pytest.raises(SystemExit) as status:
+        workbench(monkeypatch, "predict", tmp_path, "--run", run, "--seed", "-1")
+    assert status.value.code == 2
+    assert not (run / "released").exists()
+
+
+def test_other_data_than_the_detectors(run, weights, tiny_data, tmp_path):
+    torch.save(weights, tmp_path / "bare.pth")
+    with pytest.raises(WorkbenchError, match=r"data: \d+ categories, the weights have 80"):
+        import_checkpoint(tmp_path / "bare.pth", run, tiny_data, print)
+
+
+# Names and lists.
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_name_is_foreign_to_any_row(table):
+    for row in load_table(table, "coco")[1]:
+        place = renamer(row.experiment)
+        assert place("backbone.layer1.0.conv1.weight") == "backbone.net.layer1.0.conv1.weight"
+        assert place("bbox_head.cls_convs.0.conv.weight") == "head.cls_tower.0.0.weight"
+        assert place("mask_head.x") is None
+
+
+def test_neck_of_vfnet_x(experiment):
+    """Its names follow MMDetection's PAFPN; laterals have no norm, outputs are deformable."""
+    update = {"detector": VFNet(neck="pafpn"), "backbone": experiment.backbone.model_copy(update={"dcn": True})}
+    vfnet_x = experiment.model_copy(update=update)
+    blocks = [*(f"fpn_convs.{i}" for i in range(5)), "downsample_convs.0", "downsample_convs.1"]
+    blocks += [f"pafpn_convs.{i}" for i in range(3)]
+    names = [f"lateral_convs.{i}.conv.{part}" for i in range(3) for part in ("weight", "bias")]
+    names += [f"{block}.{part}" for block in blocks for part in ("conv.weight", "gn.weight", "gn.bias")]
+    names += [f"pafpn_convs.{i}.conv.conv_offset.{part}" for i in range(3) for part in ("weight", "bias")]
+    place = renamer(vfnet_x)
+    with torch.device("meta"):
+        ours = {name for name in build_detector(vfnet_x).state_dict() if name.startswith("neck.")}
+    assert sorted(place(f"neck.{name}") for name in names) == sorted(ours)
+    assert place("neck.fpn_convs.2.conv.weight") == "neck.inner.2.0.weight"
+    assert place("neck.fpn_convs.3.gn.bias") == "neck.extra.0.1.bias"
+    assert place("bbox_head.cls_convs.1.conv.conv_offset.bias") == "head.cls_tower.1.0.predictor.bias"
+    assert place("backbone.layer2.0.conv2.conv_offset.bias") == "backbone.net.layer2.0.conv2.predictor.bias"
+
+
+def test_cocos_categories():
+    assert len(set(COCO_NAMES)) == len(set(COCO_IDS)) == 80
+    ids = dict(zip(COCO_NAMES, COCO_IDS, strict=True))
+    assert (ids["person"], ids["stop sign"], ids["backpack"], ids["toilet"], ids["toothbrush"]) == (1, 13, 27, 70, 90)

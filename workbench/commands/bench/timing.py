@@ -1,0 +1,111 @@
+"""What a detector takes for single images: loading, forward pass and post-processing, each by the clock."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from workbench.data import transforms
+from workbench.data.batch import Batch
+from workbench.data.coco import CocoDetection, ImageRecord
+from workbench.data.loader import evaluation_batches
+from workbench.detectors import Detector
+from workbench.detectors.postprocess import postprocess
+from workbench.settings.variant import Variant
+
+WARM_UP = 3
+"""Images whose times are thrown away."""
+NOISE = (480, 640)
+"""Height and width, in pixels, of made-up images: those of most of COCO's."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What single images took, the median over them, in milliseconds.
+
+    Attributes:
+        images: how many.
+        load: None for made-up images.
+        both: of the sum of forward and post-processing of an image.
+    """
+
+    images: int
+    load: float | None
+    forward: float
+    postprocess: float
+    both: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Of forward and post-processing, as when loading goes on beside them."""
+        return 1000 / self.both
+
+
+def time_detector(
+    detector: Detector, variant: Variant, data: CocoDetection | None, images: int, device: torch.device
+) -> Timing:
+    """Time images one by one, after a few that are not counted.
+
+    Args:
+        detector: is moved to ``device`` and put in evaluation mode.
+        data: the images; None for ``images`` made-up ones.
+    """
+    detector = detector.to(device).eval()
+    if data is None:
+        source, warm_up = _noise(variant, images), _noise(variant, WARM_UP)
+    else:
+        first = [data.images[i % len(data.images)] for i in range(WARM_UP)]
+        size = (variant.image.long, variant.image.short)
+        source, warm_up = (
+            evaluation_batches(data, size=size),
+            evaluation_batches(replace(data, images=first), size=size),
+        )
+    _seconds(detector, warm_up, variant, device)
+    seconds = _seconds(detector, source, variant, device)
+    load, forward, after = (1000 * statistics.median(part) for part in zip(*seconds, strict=True))
+    both = 1000 * statistics.median(f + p for _, f, p in seconds)
+    return Timing(len(seconds), None if data is None else load, forward, after, both)
+
+
+@torch.no_grad()
+def _seconds(
+    detector: Detector, batches: Iterator[Batch], variant: Variant, device: torch.device
+) -> list[tuple[float, float, float]]:
+    """Seconds of loading (with the way to the device), forward pass and post-processing of each batch."""
+    found = []
+    while True:
+        began = _now(device)
+        batch = next(batches, None)
+        if batch is None:
+            return found
+        batch = batch.to(device)
+        loaded = _now(device)
+        predictions = detector.predict(batch.images)
+        predicted = _now(device)
+        postprocess(predictions, batch.sizes, variant)
+        found.append((loaded - began, predicted - loaded, _now(device) - predicted))
+
+
+def _now(device: torch.device) -> float:
+    """The clock, in seconds, when the device has done all that it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _noise(variant: Variant, count: int) -> Iterator[Batch]:
+    """Batches of one made-up image each, resized as one of that size on disk would be."""
+    height, width = NOISE
+    generator = torch.Generator().manual_seed(0)
+    record = ImageRecord(0, "noise", Path("noise"), width, height, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    resized = transforms.resized_size(height, width, variant.image.long, variant.image.short)
+    for _ in range(count):
+        pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+        image = transforms.resize_image(pixels, *resized)
+        yield transforms.collate([transforms.Sample(image, record.boxes, record.labels, record)])

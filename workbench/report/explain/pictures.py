@@ -1,0 +1,117 @@
+"""One picture with its objects, for a notebook: drawn on the spot, or out of a COCO-format data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.boxes import area
+from workbench.data.batch import Batch
+from workbench.data.coco import ImageRecord, read_coco
+from workbench.data.embedded import draw_image
+from workbench.data.transforms import Sample, collate, decode_image, resize_boxes, resize_image, resized_size
+from workbench.settings.catalog import embedded_settings
+from workbench.settings.data import CATEGORIES, ImageSize
+from workbench.settings.files import read_scale
+from workbench.support.errors import WorkbenchError
+
+SPLIT = 1  # of the embedded data set: val2017
+PALE = 0.65  # share of white in a picture that is drawn upon
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as a detector gets it, alone in its batch.
+
+    Attributes:
+        pixels: ``[h, w, 3]`` uint8, resized, without padding.
+        batch: the batch of it.
+        class_names: by label.
+    """
+
+    pixels: NDArray[np.uint8]
+    batch: Batch
+    class_names: tuple[str, ...]
+
+    @property
+    def boxes(self) -> Tensor:
+        """``[G, 4]``, ground truth in pixels."""
+        return self.batch.boxes[0]
+
+    @property
+    def names(self) -> list[str]:
+        """Each object's class, and the size of its box in pixels."""
+        sizes = (self.boxes[:, 2:] - self.boxes[:, :2]).round().int().tolist()
+        labels = self.batch.labels[0].tolist()
+        return [f"{self.class_names[label]} {w}×{h}" for label, (w, h) in zip(labels, sizes, strict=True)]
+
+    def largest(self, most: int) -> list[int]:
+        """Numbers of the objects with the largest boxes, in file order."""
+        return sorted(area(self.boxes).topk(min(most, len(self.boxes))).indices.tolist())
+
+
+def load_picture(scale: str, size: ImageSize, data: str | None = None, number: int = 0) -> Picture:
+    """A validation picture with objects, at the size at which a detector is tested.
+
+    Args:
+        scale: its embedded data set is drawn from, where no other is named.
+        size: into which the picture is fitted.
+        data: folder of a data set in COCO's layout.
+        number: of the picture; past the last one the first follows.
+
+    Raises:
+        WorkbenchError: no picture with objects, or no folder for a scale that does not draw its own.
+    """
+    world, _, _ = read_scale(scale)
+    root = data or world.root
+    if root is None and world.data["kind"] != "embedded":
+        raise WorkbenchError(f"scale {scale} draws no pictures: set DATA to a folder in COCO's layout")
+    image, record, class_names = _read(Path(root), number) if root else _drawn(scale, number)
+    height, width = resized_size(record.height, record.width, size.long, size.short)
+    image = resize_image(image, height, width)
+    batch = collate([Sample(image, *resize_boxes(record, height, width), record)])
+    return Picture(image.permute(1, 2, 0).contiguous().numpy(), batch, class_names)
+
+
+def _drawn(scale: str, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...]]:
+    objects: list = []
+    while not objects:  # some pictures have none
+        picture, annotations = draw_image(embedded_settings(scale), SPLIT, number)
+        objects, number = [a for a in annotations if not a["iscrowd"]], number + 1
+    boxes = np.array([a["bbox"] for a in objects], dtype=np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    labels = [[id_ for id_, _ in CATEGORIES].index(a["category_id"]) for a in objects]
+    record = ImageRecord(number, "", Path(), *picture.size, boxes, np.array(labels, dtype=np.int64))
+    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    return image, record, tuple(name for _, name in CATEGORIES)
+
+
+def _read(data: Path, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...]]:
+    found = read_coco(data, "val2017", training=False)
+    records = [record for record in found.images if _has_much_to_show(record)] or found.images
+    records = [record for record in records if len(record.labels)]
+    if not records:
+        raise WorkbenchError(f"{data}: no picture of val2017 has an object; name another folder")
+    record = records[number % len(records)]
+    return decode_image(record.path, record.height, record.width), record, found.class_names
+
+
+def _has_much_to_show(record: ImageRecord) -> bool:
+    """Whether an object fills a hundredth of the picture: smaller ones may get no cell at all."""
+    sides = record.boxes[:, 2:] - record.boxes[:, :2]
+    return bool((sides.prod(axis=1) >= record.width * record.height / 100).any())
+
+
+def show(axis: Axes, picture: Picture, unit: float = 1.0) -> None:
+    """Put a paler copy of the picture under a drawing, axes in pixels or in units of so many."""
+    height, width = picture.pixels.shape[:2]
+    pale = picture.pixels * (1 - PALE) + 255 * PALE
+    axis.imshow(pale.astype(np.uint8), extent=(0, width / unit, height / unit, 0), interpolation="nearest", zorder=0)
+    axis.set_xlim(0, width / unit)
+    axis.set_ylim(height / unit, 0)

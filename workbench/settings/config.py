@@ -1,0 +1,64 @@
+"""The pipeline's own settings, ``snakemake --config key=value``, and what the Snakefile asks of the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from workbench.settings.catalog import Rehearsal
+from workbench.settings.experiment import Settings
+from workbench.settings.files import FOLDER, scale_names
+from workbench.support.strict_yaml import Origins, choose, merge, read_yaml, validated
+
+
+class PipelineConfig(Settings):
+    """Defaults stand in ``experiments/config.yaml``."""
+
+    scale: str = "mini"
+    seeds: int = Field(1, ge=1, description="number of trainings of each run")
+    weights: Literal["trained", "released"] = "trained"
+    data_root: Path | None = None
+    limit_steps: int | None = Field(None, ge=1)
+    limit_images: int | None = Field(None, ge=1)
+    gpus: int | None = Field(None, ge=1, description="of one training; None: one where this machine has any")
+    micro_batch: int | None = Field(None, ge=1)
+
+    @property
+    def rehearsal(self) -> Rehearsal:
+        """What is cut short, if anything."""
+        return Rehearsal(self.limit_steps, self.limit_images)
+
+    @property
+    def options(self) -> str:
+        """The same settings as options of ``workbench table`` and ``workbench figure``."""
+        named = {
+            "scale": self.scale,
+            "seeds": self.seeds,
+            "weights": self.weights,
+            "data-root": self.data_root,
+            "limit-steps": self.limit_steps,
+            "limit-images": self.limit_images,
+        }
+        return " ".join(f"--{key} '{value}'" for key, value in named.items() if value is not None)
+
+    @property
+    def notebook_options(self) -> str:
+        """Which results and data are meant, as options of ``workbench notebook``."""
+        data = f" --data-root '{self.data_root}'" if self.data_root else ""
+        return f"--scale '{self.scale}'{data}{' --rehearsal' if self.rehearsal else ''}"
+
+
+def read_config(config: dict) -> PipelineConfig:
+    """What the command line says (Snakemake's ``config``) over ``experiments/config.yaml``, checked.
+
+    An unknown key or scale, or a value of the wrong type, is an error of one line that names the place.
+    """
+    content: dict = {}
+    origins: Origins = {}
+    merge(content, read_yaml(FOLDER / "config.yaml"), origins, "experiments/config.yaml: ")
+    merge(content, config, origins, "--config: ")
+    settings = validated(PipelineConfig, content, origins)
+    choose(settings.scale, scale_names(), "scale", origins.get(("scale",), "scale"))
+    return settings

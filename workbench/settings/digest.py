@@ -1,0 +1,69 @@
+"""A digest of an annotation file, so that a run is named after what its labels say and not after where they lie.
+
+Imports the standard library only: the pipeline asks for digests where nothing heavy may be loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from workbench.support.errors import WorkbenchError
+
+
+def annotation_digest(path: Path | str, cache: Path | None = None) -> str:
+    """The BLAKE2b digest (16 bytes, in hex) of a file's content.
+
+    Args:
+        path: the file.
+        cache: a JSON file that keeps digests, since COCO's annotations take half a second to hash. An entry holds as
+            long as the file's size and modification time do. A cache that cannot be read or written is passed over:
+            it costs time, never the answer.
+
+    Raises:
+        WorkbenchError: the file is missing or cannot be read.
+    """
+    path = Path(path).absolute()
+    try:
+        state = path.stat()
+        entries = _read(cache) if cache else {}
+        entry = entries.get(str(path))
+        if isinstance(entry, dict) and (entry.get("size"), entry.get("mtime_ns")) == (state.st_size, state.st_mtime_ns):
+            return entry["digest"]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise WorkbenchError(
+            f"{path}: cannot read the annotation file ({error.strerror}): check the data root"
+        ) from error
+    if cache:
+        entries[str(path)] = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "digest": digest}
+        _write(cache, entries)
+    return digest
+
+
+def _read(cache: Path) -> dict:
+    try:
+        entries = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def _write(cache: Path, entries: dict) -> None:
+    """Replaces the cache in one step, so that a reader beside us never sees half of it."""
+    temporary = None
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False, encoding="utf-8") as file:
+            temporary = file.name
+            json.dump(entries, file, indent=1)
+        os.replace(temporary, cache)
+    except OSError:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)

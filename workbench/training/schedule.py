@@ -1,0 +1,59 @@
+"""Learning rates: warm-up, steps, cosine and the cycles of weight averaging; the parameter groups of the bias rule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from workbench.layers.deform import OffsetPredictor
+from workbench.settings.experiment import Training, WeightAveraging
+
+MOMENTUM = 0.9
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def rate_factor(training: Training, step: int, steps_per_epoch: int) -> float:
+    """What the base learning rate is multiplied by at ``step`` (from 0).
+
+    Warm-up is linear from ``warmup_ratio`` over ``warmup_steps`` and multiplies the schedule: a tenth from each decay
+    epoch on, or half a cosine to zero at the end of the epochs. The cycles of weight averaging that follow have neither
+    warm-up nor decay.
+    """
+    if training.swa is not None and step >= training.epochs * steps_per_epoch:
+        return cycle_rate(training.swa, step % steps_per_epoch, steps_per_epoch) / training.learning_rate
+    if training.schedule == "step":
+        factor = 0.1 ** sum(step // steps_per_epoch >= epoch for epoch in training.decay_epochs)
+    else:
+        factor = 0.5 * (1 + math.cos(math.pi * step / (training.epochs * steps_per_epoch)))
+    if step < training.warmup_steps:
+        factor *= 1 - (1 - step / training.warmup_steps) * (1 - training.warmup_ratio)
+    return factor
+
+
+def cycle_rate(swa: WeightAveraging, step: int, steps: int) -> float:
+    """Learning rate at ``step`` (from 0) of a cycle of ``steps``: half a cosine from high towards low."""
+    return swa.low + 0.5 * (swa.high - swa.low) * (1 + math.cos(math.pi * step / steps))
+
+
+def make_optimiser(training: Training, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """The optimiser over all trainable parameters; biases outside norm layers and DCNv2 form a group of their own.
+
+    Each group remembers its full rate as ``base_lr``.
+    """
+    biases, others = [], []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                is_bias = name == "bias" and not isinstance(module, (*NORMS, OffsetPredictor))
+                (biases if is_bias else others).append(parameter)
+    bias_rate = learning_rate * training.bias_lr_factor
+    bias_decay = training.weight_decay if training.bias_weight_decay else 0.0
+    groups = [
+        {"params": others, "lr": learning_rate, "base_lr": learning_rate, "weight_decay": training.weight_decay},
+        {"params": biases, "lr": bias_rate, "base_lr": bias_rate, "weight_decay": bias_decay},
+    ]
+    if training.optimiser == "sgd":
+        return torch.optim.SGD(groups, momentum=MOMENTUM)
+    return torch.optim.AdamW(groups, fused=True)
