@@ -1,484 +1,301 @@
-# The pipeline: data set → train → detect → evaluate → table and figure.
-# What is run stands in experiments/, how it is done in workbench/; here are only the rules.
+# Pipeline: data set → train → detect → evaluate → table and figure.
+# experiments/ states what is run, workbench/ does it. Here are only the rules.
 
 import atexit
 import os
 import sys
-from pathlib import Path
 
-from workbench.settings.catalog import data_folder, load_table
-from workbench.settings.config import read_config
-from workbench.support.devices import gpu_indices
-from workbench.support.errors import WorkbenchError
-from workbench.runs.folders import seed_folder
-from workbench.runs.folders import bootstrap_file, check_folders, metrics_file, scale_folder, write_settings
-from workbench.pipeline.targets import check_space
-from workbench.pipeline.messages import last_words, unknown_targets
-from workbench.settings.released import trainings_of
-from workbench.settings.released import released_runs
-from workbench.report.claims import claimed_rows, claims_digest
+from workbench.pipeline.messages import last_lines, unknown_target, where_results_are
+from workbench.pipeline.targets import RESULTS, read_pipeline
+from workbench.report.claims import claims_digest
 from workbench.report.notebooks import notebook_names
-from workbench.report.outcomes import read_by_notebook, settings_digest
-from workbench.settings.files import table_names
+from workbench.report.outcomes import settings_digest
+from workbench.runs.folders import RELEASED, pretrained_weights
+from workbench.support.errors import WorkbenchError
+
+# Snakemake does not state to a Snakefile that this call only makes a report, which shows what exists.
+REPORTS = {word.split("=")[0] for word in sys.argv} & {"--report", "--report-after-run"} == {"--report"}
 
 try:
-    # In place of `configfile:`, which takes the last of two equal keys and tells a slip in a page.
-    settings = read_config(config)
-    RESULTS = Path("results")
-    FOLDER = scale_folder(RESULTS, settings.scale, settings.rehearsal)
-    DATA = data_folder(settings.scale, RESULTS, settings.data_root)
-    TABLES = {n: load_table(n, settings.scale, settings.data_root, settings.rehearsal)[1] for n in table_names()}
-    ROWS = [row for rows in TABLES.values() for row in rows]
-    TRAININGS = trainings_of(ROWS, settings)
-    CLAIMED = claimed_rows(settings)
-    check_space(Path())
-    check_folders([DATA, *(FOLDER / "runs" / row.run for row in ROWS)])
+    # Not `configfile:`, which takes the last of two equal keys and reports a typo in a page of its own.
+    PIPELINE = read_pipeline(config)
+    EVERYTHING = PIPELINE.reportable() if REPORTS else PIPELINE.everything()
 except WorkbenchError as error:
     sys.exit(f"workbench: {error}")
 
-EXPERIMENTS = {row.run: row.experiment for row in ROWS}
-TRAIN_ANNOTATIONS = f"{DATA}/annotations/instances_train2017.json"
-VAL_ANNOTATIONS = f"{DATA}/annotations/instances_val2017.json"
-RELEASED = released_runs(ROWS)
-NOTEBOOKS = notebook_names()
-WORDS = {word.split("=")[0] for word in sys.argv}
-REPORTS = "--report" in WORDS and "--report-after-run" not in WORDS
-TRAINED = f"{FOLDER}/runs/{{run}}/seed{{seed}}"
-# Of one seed, or of published weights.
-WEIGHTS = f"{FOLDER}/runs/{{run}}/{{training}}"
-EVALUATED = f"{WEIGHTS}/{{variant}}"
+TABLES, FOLDER, SETTINGS = PIPELINE.tables, PIPELINE.folder, PIPELINE.settings
+TRAIN_ANNOTATIONS, VAL_ANNOTATIONS = PIPELINE.annotations
+OPTIONS, WORLD = SETTINGS.options, SETTINGS.world_options
+PUBLISHED = FOLDER.run("{run}").training(RELEASED)
+TRAINED = FOLDER.run("{run}").training("{seed}")
+WEIGHTS = FOLDER.run("{run}").training("{training}")  # of one seed, or published ones
+EVALUATED = WEIGHTS.evaluation("{variant}")
+
+GPUS, THREADS = PIPELINE.gpus, PIPELINE.threads
 
 CAPTIONS = "workbench/report/captions"
+# tee outlives Ctrl-C, the end of the terminal and a scheduler's time limit, so that the log has the command's last line.
+LOGGED = " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
 
 
 report: f"{CAPTIONS}/overview.rst"
 
 
-# The first half is what Snakemake itself puts before a command. A training whose pipeline has died writes its checkpoint
-# and ends; tee (below, in every rule) outlives the terminal, Ctrl-C and a scheduler's end of time for as long, so that the
-# log has its last words.
+# The first half is Snakemake's own prefix. A training whose Snakemake is gone writes its checkpoint and ends.
 shell.prefix(f"set -euo pipefail; export WORKBENCH_PIPELINE_PID={os.getpid()}; ")
 
-# GPUs of a training; those of a cluster are not seen from where its jobs are sent off, so that one has to ask for them.
-HERE = gpu_indices()
-GPUS = settings.gpus or int(bool(HERE))
-# Of a job on a CPU one, as many jobs side by side as there are cores; beside a GPU what falls to each of them.
-CORES = workflow.resource_settings.cores or os.cpu_count()  # `snakemake --unlock` names none
-THREADS = max(1, CORES // len(HERE)) if HERE else 4 if GPUS else 1
+
+def captioned(file, caption, category, **labels):
+    """An output that the report shows."""
+    return report(file, caption=f"{CAPTIONS}/{caption}.rst", category=category, labels=labels)
 
 
-def evaluations_of(rows):
-    files = [metrics_file(FOLDER, row, training) for row in rows for training in TRAININGS[row.run]]
-    # The second of results that are older than it is made where it is missing.
-    return [str(file) for metrics in files for file in (metrics, bootstrap_file(metrics))]
-
-
-def logs_of(rows):
-    return [
-        f"{FOLDER}/runs/{row.run}/{seed_folder(training)}/train.csv"
-        for row in rows
-        for training in TRAININGS[row.run]
-        if training != "released"
-    ]
-
-
-def outcomes_of(tables):
-    """A table each, with figures of it and of what was trained for it."""
-    return [f"{FOLDER}/tables/{table}.csv" for table in tables] + figures_of(tables)
-
-
-def figures_of(tables):
-    curves = [f"{FOLDER}/figures/{table}_loss.png" for table in tables if logs_of(TABLES[table])]
-    return curves + [f"{FOLDER}/figures/{table}_ap.png" for table in tables if TABLES[table]]
-
-
-def asked_for(alone):
-    """Targets of this call: a report makes nothing, and a job on another machine, whose call names none, ``alone``."""
-    if REPORTS:
-        return {"report"}
-    return set(workflow.dag_settings.targets) or {"all"} if workflow.is_main_process else {alone}
-
-
-def everything():
-    """All outcomes; for a report those that are there, and rankings, which are only made when asked for."""
-    notebooks = expand(f"{FOLDER}/notebooks/{{notebook}}.ipynb", notebook=NOTEBOOKS)
-    files = [*outcomes_of(TABLES), f"{FOLDER}/claims.csv", *notebooks]
-    if not REPORTS:
-        return files
-    files += [f"{FOLDER}/figures/{table}_ranking.png" for table in TABLES]
-    return [file for file in files if os.path.exists(file)] or sys.exit(
-        f"workbench: {FOLDER} holds nothing to report yet; run snakemake --cores all table3, or another table, first"
-    )
-
-
-def judged(wildcards):
-    """What the claims are judged by: evaluations that this call makes, and those that are there.
-
-    The latter by their absolute path, which no rule makes, so that nothing is made anew because of a claim.
-    """
-    targets = asked_for("claims")
-    wanted = set(TABLES) if targets & {"all", "tables", "figures"} else targets
-    asked = {
-        file
-        for name, rows in TABLES.items()
-        for row in rows
-        if {name, row.id} & wanted
-        for file in evaluations_of([row])
-    }
-    there = [os.path.abspath(file) for file in evaluations_of(CLAIMED) if file not in asked and os.path.exists(file)]
-    return sorted({*asked, *there})
-
-
-def rankings_of(rows):
-    return [f"{FOLDER}/runs/{row.run}/{seed_folder(t)}/ranking.csv" for row in rows for t in TRAININGS[row.run]]
-
-
-def read_by(wildcards):
-    return read_by_notebook(wildcards.notebook, FOLDER, TABLES, TRAININGS, asked_for("notebooks"))
-
-
-def pretrained(wildcards):
-    """The file of pretrained weights that a run starts from, if it does."""
-    backbone = EXPERIMENTS[wildcards.run].backbone
-    return [ancient(f"{RESULTS}/weights/{backbone.name}.pth")] if backbone.pretrained else []
-
-
-def memory_of(wildcards):
-    """MB of a training. A rehearsal's step is one image: X-101-64x4d with DCN, the largest, took 11.2 GB on a CPU."""
-    experiment = EXPERIMENTS[wildcards.run]
-    if experiment.image.long < 600:
-        return 2000
-    return 12000 if experiment.training.limit_steps else max(24000, 12000 * GPUS)
-
-
-onstart:
-    # Named by their content, so they are no inputs: what changes has another name.
-    runs = {job.wildcards.run for job in workflow.dag.needrun_jobs() if "run" in job.wildcards.keys()}
-    try:
-        write_settings(FOLDER, [row for row in ROWS if row.run in runs])
-    except WorkbenchError as error:
-        sys.exit(f"workbench: {error}")
+onsuccess:
+    print(where_results_are(FOLDER), file=sys.stderr)
 
 
 onerror:
-    for words in last_words(log):
-        atexit.register(print, words, file=sys.stderr)
-
-
-@atexit.register
-def name_unknown_targets():
-    """Below Snakemake's own words, since it tells a Snakefile its targets only after it has been read."""
-    if workflow.dag_settings:
-        known = [rule.name for rule in workflow.rules if not rule.has_wildcards()]
-        for words in unknown_targets(workflow.dag_settings.targets, known, [row.id for row in ROWS]):
-            print(words, file=sys.stderr)
+    for line in last_lines(log):
+        atexit.register(print, line, file=sys.stderr)  # below Snakemake's own page
 
 
 wildcard_constraints:
-    run="|".join(EXPERIMENTS),
+    run="|".join(PIPELINE.experiments),
     seed=r"\d+",
     training=r"seed\d+|released",
     table="|".join(TABLES),
-    notebook="|".join(NOTEBOOKS),
-
-
-localrules:
-    all,
-    tables,
-    figures,
-    notebooks,
+    notebook="|".join(notebook_names()),
 
 
 rule all:
     input:
-        everything(),
+        EVERYTHING,
+    localrule: True
 
 
-rule tables:
-    input:
-        expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
+for target, files in PIPELINE.targets().items():
+
+    rule:
+        name:
+            target
+        input:
+            files,
+        localrule: True
 
 
-rule figures:
-    input:
-        figures_of(TABLES),
-
-
-rule claims:
-    input:
-        judged,
-    output:
-        f"{FOLDER}/claims.csv",
-        f"{FOLDER}/claims.md",
-        report(f"{FOLDER}/claims.html", caption=f"{CAPTIONS}/claims.rst", category="Claims", labels={"claims": "all"}),
+rule claims:  # no output: each call judges the evaluations that exist
     log:
-        f"{FOLDER}/claims.log",
-    resources:
-        mem_mb=2000,
-        runtime=10,
-    params:
-        claims=claims_digest(),
+        FOLDER.claims.with_suffix(".log"),
     shell:
-        f"workbench claims {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+        f"workbench claims {OPTIONS}{LOGGED}"
 
 
-rule notebooks:
-    input:
-        expand(f"{FOLDER}/notebooks/{{notebook}}.ipynb", notebook=NOTEBOOKS),
+rule notebooks:  # no output: each call shows the results that exist
+    log:
+        FOLDER.notebook("all").with_suffix(".log"),
+    shell:
+        f"workbench notebook all {WORLD}{LOGGED}"
 
 
-for name, rows in TABLES.items():
-
-    rule:
-        name:
-            name
-        input:
-            outcomes_of([name]),
-        localrule: True
-
-    rule:
-        name:
-            f"{name}_ranking"
-        input:
-            f"{FOLDER}/figures/{name}_ranking.png",
-        localrule: True
-
-    for row in rows:
-
-        rule:
-            name:
-                row.id
-            input:
-                evaluations_of([row]),
-            localrule: True
-
-
-if str(DATA).startswith(f"{RESULTS}/"):
+if PIPELINE.draws_data:
 
     rule dataset:
         output:
             TRAIN_ANNOTATIONS,
             VAL_ANNOTATIONS,
         log:
-            f"{DATA}.log",
-        threads: CORES
-        resources:
-            mem_mb=2000,
-            runtime=10,
+            f"{PIPELINE.data}.log",
+        threads: os.cpu_count()
         shell:
-            f"workbench dataset {DATA} --scale {settings.scale} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+            f"workbench dataset {PIPELINE.data} --scale {SETTINGS.scale}{LOGGED}"
 
 
 rule weights:
     output:
-        # Of a backbone, or published ones of a whole detector.
-        f"{RESULTS}/weights/{{name}}.pth",
+        # ImageNet weights of a backbone, or published weights of a detector.
+        pretrained_weights(RESULTS, "{name}"),
     log:
-        f"{RESULTS}/weights/{{name}}.log",
+        pretrained_weights(RESULTS, "{name}").with_suffix(".log"),
     localrule: True
     shell:
-        "workbench weights {wildcards.name} {output} 2>&1 | (trap '' INT TERM PIPE; tee {log})"
+        f"workbench weights {{wildcards.name}} {{output}}{LOGGED}"
 
 
 rule import_weights:
     input:
-        lambda wildcards: ancient(f"{RESULTS}/weights/{RELEASED[wildcards.run]}.pth"),
+        lambda wildcards: ancient(pretrained_weights(RESULTS, PIPELINE.published[wildcards.run])),
     output:
-        f"{FOLDER}/runs/{{run}}/released/model.safetensors",
-        f"{FOLDER}/runs/{{run}}/released/train.json",
+        PUBLISHED.weights,
+        PUBLISHED.facts,
     log:
-        f"{FOLDER}/runs/{{run}}/released/import.log",
-    resources:
-        mem_mb=4000,
-        runtime=10,
+        PUBLISHED.log("import"),
+    params:
+        # Functions of the output are no trigger.
+        row=lambda wildcards, output: PIPELINE.row(wildcards.run),
     shell:
-        f"workbench import-checkpoint {{input}} --run {FOLDER}/runs/{{wildcards.run}} --data '{DATA}'"
-        " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
+        f"workbench import-checkpoint {{input}} --run {{params.row}} {WORLD}{LOGGED}"
 
 
 rule train:
     input:
-        # What they hold is part of the run's name; a new date on the file alone must not retrain.
+        # The annotations' digest is part of the run's name; a new date on the file must not train again.
         annotations=ancient(TRAIN_ANNOTATIONS),
         validation=ancient(VAL_ANNOTATIONS),
-        pretrained=pretrained,
+        pretrained=lambda wildcards: [ancient(file) for file in PIPELINE.pretrained(wildcards.run)],
     output:
-        f"{TRAINED}/model.safetensors",
-        f"{TRAINED}/train.csv",
-        f"{TRAINED}/train.json",
+        TRAINED.weights,
+        TRAINED.curves,
+        TRAINED.facts,
     log:
-        f"{TRAINED}/train.log",
+        TRAINED.log("train"),
     threads: THREADS * max(1, GPUS)
     resources:
         gpu=GPUS,
-        mem_mb=memory_of,
-        runtime=lambda wildcards: 60 if EXPERIMENTS[wildcards.run].image.long < 600 else 4320,
+        mem_mb=lambda wildcards: PIPELINE.memory_mb(wildcards.run),
+        runtime=lambda wildcards: 60 if PIPELINE.is_small(wildcards.run) else 4320,
     params:
+        row=lambda wildcards, output: PIPELINE.row(wildcards.run),
         pretrained=lambda wildcards, input: f"--pretrained {input.pretrained}" if input.pretrained else "",
     shell:
-        f"workbench train {FOLDER}/runs/{{wildcards.run}} --seed {{wildcards.seed}} --data '{DATA}'"
-        f" --devices {max(1, GPUS)} {'--gpu' if settings.gpus else ''}"
-        f" {f'--micro-batch {settings.micro_batch}' if settings.micro_batch else ''}"
-        " {params.pretrained} 2>&1 | (trap '' INT TERM PIPE; tee {log})"
+        f"workbench train --run {{params.row}} --seed {{wildcards.seed}} {WORLD} {{params.pretrained}}"
+        f" --devices {max(1, GPUS)}{' --gpu' if SETTINGS.gpus else ''}"
+        f"{f' --micro-batch {SETTINGS.micro_batch}' if SETTINGS.micro_batch else ''}{LOGGED}"
 
 
 rule detect:
     input:
-        f"{WEIGHTS}/model.safetensors",
+        WEIGHTS.weights,
         VAL_ANNOTATIONS,
     output:
-        f"{EVALUATED}/detections.json",
-        f"{EVALUATED}/detection.json",
+        EVALUATED.detections,
+        EVALUATED.detection_facts,
     log:
-        f"{EVALUATED}/detect.log",
+        EVALUATED.log("detect"),
     threads: THREADS
     resources:
         gpu=min(1, GPUS),
-        mem_mb=lambda wildcards: 2000 if EXPERIMENTS[wildcards.run].image.long < 600 else 8000,
+        mem_mb=lambda wildcards: 2000 if PIPELINE.is_small(wildcards.run) else 8000,
         runtime=120,
     params:
+        row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.variant),
         seed=lambda wildcards: wildcards.training.removeprefix("seed"),
     shell:
-        f"workbench detect {FOLDER}/runs/{{wildcards.run}} --seed {{params.seed}} --data '{DATA}'"
-        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+        f"workbench detect --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
 
 
 rule evaluate:
     input:
-        f"{EVALUATED}/detections.json",
-        f"{EVALUATED}/detection.json",
-        f"{WEIGHTS}/train.json",
+        EVALUATED.detections,
+        EVALUATED.detection_facts,
+        WEIGHTS.facts,
         VAL_ANNOTATIONS,
     output:
-        f"{EVALUATED}/metrics.json",
-        f"{EVALUATED}/bootstrap.json",
+        EVALUATED.metrics,
+        EVALUATED.bootstrap,
     log:
-        f"{EVALUATED}/evaluate.log",
-    resources:
-        mem_mb=4000,
-        runtime=30,
+        EVALUATED.log("evaluate"),
     params:
+        row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.variant),
         seed=lambda wildcards: wildcards.training.removeprefix("seed"),
     shell:
-        f"workbench evaluate {FOLDER}/runs/{{wildcards.run}} --seed {{params.seed}} --data '{DATA}'"
-        f" --variant {FOLDER}/variants/{{wildcards.variant}}.json 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+        f"workbench evaluate --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
 
 
 rule rank:
     input:
-        f"{WEIGHTS}/model.safetensors",
+        WEIGHTS.weights,
         VAL_ANNOTATIONS,
     output:
-        multiext(f"{WEIGHTS}/ranking", ".csv", ".png", ".pdf"),
+        [WEIGHTS.ranking.with_suffix(suffix) for suffix in (".csv", ".png", ".pdf")],
     log:
-        f"{WEIGHTS}/ranking.log",
+        WEIGHTS.log("ranking"),
     threads: THREADS
     resources:
         gpu=min(1, GPUS),
-        mem_mb=lambda wildcards: 2000 if EXPERIMENTS[wildcards.run].image.long < 600 else 8000,
+        mem_mb=lambda wildcards: 2000 if PIPELINE.is_small(wildcards.run) else 8000,
         runtime=120,
     params:
+        row=lambda wildcards, output: PIPELINE.row(wildcards.run),
         seed=lambda wildcards: wildcards.training.removeprefix("seed"),
     shell:
-        f"workbench ranking --run {FOLDER}/runs/{{wildcards.run}} --seed {{params.seed}} --data '{DATA}'"
-        f" {f'--limit-images {settings.limit_images}' if settings.limit_images else ''}"
-        " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
+        f"workbench ranking --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
 
 
 rule table:
     input:
-        lambda wildcards: evaluations_of(TABLES[wildcards.table]),
+        lambda wildcards: PIPELINE.evaluations(TABLES[wildcards.table]),
     output:
-        f"{FOLDER}/tables/{{table}}.csv",
-        f"{FOLDER}/tables/{{table}}.md",
-        report(
-            f"{FOLDER}/tables/{{table}}.html",
-            caption=f"{CAPTIONS}/table.rst",
-            category="Tables",
-            labels={"table": "{table}"},
-        ),
+        FOLDER.table("{table}"),
+        FOLDER.table("{table}").with_suffix(".md"),
+        captioned(FOLDER.table("{table}").with_suffix(".html"), "table", "Tables", table="{table}"),
     log:
-        f"{FOLDER}/tables/{{table}}.log",
-    resources:
-        mem_mb=2000,
-        runtime=10,
+        FOLDER.table("{table}").with_suffix(".log"),
     params:
         rows=lambda wildcards: settings_digest(wildcards.table, TABLES[wildcards.table]),
     shell:
-        f"workbench table {{wildcards.table}} {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+        f"workbench table {{wildcards.table}} {OPTIONS}{LOGGED}"
 
 
-rule figure:
+rule verdicts:
     input:
-        lambda wildcards: logs_of(TABLES[wildcards.table]),
+        lambda wildcards: PIPELINE.evaluations(TABLES[wildcards.table]),
     output:
-        report(
-            f"{FOLDER}/figures/{{table}}_loss.png",
-            caption=f"{CAPTIONS}/loss.rst",
-            category="Loss curves",
-            labels={"table": "{table}"},
-        ),
-        f"{FOLDER}/figures/{{table}}_loss.pdf",
+        FOLDER.verdicts("{table}"),
+        FOLDER.verdicts("{table}").with_suffix(".md"),
+        captioned(FOLDER.verdicts("{table}").with_suffix(".html"), "claims", "Claims", claims="{table}"),
     log:
-        f"{FOLDER}/figures/{{table}}.log",
-    resources:
-        mem_mb=2000,
-        runtime=10,
+        FOLDER.verdicts("{table}").with_suffix(".log"),
+    params:
+        claims=lambda wildcards: claims_digest([wildcards.table]),
     shell:
-        f"workbench figure {{wildcards.table}} {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+        f"workbench claims {{wildcards.table}} {OPTIONS}{LOGGED}"
 
 
-rule bars:
-    input:
-        f"{FOLDER}/tables/{{table}}.csv",
-    output:
-        report(
-            f"{FOLDER}/figures/{{table}}_ap.png",
-            caption=f"{CAPTIONS}/ap.rst",
-            category="AP as bars",
-            labels={"table": "{table}"},
-        ),
-        f"{FOLDER}/figures/{{table}}_ap.pdf",
-    log:
-        f"{FOLDER}/figures/{{table}}_ap.log",
-    resources:
-        mem_mb=2000,
-        runtime=10,
-    shell:
-        f"workbench figure {{wildcards.table}} --kind ap {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+FIGURES = {
+    # rule, which is the kind of the figure: category in the report, inputs
+    "loss": ("Loss curves", lambda wildcards: PIPELINE.curves(TABLES[wildcards.table])),
+    "ap": ("AP as bars", FOLDER.table("{table}")),
+    "ranking": ("Score and IoU", lambda wildcards: PIPELINE.rankings(TABLES[wildcards.table])),
+}
 
+for kind, (category, inputs) in FIGURES.items():
 
-rule ranking:
-    input:
-        lambda wildcards: rankings_of(TABLES[wildcards.table]),
-    output:
-        report(
-            f"{FOLDER}/figures/{{table}}_ranking.png",
-            caption=f"{CAPTIONS}/ranking.rst",
-            category="Score and IoU",
-            labels={"table": "{table}"},
-        ),
-        f"{FOLDER}/figures/{{table}}_ranking.pdf",
-    log:
-        f"{FOLDER}/figures/{{table}}_ranking.log",
-    resources:
-        mem_mb=2000,
-        runtime=10,
-    shell:
-        f"workbench figure {{wildcards.table}} --kind ranking {settings.options} 2>&1 | (trap '' INT TERM PIPE; tee {{log}})"
+    rule:
+        name:
+            kind
+        input:
+            inputs,
+        output:
+            captioned(FOLDER.figure("{table}", kind), kind, category, table="{table}"),
+            FOLDER.figure("{table}", kind).with_suffix(".pdf"),
+        log:
+            FOLDER.figure("{table}", kind).with_suffix(".log"),
+        params:
+            kind=lambda wildcards, output: output[1].rsplit("_", 1)[1].removesuffix(".pdf"),
+        shell:
+            f"workbench figure {{wildcards.table}} --kind {{params.kind}} {OPTIONS}{LOGGED}"
 
 
 rule notebook:
     input:
         "notebooks/{notebook}.ipynb",
-        read_by,
+        lambda wildcards: PIPELINE.notebook_inputs(wildcards.notebook),
     output:
-        f"{FOLDER}/notebooks/{{notebook}}.ipynb",
+        FOLDER.notebook("{notebook}"),
     log:
-        f"{FOLDER}/notebooks/{{notebook}}.log",
-    resources:
-        mem_mb=4000,
-        runtime=20,
+        FOLDER.notebook("{notebook}").with_suffix(".log"),
     shell:
-        f"workbench notebook {{wildcards.notebook}} {settings.notebook_options}"
-        " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
+        f"workbench notebook {{wildcards.notebook}} {WORLD}{LOGGED}"
+
+
+def refuse(wildcards):
+    """End the call: no rule makes a file outside of folders, so the name is a mistyped target."""
+    known = ["all", "claims", "notebooks", *PIPELINE.targets()]
+    sys.exit(unknown_target(wildcards.unknown_target, known, [row.id for row in PIPELINE.rows]))
+
+
+rule unknown_target:
+    input:
+        refuse,
+    output:
+        "{unknown_target,[^/]+}",

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from workbench.data.embedded import draw_data_set
+from workbench.runs.folders import scale_folder
 from workbench.settings.catalog import load_row
 from workbench.settings.data import CATEGORIES, EmbeddedData
+from workbench.settings.ids import run_id
 from workbench.support.files import write_json_atomically
 
 
@@ -50,8 +52,20 @@ def tiny_experiment():
 
 
 @pytest.fixture
-def untrained_run(tmp_path):
-    """A function that makes the folder of a run: an experiment on the drawn data, with random weights for seed 0."""
+def new_run(tmp_path):
+    """A function that writes the experiment of a run to a folder of results; returns the run."""
+
+    def make(experiment, results=tmp_path):
+        run = scale_folder(results, "mini").run(run_id(experiment))
+        run.write_experiment(experiment)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def untrained_run(new_run):
+    """A function that makes a run on the drawn data whose training with seed 0 has random weights."""
 
     def make(experiment):
         import torch
@@ -60,12 +74,11 @@ def untrained_run(tmp_path):
         from workbench.detectors import build_detector
 
         torch.manual_seed(0)
-        folder = tmp_path / "runs" / experiment.detector.title
-        write_json_atomically(folder / "experiment.json", experiment.model_dump(mode="json"))
+        training = new_run(experiment).training(0)
         ids, names = zip(*CATEGORIES, strict=True)
         facts = {"category_ids": ids, "class_names": names, "code_digest": "12345678"}
-        write_json_atomically(folder / "seed0" / "train.json", facts)
-        save_file(build_detector(experiment).state_dict(), folder / "seed0" / "model.safetensors")
-        return folder
+        write_json_atomically(training.facts, facts)
+        save_file(build_detector(experiment).state_dict(), training.weights)
+        return training
 
     return make

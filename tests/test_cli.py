@@ -1,6 +1,7 @@
 """The command line: each step by hand, one's own pictures, and mistakes told in one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -8,12 +9,24 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from PIL import Image
 
+from workbench import cli
+from workbench.runs.folders import drawn_data, scale_folder
+from workbench.settings.catalog import Rehearsal, load_table
 from workbench.settings.variant import Variant
 from workbench.support.files import write_json_atomically
 
 WORKBENCH = Path(sys.executable).parent / "workbench"
+ROW = "t3_full_vfl"
+REHEARSAL = ("--limit-steps", 2, "--limit-images", 4)
+
+
+def registered_commands():
+    """Commands by name, those of ``bench`` too."""
+    group = typer.main.get_command(cli.app)
+    return {**group.commands, **group.commands["bench"].commands}
 
 
 def workbench(*arguments, cwd=None):
@@ -22,37 +35,47 @@ def workbench(*arguments, cwd=None):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_data):
-    """A run's folder, trained by hand for two steps."""
-    from workbench.settings.catalog import Rehearsal, load_table
-
+    """A training of two steps, by the name of its row; its drawn data set has few images."""
     results = tmp_path_factory.mktemp("results")
     row = load_table("table3", "mini", rehearsal=Rehearsal(steps=2, images=4))[1][3]
-    run = results / "runs" / row.run
-    write_json_atomically(run / "experiment.json", row.experiment.model_dump(mode="json"))
-    write_json_atomically(results / "variants" / "quick.json", row.variant.model_dump(mode="json"))
-    said = workbench("train", run, "--data", tiny_data, "--seed", 1)
+    drawn_data(results, row.experiment.data).symlink_to(tiny_data)
+    said = workbench("train", "--run", row.id, "--seed", 1, "--results", results, *REHEARSAL)
     assert said.returncode == 0, said.stderr
     assert "2/2  epoch 1/" in said.stderr
-    return run
+    return scale_folder(results, "mini", Rehearsal(2, 4)).training(row, 1)
 
 
-def test_the_steps_by_hand(trained, tiny_data):
-    variant = trained.parent.parent / "variants" / "quick.json"
+def test_each_step_by_the_name_of_a_row(trained, tiny_data):
+    results = trained.run.results
     for command in ("detect", "evaluate"):
-        said = workbench(command, trained, "--variant", variant, "--data", tiny_data, "--seed", 1)
-        assert said.returncode == 0, said.stderr
-    folder = trained / "seed1" / "quick"
-    metrics = json.loads((folder / "metrics.json").read_text())
+        result = workbench(command, "--run", ROW, "--seed", 1, "--results", results, *REHEARSAL)
+        assert result.returncode == 0, result.stderr
+    row = load_table("table3", "mini", rehearsal=Rehearsal(steps=2, images=4))[1][3]
+    evaluation = trained.evaluation(row.variant)
+    metrics = json.loads(evaluation.metrics.read_text())
     assert metrics["images"] == 4
     assert metrics["provenance"]["seed"] == 1
     assert metrics["provenance"]["code_digest"] == metrics["provenance"]["training"]["code_digest"]
-    resampled = json.loads((folder / "bootstrap.json").read_text())
+    assert metrics["provenance"]["detection"]["variant"]["limit_images"] == 4
+    resampled = json.loads(evaluation.bootstrap.read_text())
     assert resampled["AP"] == pytest.approx(metrics["AP"], abs=1e-12)
     assert (resampled["images"], len(resampled["resamples"])) == (4, 1000)
     ids = {
         image["id"] for image in json.loads((tiny_data / "annotations/instances_val2017.json").read_text())["images"]
     }
-    assert {entry["image_id"] for entry in json.loads((folder / "detections.json").read_text())} <= ids
+    assert {entry["image_id"] for entry in json.loads(evaluation.detections.read_text())} <= ids
+
+
+@pytest.mark.parametrize("folder", ["run", "training"])
+def test_a_folder_names_a_run_in_every_command(trained, tmp_path, folder):
+    """The data set of the embedded world is found from the folder, and the variant is the published one."""
+    named = [trained.run.folder, "--seed", 1] if folder == "run" else [trained.folder]
+    for command, more in {"detect": (), "evaluate": (), "ranking": (), "oracle": ()}.items():
+        result = workbench(command, "--run", *named, *more, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert len(list(trained.folder.glob("*/metrics.json"))) >= 1
+    assert trained.ranking.is_file()
+    assert trained.oracles.is_file()
 
 
 def test_the_file_for_the_evaluation_server(trained, tiny_data, tmp_path):
@@ -61,25 +84,26 @@ def test_the_file_for_the_evaluation_server(trained, tiny_data, tmp_path):
     del document["annotations"]
     write_json_atomically(tmp_path / "data/annotations/image_info_test-dev2017.json", document)
     (tmp_path / "data/test2017").symlink_to(tiny_data / "val2017")
-    settings = json.loads((trained.parent.parent / "variants" / "quick.json").read_text())
-    variant = tmp_path / "all.json"  # so that there is something to find after two steps
-    write_json_atomically(variant, settings | {"score_threshold": 0.0, "max_detections": 5})
-    said = workbench(
-        "submission", trained, "--variant", variant, "--data", tmp_path / "data", "--seed", 1, "--out", tmp_path
-    )
-    assert said.returncode == 0, said.stderr
-    name = f"detections_test-dev2017_{trained.name}_results"
-    assert said.stdout.strip() == str(tmp_path / f"{name}.zip")
+    experiment = trained.run.read_experiment()
+    # Few steps give low scores.
+    settings = Variant(image=experiment.image, score_threshold=0.0, max_detections=5, limit_images=4)
+    variant = tmp_path / "all.json"
+    write_json_atomically(variant, settings.model_dump(mode="json"))
+    common = ("submission", "--run", trained.folder, "--variant", variant, "--out", tmp_path)
+    result = workbench(*common, "--data-root", tmp_path / "data")
+    assert result.returncode == 0, result.stderr
+    name = f"detections_test-dev2017_{trained.run.name}_results"
+    assert result.stdout.strip() == str(tmp_path / f"{name}.zip")
     with zipfile.ZipFile(tmp_path / f"{name}.zip") as archive:
         assert archive.namelist() == [f"{name}.json"]
-        found = json.loads(archive.read(f"{name}.json"))
-    assert len(found) == 4 * 5
-    assert {entry["image_id"] for entry in found} == {image["id"] for image in document["images"][:4]}
-    assert all(entry.keys() == {"image_id", "category_id", "bbox", "score"} for entry in found)
-    said = workbench("submission", trained, "--variant", variant, "--data", tiny_data, "--seed", 1, "--out", tmp_path)
-    assert said.returncode == 1
-    assert said.stderr.startswith("workbench: ")
-    assert "image_info_test-dev2017.json: no such annotation file" in said.stderr
+        detections = json.loads(archive.read(f"{name}.json"))
+    assert len(detections) == 4 * 5
+    assert {entry["image_id"] for entry in detections} == {image["id"] for image in document["images"][:4]}
+    assert all(entry.keys() == {"image_id", "category_id", "bbox", "score"} for entry in detections)
+    result = workbench(*common, "--data-root", tiny_data)
+    assert result.returncode == 1
+    assert result.stderr.startswith("workbench: ")
+    assert "image_info_test-dev2017.json: no such annotation file" in result.stderr
 
 
 def test_predict_draws_pictures_and_lists_boxes(trained, tmp_path):
@@ -90,7 +114,7 @@ def test_predict_draws_pictures_and_lists_boxes(trained, tmp_path):
     exif = turned.getexif()
     exif[0x0112] = 6  # to be turned by a quarter for display
     turned.save(pictures / "turned.jpg", exif=exif)
-    said = workbench("predict", pictures, "--run", trained, "--seed", 1, "--out", tmp_path / "out", "--min-score", 0)
+    said = workbench("predict", pictures, "--run", trained.folder, "--out", tmp_path / "out", "--min-score", 0)
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("objects, drawn in") == 2
     listed = json.loads((tmp_path / "out" / "detections.json").read_text())
@@ -104,24 +128,51 @@ def test_predict_draws_pictures_and_lists_boxes(trained, tmp_path):
 
 def test_mistakes_are_one_line(trained, tmp_path, tiny_data):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "noise.jpg").write_bytes(b"no picture")
+    (tmp_path / "noise.jpg").write_bytes(b"not an image")
+    of_run, training = ("--run", trained.run.folder), ("--run", trained.folder)
     cases = [
-        (("predict", "nowhere.jpg", "--run", trained, "--seed", 1), "nowhere.jpg: no such file or folder"),
-        (("predict", tmp_path / "empty", "--run", trained, "--seed", 1), "no picture there"),
-        (("predict", tmp_path / "noise.jpg", "--run", trained, "--seed", 1), "not a readable picture"),
-        (("predict", tmp_path / "noise.jpg", "--run", trained), "has not been trained with seed 0"),
-        (("train", tmp_path, "--data", tiny_data), "experiment.json"),
-        (("train", trained, "--data", tmp_path / "empty"), "instances_train2017.json"),
+        (("predict", "nowhere.jpg", *training), "nowhere.jpg: no such file or folder"),
+        (("predict", tmp_path / "empty", *training), "empty: no "),
+        (("predict", tmp_path / "noise.jpg", *training), "noise.jpg: "),
+        (("predict", tmp_path / "noise.jpg", *of_run), "has not been trained with seed 0"),
+        (("predict", tmp_path / "noise.jpg", "--run", ROW), f"/{trained.run.name[:8]}"),
+        (("predict", tmp_path / "noise.jpg", "--run", "t3_full_vlf"), "--run: unknown row 't3_full_vlf'; did you mean"),
+        (("predict", tmp_path / "noise.jpg", "--run", "results/x"), "results/x: no such folder; name a row, a run's"),
+        (("predict", tmp_path / "noise.jpg", *training, "--seed", 2), "this is the training of seed 1, not of 2"),
+        (("detect", *training, "--variant", tmp_path / "none.json"), "none.json: settings of an evaluation not found"),
+        (("train", "--run", tmp_path), "experiment.json: settings of the run not found"),
+        (("train", *of_run, "--data-root", tmp_path / "empty"), "instances_train2017.json"),
+        (("oracle", "--run", ROW, "--scale", "coco"), "scale coco needs a data set: add data_root=FOLDER"),
         (("plan", "table33"), "unknown table 'table33'; did you mean 'table3'?"),
         (("dataset", tmp_path / "x", "--scale", "coco"), "scale coco has no embedded data set"),
     ]
     for arguments, expected in cases:
-        said = workbench(*arguments, cwd=tmp_path)
-        assert said.returncode == 1, arguments
-        assert expected in said.stderr, said.stderr
-        assert said.stderr.startswith("workbench: ")
-        assert said.stderr.count("\n") == 1
+        result = workbench(*arguments, cwd=tmp_path)
+        assert result.returncode == 1, arguments
+        assert expected in result.stderr, result.stderr
+        assert result.stderr.startswith("workbench: ")
+        assert result.stderr.count("\n") == 1
     assert workbench("tarin").returncode == 2
+    assert workbench("predict", "x.jpg", "--run", ROW, "--seed", "-1").returncode == 2
+
+
+def test_an_experiment_of_another_run_is_refused(trained, tmp_path):
+    other = trained.run.folder.with_name("vfnet-focal-resnet50-00000000")
+    shutil.copytree(trained.run.folder, other)
+    result = workbench("predict", tmp_path, "--run", other, "--seed", 1)
+    assert result.returncode == 1
+    assert f"this is the experiment of {trained.run.name}, not of {other.name}; delete the file" in result.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in registered_commands() if c != "dataset"])
+def test_shared_options_are_spelled_the_same_in_every_command(command):
+    """A command that takes a run or a scale has the same options for it as all others."""
+    options = {option for p in registered_commands()[command].params for option in p.opts}
+    assert not options & {"--data", "--root"}
+    if "--run" in options:
+        assert {"--run", "--seed", "--scale", "--data-root", "--results"} <= options
+    if "--scale" in options:
+        assert "--results" in options
 
 
 def test_plan_says_what_is_shared():

@@ -1,4 +1,4 @@
-"""``workbench``: each step of the pipeline by hand, and a detector for one's own pictures.
+"""``workbench``: the steps of the pipeline one by one, and detectors on your own images.
 
 Commands import what they need when they run, so that the light ones start at once.
 """
@@ -8,61 +8,29 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from workbench.commands.options import DATA_ROOT, RESULTS, RUN, SCALE, SEEDS, WORLD, Call, RunCall, with_options
 from workbench.support.errors import WorkbenchError
-
-if TYPE_CHECKING:
-    from workbench.settings.config import PipelineConfig
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
 )
-
-bench = typer.Typer(no_args_is_help=True, help="Small benchmarks on this machine.")
+bench = typer.Typer(no_args_is_help=True, help="Benchmarks on this machine.")
 app.add_typer(bench, name="bench")
 
-Folder = Annotated[Path, typer.Argument(help="A run's folder, results/<scale>/runs/<run>.")]
-Run = Annotated[Path, typer.Option("--run", help="A trained run, results/<scale>/runs/<run>.")]
-Seed = Annotated[int, typer.Option(min=0, help="Which training of the run.")]
-
-
-def _trained(text: str) -> int | str:
-    if text != "released" and not text.isdecimal():
-        raise typer.BadParameter("a seed, 0 or more, or 'released'")
-    return text if text == "released" else int(text)
-
-
-Trained = Annotated[
-    str,
-    typer.Option("--seed", parser=_trained, metavar="SEED", help="Which training, or 'released' for imported weights."),
-]
+Table = Annotated[str, typer.Argument(help="Name of a table, for example table3.")]
 Figure = Literal["loss", "ap", "ranking"]
-Data = Annotated[Path, typer.Option("--data", help="The data set: annotations/, train2017/, val2017/.")]
-Seeds = Annotated[int, typer.Option(min=1, help="How many trainings of each run.")]
-Scale = Annotated[str, typer.Option(help="A scale in experiments/scales.")]
-Weights = Annotated[str, typer.Option(help="'released': published weights where a row has some.")]
-Results = Annotated[Path, typer.Option(help="Where results lie.")]
-DataRoot = Annotated[Path | None, typer.Option("--data-root", help="A COCO-format data set.")]
-Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")]
-VariantFile = Annotated[Path, typer.Option("--variant", help="How to evaluate: a file in results/<scale>/variants.")]
-LimitSteps = Annotated[int | None, typer.Option(min=1, help="Rehearsal: steps of one image.")]
-LimitImages = Annotated[int | None, typer.Option(min=1, help="Rehearsal: test images.")]
-
-
-def _settings(*given: object) -> PipelineConfig:
-    """What ``snakemake --config`` would be given."""
-    from workbench.settings.config import read_config
-
-    return read_config(
-        dict(zip(("scale", "seeds", "weights", "data_root", "limit_steps", "limit_images"), given, strict=True))
-    )
+Workers = Annotated[int | None, typer.Option(min=0, help="Number of processes that decode images.")]
+VariantFile = Annotated[
+    Path | None, typer.Option("--variant", help="JSON file that states how to evaluate. Default: the row's variant.")
+]
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's ends in one line on stderr and exit code 1."""
+    """Run a command; a user's mistake ends in one line on stderr and exit code 1."""
     try:
         app(standalone_mode=False)
     except WorkbenchError as error:
@@ -72,56 +40,55 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise  # nothing of a file's
+            raise  # not an error about a file
         sys.exit(
             f"workbench: {error.filename or 'writing'}: {error.strerror}; check the path, its rights and the space"
         )
     except Exception as error:
-        if hasattr(error, "show"):  # a mistake on the command line, told by typer
+        if hasattr(error, "show"):  # a mistake on the command line, which typer explains
             error.show()
             sys.exit(2)
         raise
 
 
 @app.command()
+@with_options(SCALE)
 def dataset(
-    root: Annotated[Path, typer.Argument(help="Folder to write; replaced if it is there.")],
-    scale: Scale = "mini",
+    call: Call,
+    root: Annotated[Path, typer.Argument(help="Folder to write. An embedded data set that is there is replaced.")],
 ) -> None:
-    """Draw a scale's embedded data set."""
+    """Draw the embedded data set of a scale."""
     from workbench.data.embedded import draw_data_set
     from workbench.settings.catalog import embedded_settings
     from workbench.support.progress import Reporter
 
-    settings = embedded_settings(scale)
+    settings = embedded_settings(call.settings.scale)
     with Reporter("data set", settings.train_images + settings.val_images) as reporter:
         draw_data_set(settings, root, progress=lambda done, _: reporter.advance(done, "images"))
 
 
 @app.command()
 def weights(
-    name: Annotated[str, typer.Argument(help="A backbone, e.g. resnet50, or a checkpoint of released.yaml.")],
-    file: Annotated[Path, typer.Argument(help="Where to put the weights.")],
+    name: Annotated[str, typer.Argument(help="Backbone such as resnet50, or published weights of a released.yaml.")],
+    file: Annotated[Path, typer.Argument(help="File to write.")],
 ) -> None:
-    """Fetch a backbone's ImageNet weights, or a detector's published ones, and check their digest."""
+    """Fetch ImageNet weights of a backbone, or published weights of a detector, and check their digest."""
     from workbench.weights.download import fetch_weights
 
     fetch_weights(name, file)
 
 
 @app.command()
+@with_options(RUN, WORLD)
 def train(
-    run: Folder,
-    data: Data,
-    seed: Seed = 0,
-    pretrained: Annotated[Path | None, typer.Option(help="Weights of the backbone.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes.")] = 1,
-    gpu: Annotated[bool, typer.Option("--gpu", help="On GPUs, or not at all.")] = False,
-    micro_batch: Annotated[int | None, typer.Option(min=1, help="Images computed at a time on a device.")] = None,
+    call: RunCall,
+    pretrained: Annotated[Path | None, typer.Option(help="File with weights of the backbone.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Number of GPUs, or of CPU processes.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Fail if no GPU is available.")] = False,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Images per device computed at a time.")] = None,
     workers: Workers = None,
 ) -> None:
-    """Train a run, or go on where it was stopped."""
-    from workbench.runs.load import read_experiment
+    """Train a run, or resume its training."""
     from workbench.support.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
     from workbench.training.loop import train as run_training
 
@@ -129,204 +96,190 @@ def train(
         if gpu:
             refuse_cpu()
         prepare_threads()
+        call.training.run.write_experiment(call.experiment)
         run_training(
-            read_experiment(run),
-            run / f"seed{seed}",
-            data,
-            seed,
+            call.experiment,
+            call.training.folder,
+            call.data_root,
+            int(call.training.seed),
             pretrained=pretrained,
             devices=devices,
             micro_batch=micro_batch,
             workers=decoding_processes(workers, devices),
-            title=f"{run.name} seed {seed}",
+            title=f"{call.training.run.name} seed {call.training.seed}",
         )
 
 
 @app.command()
-def detect(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0", workers: Workers = None) -> None:
-    """Run a trained detector over val2017 and write detections.json."""
-    from workbench.commands.detect import detect_run
+@with_options(RUN, WORLD)
+def detect(call: RunCall, variant: VariantFile = None, workers: Workers = None) -> None:
+    """Detect objects in val2017 with a trained run and write detections.json."""
+    from workbench.commands.detect import write_detections
     from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
-        detect_run(run, variant, data, seed, decoding_processes(workers))
+        write_detections(call.training, call.variant(variant), call.data_root, decoding_processes(workers))
 
 
 @app.command()
+@with_options(RUN, WORLD)
 def submission(
-    run: Folder,
-    variant: VariantFile,
-    data: Data,
-    seed: Trained = "0",
-    split: Annotated[str, typer.Option(help="test-dev2017, or val2017.")] = "test-dev2017",
+    call: RunCall,
+    variant: VariantFile = None,
+    split: Annotated[str, typer.Option(help="Split: test-dev2017 or val2017.")] = "test-dev2017",
     out: Annotated[Path, typer.Option(help="Folder for the zip file.")] = Path("."),
     workers: Workers = None,
 ) -> None:
-    """Write the file that COCO's evaluation server took: detections of test-dev, zipped."""
+    """Write the zip file that COCO's evaluation server took: detections of test-dev."""
     from workbench.commands.detect import write_submission
     from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
-        print(write_submission(run, variant, data, seed, split, out, decoding_processes(workers)))
+        processes = decoding_processes(workers)
+        print(write_submission(call.training, call.variant(variant), call.data_root, split, out, processes))
 
 
 @app.command()
-def evaluate(run: Folder, variant: VariantFile, data: Data, seed: Trained = "0") -> None:
+@with_options(RUN, WORLD)
+def evaluate(call: RunCall, variant: VariantFile = None) -> None:
     """Compute COCO's metrics of detections.json and write metrics.json."""
-    from workbench.commands.evaluate import evaluate_run
-    from workbench.runs.folders import seed_folder
+    from workbench.commands.evaluate import write_metrics
 
-    metrics = evaluate_run(run, variant, data, seed)
-    shown = "  ".join(
-        f"{k} {'n/a' if metrics[k] is None else f'{100 * metrics[k]:.1f}'}" for k in ("AP", "AP50", "AP75")
+    metrics = write_metrics(call.training, call.variant(variant), call.data_root)
+    values = (
+        f"{name} {'n/a' if metrics[name] is None else f'{100 * metrics[name]:.1f}'}" for name in ("AP", "AP50", "AP75")
     )
-    print(f"{run.name} {seed_folder(seed)}: {shown}")
+    print(f"{call.training.title}: {'  '.join(values)}")
 
 
 @app.command()
-def oracle(run: Run, data: Data, seed: Trained = "0", workers: Workers = None) -> None:
-    """Put ground truth in the place of each of a trained run's outputs, and see what AP that would give."""
+@with_options(RUN, WORLD)
+def oracle(call: RunCall, workers: Workers = None) -> None:
+    """Replace each output of a trained run by ground truth, one at a time, and report the AP (Table 1)."""
     from workbench.commands.study import study_oracles
     from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
-        print(study_oracles(run, data, seed, decoding_processes(workers)))
+        print(study_oracles(call.training, call.data_root, decoding_processes(workers)))
 
 
 @app.command()
-def ranking(
-    run: Run, data: Data, seed: Trained = "0", limit_images: LimitImages = None, workers: Workers = None
-) -> None:
-    """Draw a trained run's scores against the IoU of its boxes, with their rank correlation."""
+@with_options(RUN, WORLD)
+def ranking(call: RunCall, workers: Workers = None) -> None:
+    """Draw the scores of a trained run against the IoU of its boxes, with rank correlations."""
     from workbench.commands.study import study_ranking
     from workbench.evaluation.correlation import kendall, spearman
-    from workbench.runs.folders import seed_folder
     from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
-        cells = study_ranking(run, data, seed, decoding_processes(workers), limit_images)
-    rho, tau = (correlation(cells["iou"], cells["score"]) for correlation in (spearman, kendall))
-    print(f"{run.name} {seed_folder(seed)}: {len(cells)} cells  Spearman {rho:.3f}  Kendall {tau:.3f}")
+        limit = call.settings.limit_images
+        locations = study_ranking(call.training, call.data_root, decoding_processes(workers), limit)
+    rho, tau = (correlation(locations["iou"], locations["score"]) for correlation in (spearman, kendall))
+    print(f"{call.training.title}: {len(locations)} locations  Spearman {rho:.3f}  Kendall {tau:.3f}")
 
 
 @app.command()
+@with_options(RUN, WORLD)
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of MMDetection 2 or 3.")],
-    run: Annotated[Path, typer.Option(help="The run of the same detector, results/<scale>/runs/<run>.")],
-    data: Annotated[Path | None, typer.Option("--data", help="Its data set, where the classes are not COCO's.")] = None,
+    call: RunCall, file: Annotated[Path, typer.Argument(help="Checkpoint of MMDetection 2 or 3.")]
 ) -> None:
-    """Turn published weights into a run's, for `--seed released`; nothing that the file holds is executed."""
+    """Turn published weights into a training, for ``--seed released``. Nothing in the file is executed."""
     from workbench.weights.mmdet_import import import_checkpoint as run_import
 
-    run_import(file, run, data, lambda line: print(f"{run.name}: {line}", file=sys.stderr))
+    run = call.training.run
+    run.write_experiment(call.experiment)
+    run_import(
+        file,
+        run.training("released"),
+        call.settings.data_root,
+        lambda line: print(f"{run.name}: {line}", file=sys.stderr),
+    )
 
 
 @app.command()
-def table(
-    name: Annotated[str, typer.Argument(help="e.g. table3")],
-    scale: Scale = "mini",
-    seeds: Seeds = 1,
-    weights: Weights = "trained",
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    limit_steps: LimitSteps = None,
-    limit_images: LimitImages = None,
-) -> None:
-    """Write a table of what has been measured beside what was published, as CSV and Markdown."""
+@with_options(WORLD, SEEDS)
+def table(call: Call, name: Table) -> None:
+    """Write a table of measured and published results as CSV, Markdown and HTML."""
     from workbench.report.outcomes import make_table
 
-    settings = _settings(scale, seeds, weights, data_root, limit_steps, limit_images)
-    print(make_table(name, settings, results))
+    print(make_table(name, call.settings, call.results))
 
 
 @app.command()
+@with_options(WORLD, SEEDS)
 def figure(
-    name: Annotated[str, typer.Argument(help="e.g. table3")],
-    scale: Scale = "mini",
-    seeds: Seeds = 1,
-    weights: Weights = "trained",
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    limit_steps: LimitSteps = None,
-    limit_images: LimitImages = None,
+    call: Call,
+    name: Table,
     kind: Annotated[Figure, typer.Option(help="Loss curves, AP as bars, or scores against IoU.")] = "loss",
 ) -> None:
-    """Draw a table's loss curves, its AP as bars, or its scores against the IoU of their boxes."""
+    """Draw a figure of a table: loss curves, AP as bars, or scores against the IoU of the boxes."""
     from workbench.report.outcomes import draw_figure
 
-    settings = _settings(scale, seeds, weights, data_root, limit_steps, limit_images)
-    draw_figure(name, kind, settings, results)
+    draw_figure(name, kind, call.settings, call.results)
 
 
 @app.command()
+@with_options(WORLD, SEEDS)
 def claims(
-    scale: Scale = "mini",
-    seeds: Seeds = 1,
-    weights: Weights = "trained",
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    limit_steps: LimitSteps = None,
-    limit_images: LimitImages = None,
+    call: Call, table: Annotated[str | None, typer.Argument(help="Table whose claims are judged. Default: all.")] = None
 ) -> None:
-    """Judge the paper's claims by what has been measured, as CSV and Markdown."""
-    from workbench.report.claims import write_claims
+    """Judge the papers' claims by the evaluations that exist, as CSV, Markdown and HTML."""
+    from workbench.report.claims import write_claims, write_verdicts
 
-    settings = _settings(scale, seeds, weights, data_root, limit_steps, limit_images)
-    print(write_claims(settings, results))
+    if table is None:
+        print(write_claims(call.settings, call.results))
+    else:
+        print(write_verdicts(table, call.settings, call.results))
 
 
 @app.command()
+@with_options(WORLD)
 def notebook(
-    name: Annotated[str, typer.Argument(help="One of notebooks/, e.g. star_points")],
-    scale: Scale = "mini",
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    rehearsal: Annotated[bool, typer.Option("--rehearsal", help="Show what a rehearsal made.")] = False,
+    call: Call, names: Annotated[list[str], typer.Argument(help="Notebooks such as star_points, or 'all'.")]
 ) -> None:
-    """Run a notebook from top to bottom and keep it with what it shows in results/<scale>/notebooks."""
-    from workbench.report.notebooks import execute_notebook
-    from workbench.runs.folders import scale_folder
-    from workbench.settings.catalog import Rehearsal
+    """Execute notebooks and write them with their outputs to results/<scale>/notebooks."""
+    from workbench.report.notebooks import execute_notebook, notebook_names
 
-    folder = scale_folder(results, scale, Rehearsal(steps=1) if rehearsal else None)
-    print(execute_notebook(name, folder, scale, data_root))
+    for name in notebook_names() if names == ["all"] else names:
+        print(execute_notebook(name, call.folder.path, call.settings.scale, call.settings.data_root))
 
 
 @app.command()
+@with_options(SCALE, DATA_ROOT, RESULTS)
 def plan(
-    table: Annotated[str, typer.Argument(help="e.g. table3")],
-    scale: Scale = "mini",
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    images_per_second: Annotated[float | None, typer.Option(help="Of one GPU in training; else as measured.")] = None,
+    call: Call,
+    table: Table,
+    images_per_second: Annotated[
+        float | None, typer.Option(help="Training speed of one GPU. Default: as measured here.")
+    ] = None,
 ) -> None:
-    """List the trainings behind a table: which are shared or done, and the time, memory and disk that they take."""
+    """List the trainings behind a table: which are shared or done, and their time, memory and disk space."""
     from workbench.commands.plan import describe
 
-    print(describe(table, scale, results, data_root, images_per_second))
+    print(describe(table, call.settings.scale, call.results, call.settings.data_root, images_per_second))
 
 
 @app.command()
+@with_options(RUN, WORLD)
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
-    run: Run,
-    seed: Trained = "0",
-    out: Annotated[Path, typer.Option(help="Folder for drawn pictures and detections.json.")] = Path("predictions"),
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Draw and list boxes of at least this score.")] = 0.3,
+    call: RunCall,
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the drawn images and detections.json.")] = Path("predictions"),
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of the boxes that are kept.")] = 0.3,
 ) -> None:
-    """Detect objects in your own pictures: drawn boxes and a JSON file."""
+    """Detect objects in your own images: drawn boxes and a JSON file."""
     from workbench.commands.predict import predict_images
 
-    for line in predict_images(images, run, seed, out, min_score):
+    for line in predict_images(images, call.training, out, min_score):
         print(line)
 
 
 @bench.command()
-def deform(repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5) -> None:
+def deform(repeats: Annotated[int, typer.Option(min=1, help="Number of timed rounds.")] = 5) -> None:
     """Time the back ends of deformable convolution, forward and backward."""
     from workbench.commands.bench.deform import bench_deform
     from workbench.support.devices import prepare_threads
@@ -336,18 +289,18 @@ def deform(repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 
 
 
 @bench.command()
+@with_options(SCALE, DATA_ROOT, RESULTS)
 def speed(
-    table: Annotated[str, typer.Argument(help="e.g. table4")],
-    row: Annotated[list[str] | None, typer.Option(help="A row, and more of them; all if there is none.")] = None,
-    scale: Scale = "mini",
-    data_root: DataRoot = None,
-    images: Annotated[int, typer.Option(min=1, help="Timed images.")] = 20,
-    results: Results = Path("results"),
+    call: Call,
+    table: Table,
+    row: Annotated[list[str] | None, typer.Option(help="Row to time (repeatable). Default: all rows.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Number of timed images.")] = 20,
 ) -> None:
-    """Time a table's detectors, one image at a time: loading, forward pass and post-processing apart."""
+    """Time the detectors of a table, one image at a time: loading, forward pass and post-processing apart."""
     from workbench.commands.bench.speed import bench_speed
     from workbench.support.devices import prepare_threads, reserved_gpus
 
+    settings = call.settings
     with reserved_gpus(1):
         prepare_threads()
-        print(bench_speed(table, row or [], scale, data_root, images, results))
+        print(bench_speed(table, row or [], settings.scale, settings.data_root, images, call.results))

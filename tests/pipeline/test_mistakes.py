@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.pipeline.messages import last_words
+from workbench.pipeline.messages import last_lines
 
 BIN = Path(sys.executable).parent
 REHEARSAL = ("limit_steps=2", "limit_images=4")
@@ -161,7 +161,7 @@ MISTAKES = {
     "unknown table": typed("tabel3", "unknown target 'tabel3'; did you mean 'table3'?"),
     "unknown row": typed("t3_full_vlf", "unknown target 't3_full_vlf'; did you mean 't3_full_vfl'?"),
     "unknown row beside a table": typed("table2 t3_full", "unknown target 't3_full'; did you mean 't3_full_vfl'?"),
-    "rule of many files": typed("train", "unknown target 'train'; known: all, tables, figures, claims, notebooks, table1, "),
+    "no target like it": typed("everything_at_once", "unknown target 'everything_at_once'; known: all, claims, notebooks, tables, figures, table1, "),
     "unknown scale": typed("table3 --config scale=coko", "--config: scale: unknown scale 'coko'; did you mean 'coco'?"),
     "unknown config key": typed("table3 --config sceeds=3", "--config: sceeds: unknown key; did you mean 'seeds'?"),
     "wrong config type": typed("table3 --config seeds=many", "--config: seeds: input should be a valid integer"),
@@ -258,12 +258,12 @@ def test_of_a_job_that_was_killed_the_log_is_named(tmp_path):
     logs["killed"].write_text("1/9\n2/9\n")
     screen = tmp_path / "snakemake.log"
     screen.write_text("".join(f"    log: {log} (check log file(s) for error details)\n" for log in logs.values()))
-    told, *others = last_words(str(screen))
+    told, *others = last_lines(str(screen))
     screen.write_text(f"    log: {logs['told']}, {logs['none']} (check log file(s) for error details)\n")
-    assert last_words(str(screen)) == [told]  # a cluster has a log of its own
+    assert last_lines(str(screen)) == [told]  # a cluster has a log of its own
     screen.write_text(f"    log: {logs['none']}, {logs['told']} (check log file(s) for error details)\n")
-    assert last_words(str(screen))[0].startswith(f"workbench: {logs['none']} and {logs['told']}: the job ended before")
+    assert last_lines(str(screen))[0].startswith(f"workbench: {logs['none']} and {logs['told']}: the job ended without")
     assert told == "workbench: here: do this"
     assert all(
-        f"{logs[name]}: the job ended before" in said for name, said in zip(("killed", "none"), others, strict=True)
+        f"{logs[name]}: the job ended without" in said for name, said in zip(("killed", "none"), others, strict=True)
     )

@@ -6,9 +6,9 @@ import shutil
 import pandas
 import pytest
 import torch
-from tests.test_checkpoints import of_version_3, published
 
 from tests.pipeline.test_pipeline import planned, snakemake
+from tests.weights.test_mmdet_import import of_version_3, published
 from workbench import cli
 from workbench.detectors import build_detector
 from workbench.settings.catalog import load_experiment

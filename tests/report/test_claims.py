@@ -9,9 +9,18 @@ import pytest
 
 from workbench.evaluation.intervals import Bootstrap, write_bootstrap
 from workbench.report import claims
-from workbench.report.claims import claimed_rows, judge, published_ap, read_claims, write_claims
-from workbench.runs.folders import bootstrap_file, metrics_file
+from workbench.report.claims import (
+    claimed_tables,
+    judge,
+    judge_table,
+    published_ap,
+    read_claims,
+    write_claims,
+    write_verdicts,
+)
+from workbench.runs.folders import scale_folder
 from workbench.settings import files as specs
+from workbench.settings.catalog import find_row
 from workbench.settings.config import PipelineConfig
 from workbench.support.errors import WorkbenchError
 
@@ -22,12 +31,11 @@ def training(ap, noise=0.001, digest="same"):
     return Bootstrap(ap, samples, images=100, digest=digest)
 
 
-def evaluate(results, settings, **rows):
+def evaluate(results, **rows):
     """Write evaluations of rows at scale mini, an AP for each seed."""
-    known = {row.id: row for row in claimed_rows(settings)}
     for id_, aps in rows.items():
         for seed, ap in enumerate(aps):
-            file = bootstrap_file(metrics_file(results / "mini", known[id_], seed))
+            file = scale_folder(results, "mini").evaluation(find_row(id_), seed).bootstrap
             file.parent.mkdir(parents=True)
             write_bootstrap(file, training(ap))
 
@@ -39,8 +47,7 @@ def test_every_claim_is_the_papers_its_published_effect_in_its_direction():
     assert all(published[claim.better] > published[claim.than] for claim in stated.values())
     pairs = [(claim.better, claim.than) for claim in stated.values()]
     assert len(set(pairs)) == len(pairs)
-    tables = {row.table for row in claimed_rows(PipelineConfig())}
-    assert tables == {"table1", "table2", "table3", "table4", "table5"}
+    assert claimed_tables() == ["table1", "table2", "table3", "table4", "table5"]
 
 
 @pytest.mark.parametrize(
@@ -75,11 +82,11 @@ def test_an_interval_that_touches_zero_decides_nothing():
 def test_files_of_claims(tmp_path):
     """Of what has been run: here two rows of Table 3 with two seeds each, everything else is not run."""
     settings = PipelineConfig(seeds=2)
-    evaluate(tmp_path, settings, t3_raw_vfl=(0.400, 0.402), t3_raw_fl=(0.370, 0.372))
+    evaluate(tmp_path, t3_raw_vfl=(0.400, 0.402), t3_raw_fl=(0.370, 0.372))
     text = write_claims(settings, tmp_path)
     assert (tmp_path / "mini" / "claims.md").read_text(encoding="utf-8") == text
     lines = list(csv.DictReader(io.StringIO((tmp_path / "mini" / "claims.csv").read_text(encoding="utf-8"))))
-    assert [line["claim"] for line in lines] == list(read_claims())
+    assert sorted(line["claim"] for line in lines) == sorted(read_claims())
     assert all(value != "" for line in lines for value in line.values())
     run = {line["claim"]: line for line in lines if line["verdict"] != "not run"}
     assert list(run) == ["component_vfl"]
@@ -91,13 +98,24 @@ def test_files_of_claims(tmp_path):
         in text
     )
     assert text.count(" not run ") == len(lines) - 1
+    assert [path.name for path in (tmp_path / "mini" / "claims").glob("*.csv")] == ["table3.csv"]
+
+
+def test_verdicts_of_a_table(tmp_path):
+    settings = PipelineConfig(seeds=2)
+    evaluate(tmp_path, t3_raw_vfl=(0.400, 0.402), t3_raw_fl=(0.370, 0.372))
+    text = write_verdicts("table3", settings, tmp_path)
+    folder = tmp_path / "mini" / "claims"
+    assert sorted(path.name for path in folder.iterdir()) == ["table3.csv", "table3.html", "table3.md"]
+    assert "5 claims: 1 reproduced, 0 contradicted, 0 undecided at this scale, 4 not run." in text
+    assert not (tmp_path / "mini" / "claims.csv").exists()
 
 
 def test_oracles_of_one_training_are_compared_training_by_training(tmp_path):
     """Centerness gains 0.5 in trainings that lie 10 apart, and in other two trainings nobody could tell."""
     settings = PipelineConfig(seeds=2)
-    evaluate(tmp_path, settings, t1_base_ctr=(0.305, 0.406), t1_base_noctr=(0.300, 0.401))
-    judged = {j.name: j for j in claims.judge_claims(settings, tmp_path)}["oracle_centerness_helps"]
+    evaluate(tmp_path, t1_base_ctr=(0.305, 0.406), t1_base_noctr=(0.300, 0.401))
+    judged = {j.name: j for j in judge_table("table1", settings, tmp_path)}["oracle_centerness_helps"]
     assert (judged.verdict, judged.seeds) == ("reproduced", 2)
     assert judged.low == pytest.approx(0.5, abs=0.05)
 

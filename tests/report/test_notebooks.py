@@ -1,14 +1,10 @@
 """The notebooks: clean as committed, running from the package alone, executed whole or not at all."""
 
-from pathlib import Path
-
 import nbformat
 import pytest
 
 from workbench.report import notebooks
 from workbench.report.notebooks import execute_notebook, notebook_names, set_parameters
-from workbench.report.outcomes import read_by_notebook
-from workbench.settings.catalog import load_table
 from workbench.support.errors import WorkbenchError
 
 NAMES = ["assignment", "results", "star_points", "varifocal_loss"]
@@ -86,15 +82,10 @@ def test_the_others_are_executed_and_repeat_their_bytes(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_run_is_shown(tmp_path, tiny_data, tiny_experiment):
-    from workbench.support.files import write_json_atomically
-    from workbench.training.loop import train
-
-    run = tmp_path / "mini" / "runs" / "vfnet-tiny"
-    write_json_atomically(run / "experiment.json", tiny_experiment.model_dump(mode="json"))
-    train(tiny_experiment, run / "seed1", tiny_data, 1)
+def test_a_trained_run_is_shown(tmp_path, untrained_run, tiny_experiment):
+    run = untrained_run(tiny_experiment).run
     said = code(nbformat.read(execute_notebook("star_points", tmp_path / "mini", "mini"), as_version=4))[1].outputs[0]
-    assert said.text == "Weights of vfnet-tiny, seed1.\n"
+    assert said.text == f"Weights of {run.name}, seed0.\n"
 
 
 def test_a_failing_cell_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
@@ -139,27 +130,3 @@ def test_parameters_are_replaced_and_comments_stay():
     )
     assert tagged.source == 'SCALE = "coco"  # a scale\nRESULTS = "a\\\\b"\nDATA = "/d"  # SCALE = x\nSCALED = 1'
     assert other.source == 'SCALE = "mini"'
-
-
-def test_what_a_notebook_reads_is_waited_for_or_taken_as_it_lies(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tables = {name: load_table(name)[1] for name in ("table3", "table5")}
-    trainings = {row.run: [0] for rows in tables.values() for row in rows}
-
-    def read_by(name, *targets):
-        return read_by_notebook(name, Path("mini"), tables, trainings, targets)
-
-    run = next(row.run for row in tables["table3"] if row.id == "t3_full_vfl")
-    for targets in (("all",), ("tables",), ("figures",), ("table3", "table5", "notebooks")):
-        assert read_by("results", *targets) == ["mini/tables/table3.csv", "mini/tables/table5.csv"]
-    for target in ("all", "table3", "t3_full_vfl", "table5", "t5_vfnet_vfl", "figures"):
-        assert read_by("star_points", target) == [f"mini/runs/{run}/seed0/model.safetensors"]
-    assert read_by("results", "table3") == read_by("results", "mini/tables/table3.csv") == ["mini/tables/table3.csv"]
-    for name in ("results", "star_points", "assignment"):
-        assert read_by(name, "notebooks") == []
-    assert read_by("star_points", "t3_raw_fl") == read_by("assignment", "all") == []
-
-    Path("mini/tables").mkdir(parents=True)
-    Path("mini/tables/table3.csv").touch()
-    assert read_by("results", "notebooks") == [f"{tmp_path}/mini/tables/table3.csv"]
-    assert read_by("results", "table5") == [f"{tmp_path}/mini/tables/table3.csv", "mini/tables/table5.csv"]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from workbench.report import figures, outcomes
+from workbench.report import outcomes
+from workbench.report.figures import curves
 from workbench.settings.catalog import load_table
 from workbench.settings.config import read_config
 from workbench.support.errors import WorkbenchError
@@ -13,7 +14,7 @@ SETTINGS = read_config({"seeds": 2})
 @pytest.fixture
 def drawn(monkeypatch):
     calls = []
-    monkeypatch.setattr(figures, "draw_loss_curves", lambda found, *_: calls.append(found))
+    monkeypatch.setattr(curves, "draw_loss_curves", lambda found, *_: calls.append(found))
     return calls
 
 
@@ -45,8 +46,8 @@ def test_a_run_that_no_label_tells_apart_is_called_by_its_detector(tmp_path, dra
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("loss", "table3: no row of it has a train.csv at scale mini; run snakemake table3$"),
-        ("ranking", "table3: no row of it has a ranking.csv at scale mini; run snakemake table3_ranking$"),
+        ("loss", "table3: nothing to draw at scale mini yet; run snakemake table3$"),
+        ("ranking", "table3: nothing to draw at scale mini yet; run snakemake table3_ranking$"),
         ("ap", "mini/tables/table3.csv: no such table; run snakemake table3$"),
     ],
 )

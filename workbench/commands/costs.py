@@ -17,12 +17,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from workbench.runs.folders import Run, ScaleFolder
+from workbench.runs.folders import Training as TrainingFolder
 from workbench.settings.data import AnyData, is_coco
 from workbench.settings.experiment import Experiment, Training
 from workbench.settings.ids import run_id
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json
-from workbench.support.strict_yaml import validated
 
 COCO_TRAIN, COCO_VAL = 117_266, 5_000
 """Images of train2017 with an annotation, which make an epoch, and of val2017."""
@@ -108,36 +109,33 @@ def _annotated_images(path: Path) -> int:
         return len({match[1] for match in re.finditer(rb'"image_id"\s*:\s*(-?\d+)', text)})
 
 
-def read_trainings(folder: Path) -> list[TrainingOnDisk]:
-    """All trainings in ``results/<scale>``, by run and seed.
+def read_trainings(folder: ScaleFolder) -> list[TrainingOnDisk]:
+    """All trainings of a scale that were started, by run and seed.
 
     Raises:
-        WorkbenchError: a file of theirs that cannot be read.
+        WorkbenchError: a file that cannot be read.
     """
-    found = []
-    seeds = [path for path in folder.glob("runs/*/seed*") if path.name.removeprefix("seed").isdecimal()]
-    for seed in sorted(seeds, key=lambda path: (path.parent.name, int(path.name.removeprefix("seed")))):
-        finished = (seed / "model.safetensors").is_file()
-        log = seed / "train.csv" if finished else seed / "checkpoints" / "train.csv"
-        if not finished and not log.is_file():
-            continue
-        facts = read_json(seed / "train.json", "facts of the training") if finished else {}
-        rate, epoch = _read_log(log) if log.is_file() else (None, None)
-        ranks, seconds = _ranks(facts), facts.get("seconds")
-        found.append(
-            TrainingOnDisk(
-                run=seed.parent.name,
-                seed=seed.name,
-                finished=finished,
-                experiment=_experiment(seed.parent / "experiment.json"),
-                images_per_second=rate and rate / ranks,
-                device=facts.get("device", "an unknown device") if finished else None,
-                seconds=None if seconds is None else seconds * ranks,
-                memory_mb=facts.get("peak_memory_mb"),
-                epoch=epoch,
-            )
-        )
-    return found
+    trainings = (training for run in folder.runs() for training in run.trainings())
+    return [_on_disk(t) for t in trainings if t.weights.is_file() or t.growing_curves.is_file()]
+
+
+def _on_disk(training: TrainingFolder) -> TrainingOnDisk:
+    finished = training.weights.is_file()
+    curves = training.curves if finished else training.growing_curves
+    facts = read_json(training.facts, "facts of the training") if finished else {}
+    rate, epoch = _read_log(curves) if curves.is_file() else (None, None)
+    ranks, seconds = _ranks(facts), facts.get("seconds")
+    return TrainingOnDisk(
+        run=training.run.name,
+        seed=training.name,
+        finished=finished,
+        experiment=_experiment(training.run),
+        images_per_second=rate and rate / ranks,
+        device=facts.get("device", "an unknown device") if finished else None,
+        seconds=None if seconds is None else seconds * ranks,
+        memory_mb=facts.get("peak_memory_mb"),
+        epoch=epoch,
+    )
 
 
 def _read_log(path: Path) -> tuple[float | None, int | None]:
@@ -156,9 +154,9 @@ def _ranks(facts: dict[str, Any]) -> int:
     return int(parts[1]) if len(parts) == 3 else 1
 
 
-def _experiment(path: Path) -> Experiment | None:
+def _experiment(run: Run) -> Experiment | None:
     with contextlib.suppress(WorkbenchError):
-        return validated(Experiment, read_json(path, "settings"), str(path))
+        return run.read_experiment()
     return None
 
 

@@ -13,23 +13,24 @@ from workbench.data import transforms
 from workbench.data.coco import ImageRecord
 from workbench.detectors.predictions import Detections
 from workbench.report.figures.detections import draw_detections
-from workbench.runs.load import TrainedRun, load_run
+from workbench.runs.folders import Training
+from workbench.runs.load import TrainedRun, load_training
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
-def predict_images(paths: list[Path], run: Path, seed: int | str, out: Path, min_score: float) -> Iterator[str]:
+def predict_images(paths: list[Path], training: Training, out: Path, min_score: float) -> Iterator[str]:
     """Write each picture with its detections drawn and one ``detections.json``; yields a line a picture.
 
     Args:
         paths: pictures, or folders of pictures.
-        run: folder of a trained run.
+        training: trained weights to use.
         out: folder to write to.
         min_score: boxes below it are left out.
     """
-    trained = load_run(run, seed)
+    trained = load_training(training)
     said = []
     for path in _pictures(paths):
         image, found = detect_picture(trained, path)

@@ -14,8 +14,8 @@ from workbench.evaluation.inference import detections_of_image, predicted_images
 from workbench.evaluation.intervals import bootstrap
 from workbench.evaluation.resampling import matches_of
 from workbench.report.tables.table import TableRow, table_markdown, write_table
-from workbench.runs.folders import seed_folder
-from workbench.runs.load import load_run_for
+from workbench.runs.folders import Training
+from workbench.runs.load import load_training_for
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import Oracle, Variant, published_variant
 from workbench.support.files import write_text_atomically
@@ -49,7 +49,7 @@ def oracle_variants(experiment: Experiment) -> list[Variant]:
     ]
 
 
-def study_oracles(run: Path, data_root: Path, seed: int | str, workers: int = 0) -> str:
+def study_oracles(training: Training, data_root: Path, workers: int = 0) -> str:
     """COCO's metrics of a trained run with each oracle → ``oracles.csv`` and ``.md`` in the seed's folder.
 
     Each image is predicted once for all of them. An oracle is compared with the same run without it.
@@ -57,16 +57,16 @@ def study_oracles(run: Path, data_root: Path, seed: int | str, workers: int = 0)
     Returns:
         The table in Markdown.
     """
-    trained, data = load_run_for(run, seed, data_root, SPLIT)
+    trained, data = load_training_for(training, data_root, SPLIT)
     variants = oracle_variants(trained.experiment)
     found: list[list[dict]] = [[] for _ in variants]
-    with Reporter(f"{run.name} {seed_folder(seed)}", len(data.images)) as reporter:
+    with Reporter(training.title, len(data.images)) as reporter:
         images = predicted_images(trained.detector, data, variants[0].image, _device(), workers, reporter)
         for batch, predictions in images:
             for results, variant in zip(found, variants, strict=True):
                 results += detections_of_image(trained.detector, data, batch, predictions, variant)
     annotations = annotation_path(data_root, SPLIT)
-    facts = {"provenance": {"seed": seed, "code_digest": trained.training["code_digest"]}}
+    facts = {"provenance": {"seed": training.stated_seed, "code_digest": trained.training["code_digest"]}}
     rows = []
     for variant, results in zip(variants, found, strict=True):
         evaluation = run_evaluation(annotations, results)
@@ -74,15 +74,14 @@ def study_oracles(run: Path, data_root: Path, seed: int | str, workers: int = 0)
             row=_name(variant),
             labels=_labels(variant, trained.experiment.detector.centerness),
             published={},
-            run=run.name,
+            run=training.run.name,
             measured=(metrics_of(evaluation) | facts,),
             bootstraps=(bootstrap(matches_of(evaluation)),),
             compared_with=_name(variant.model_copy(update={"oracle": None})) if variant.oracle else "",
         )
         rows.append(row)
-    title = f"Oracles: ground truth at the foreground cells of {run.name}, {seed_folder(seed)}"
-    folder = run / seed_folder(seed)
-    write_table(title, rows, folder / "oracles.csv", folder / "oracles.md")
+    title = f"Oracles: ground truth at the foreground cells of {training.run.name}, {training.name}"
+    write_table(title, rows, training.oracles, training.oracles.with_suffix(".md"))
     return table_markdown(title, rows)
 
 
@@ -101,7 +100,7 @@ def _labels(variant: Variant, centerness: bool) -> dict[str, bool]:
 
 
 def study_ranking(
-    run: Path, data_root: Path, seed: int | str, workers: int = 0, limit_images: int | None = None
+    training: Training, data_root: Path, workers: int = 0, limit_images: int | None = None
 ) -> pd.DataFrame:
     """Score and box quality of a trained run's foreground cells → ``ranking.csv`` in the seed's folder, and drawn.
 
@@ -113,9 +112,9 @@ def study_ranking(
     """
     from workbench.report.figures.ranking import draw_rankings
 
-    trained, data = load_run_for(run, seed, data_root, SPLIT, limit_images)
+    trained, data = load_training_for(training, data_root, SPLIT, limit_images)
     ious, scores = [], []
-    with Reporter(f"{run.name} {seed_folder(seed)}", len(data.images)) as reporter:
+    with Reporter(training.title, len(data.images)) as reporter:
         images = predicted_images(trained.detector, data, trained.experiment.image, _device(), workers, reporter)
         for batch, predictions in images:
             assignment = trained.detector.assign(predictions, batch)
@@ -128,10 +127,10 @@ def study_ranking(
     cells = pd.DataFrame({"iou": torch.cat(ious).numpy(), "score": torch.cat(scores).numpy()}).round(6)
     kept = torch.linspace(0, max(0, len(cells) - 1), min(len(cells), POINTS), dtype=torch.float64).long()
     cells = cells.iloc[kept.numpy()]
-    base = run / seed_folder(seed) / "ranking"
-    write_text_atomically(base.with_suffix(".csv"), cells.to_csv(index=False))
-    title = f"Score against IoU, {seed_folder(seed)}"
-    draw_rankings({run.name: [cells]}, base.with_suffix(".png"), base.with_suffix(".pdf"), title)
+    file = training.ranking
+    write_text_atomically(file, cells.to_csv(index=False))
+    title = f"Score against IoU, {training.name}"
+    draw_rankings({training.run.name: [cells]}, file.with_suffix(".png"), file.with_suffix(".pdf"), title)
     return cells
 
 

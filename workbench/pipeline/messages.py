@@ -1,4 +1,4 @@
-"""Messages of the pipeline about failed jobs and unknown targets."""
+"""Messages of the pipeline: the last line of a failed job, and unknown targets."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from workbench.runs.folders import ScaleFolder
 from workbench.support.strict_yaml import near_miss
 
-CUT_SHORT = (
-    "the job ended before it could say why (killed, or no memory, time or space left?); read what there is of its log"
-)
+CUT_SHORT = "the job ended without a message (killed, or out of memory, time or space?); read its log"
 
 
-def last_words(snakemake_logs: str | Iterable[str]) -> list[str]:
-    """What failed jobs said last, from the log files that Snakemake's own log names as theirs.
+def last_lines(snakemake_logs: str | Iterable[str]) -> list[str]:
+    """Last lines of failed jobs, read from the log files that Snakemake's own log names.
 
-    Snakemake prints a page of its own after a failure, which hides the one line that tells what to do.
+    Snakemake prints a page of its own after a failure. The page hides the one line that states what to do.
     """
     logs = [snakemake_logs] if isinstance(snakemake_logs, str) else snakemake_logs
     text = "\n".join(Path(log).read_text(errors="replace") for log in logs)
-    named = re.findall(r"^ +log: (.+?) \(check log file", text, re.MULTILINE)
-    words = {}
-    for job in named:
-        files = [Path(file) for file in job.split(", ")]  # on a cluster its own log of the job is the second
-        lines = files[0].read_text(errors="replace").splitlines() if files[0].is_file() else []
-        told = lines and lines[-1].startswith("workbench: ")
-        words[lines[-1] if told else f"workbench: {' and '.join(map(str, files))}: {CUT_SHORT}"] = None
-    return list(words)
+    lines = {}
+    for job in re.findall(r"^ +log: (.+?) \(check log file", text, re.MULTILINE):
+        files = [Path(file) for file in job.split(", ")]  # on a cluster, the second file is the cluster's own log
+        log = files[0].read_text(errors="replace").splitlines() if files[0].is_file() else []
+        complete = log and log[-1].startswith("workbench: ")
+        lines[log[-1] if complete else f"workbench: {' and '.join(map(str, files))}: {CUT_SHORT}"] = None
+    return list(lines)
 
 
-def unknown_targets(targets: Iterable[str], known: Iterable[str], rows: Iterable[str]) -> list[str]:
-    """A line for each target that is neither a path nor the name of a rule; the rules of ``rows`` are not listed."""
+def unknown_target(target: str, known: Iterable[str], rows: Iterable[str]) -> str:
+    """Message about a target that is neither a file nor a rule: the nearest name, or all names but those of rows."""
     known, rows = list(known), set(rows)
-    listed = [name for name in known if name not in rows]
-    return [
-        f"workbench: unknown target '{target}'"
-        + (near_miss(target, known) or f"; known: {', '.join(listed)}, and the id of each row, e.g. {min(rows)}")
-        for target in targets
-        if target not in known and "/" not in target
-    ]
+    listed = ", ".join(name for name in known if name not in rows)
+    hint = near_miss(target, known) or f"; known: {listed}, and the id of each row, for example {min(rows)}"
+    return f"workbench: unknown target '{target}'{hint}"
+
+
+def where_results_are(folder: ScaleFolder) -> str:
+    """Line that names the places of tables, figures and report."""
+    tables, figures = folder.table("").parent, folder.figure("", "").parent
+    return f"workbench: tables are in {tables}, figures in {figures}; one page of all: snakemake --report report.html"

@@ -1,14 +1,208 @@
-"""Checks and files that the Snakefile needs before its rules."""
+"""Files that the pipeline makes: what the Snakefile asks of settings and folders.
+
+The Snakefile reads ``Pipeline`` once. Nothing heavy is imported here.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from workbench.report.claims import claimed_tables
+from workbench.report.notebooks import notebook_names
+from workbench.runs.folders import ScaleFolder, check_folders, data_folder, pretrained_weights, scale_folder
+from workbench.settings.catalog import Row, load_table
+from workbench.settings.config import PipelineConfig, read_config
+from workbench.settings.experiment import Experiment
+from workbench.settings.files import table_names
+from workbench.settings.released import released_runs, trainings_of
+from workbench.support.devices import gpu_indices
 from workbench.support.errors import WorkbenchError
 
+RESULTS = Path("results")
+SMALL = 600
+"""Long side of an image, in pixels, below which a training takes little memory and less than an hour."""
 
-def check_space(folder: Path) -> None:
-    """Raise where not even Snakemake's own notes would find room, which it would tell in tracebacks."""
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything that one call of Snakemake may make.
+
+    Attributes:
+        settings: settings of the call.
+        folder: folder of the scale.
+        data: folder of the data set.
+        tables: rows of each table.
+        trainings: wanted trainings of each run: seeds, or ``released``.
+    """
+
+    settings: PipelineConfig
+    folder: ScaleFolder
+    data: Path
+    tables: dict[str, list[Row]]
+    trainings: dict[str, list[str]]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Rows of all tables that are run."""
+        return [row for rows in self.tables.values() for row in rows]
+
+    @cached_property
+    def experiments(self) -> dict[str, Experiment]:
+        """Experiment of each run."""
+        return {row.run: row.experiment for row in self.rows}
+
+    @cached_property
+    def published(self) -> dict[str, str]:
+        """Name of the published weights of each run that has some."""
+        return released_runs(self.rows)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one training: as the call states, else one if this machine has any.
+
+        A cluster's GPUs are not visible where its jobs are submitted, so such a call has to state them.
+        """
+        return self.settings.gpus or int(bool(gpu_indices()))
+
+    @property
+    def threads(self) -> int:
+        """Threads of a job, for each of its GPUs.
+
+        On a CPU one thread, so that as many jobs run in parallel as there are cores. On GPUs a GPU's share of the
+        cores.
+        """
+        visible = len(gpu_indices())
+        return max(1, os.cpu_count() // visible) if visible else 4 if self.gpus else 1
+
+    @property
+    def annotations(self) -> tuple[str, str]:
+        """Annotation files for training and for validation."""
+        return tuple(f"{self.data}/annotations/instances_{split}.json" for split in ("train2017", "val2017"))
+
+    @property
+    def draws_data(self) -> bool:
+        """Whether the workbench draws the data set."""
+        return self.rows[0].experiment.data.kind == "embedded"
+
+    def row(self, run: str, variant: str | None = None) -> str:
+        """Id of a row with this run, and with this evaluation if one is named."""
+        return next(r.id for r in self.rows if r.run == run and variant in (None, r.variant_folder))
+
+    def pretrained(self, run: str) -> list[str]:
+        """File of the pretrained weights that a run starts from, if it does."""
+        backbone = self.experiments[run].backbone
+        return [str(pretrained_weights(RESULTS, backbone.name))] if backbone.pretrained else []
+
+    def evaluations(self, rows: Iterable[Row]) -> list[str]:
+        """Metrics and resampled AP of each row and training."""
+        evaluations = [self.folder.evaluation(row, seed) for row in rows for seed in self.trainings[row.run]]
+        # Results of earlier versions have no resampled AP; as a separate target it is computed for them.
+        return [str(file) for e in evaluations for file in (e.metrics, e.bootstrap)]
+
+    def curves(self, rows: Iterable[Row]) -> list[str]:
+        """Loss curves of each training that was made here."""
+        trainings = [self.folder.training(row, s) for row in rows for s in self.trainings[row.run] if s.isdecimal()]
+        return [str(training.curves) for training in trainings]
+
+    def rankings(self, rows: Iterable[Row]) -> list[str]:
+        """Scores against IoU of each training."""
+        return [str(self.folder.training(row, seed).ranking) for row in rows for seed in self.trainings[row.run]]
+
+    def figures(self, tables: Iterable[str]) -> list[str]:
+        """Loss curves and bars of some tables."""
+        curves = [self.folder.figure(table, "loss") for table in tables if self.curves(self.tables[table])]
+        bars = [self.folder.figure(table, "ap") for table in tables if self.tables[table]]
+        return [str(file) for file in (*curves, *bars)]
+
+    def outcomes(self, tables: Iterable[str]) -> list[str]:
+        """Some tables, with their figures."""
+        return [str(self.folder.table(table)) for table in tables] + self.figures(tables)
+
+    def verdicts(self) -> list[str]:
+        """Verdicts on the claims of each table."""
+        return [str(self.folder.verdicts(table)) for table in claimed_tables()]
+
+    def notebooks(self) -> list[str]:
+        """Executed notebooks."""
+        return [str(self.folder.notebook(name)) for name in notebook_names()]
+
+    def notebook_inputs(self, notebook: str) -> list[str]:
+        """Results that a notebook shows: all tables, or a VFNet."""
+        if notebook == "results":
+            return [str(self.folder.table(table)) for table in self.tables]
+        if notebook == "star_points":
+            row = next(row for row in self.rows if row.id == "t3_full_vfl")
+            return [str(self.folder.training(row, self.trainings[row.run][0]).weights)]
+        return []
+
+    def targets(self) -> dict[str, list[str]]:
+        """Files of each target that only names some: all tables, a table, its rankings, a row."""
+        rankings = {f"{table}_ranking": [str(self.folder.figure(table, "ranking"))] for table in self.tables}
+        return {
+            "tables": [str(self.folder.table(table)) for table in self.tables],
+            "figures": self.figures(self.tables),
+            **{table: self.outcomes([table]) for table in self.tables},
+            **rankings,
+            **{row.id: self.evaluations([row]) for row in self.rows},
+        }
+
+    def everything(self) -> list[str]:
+        """All outcomes, verdicts and notebooks."""
+        return [*self.outcomes(self.tables), *self.verdicts(), *self.notebooks()]
+
+    def reportable(self) -> list[str]:
+        """Outcomes that exist: everything, and the rankings, which are made on demand only.
+
+        Raises:
+            WorkbenchError: nothing exists yet.
+        """
+        rankings = [str(self.folder.figure(table, "ranking")) for table in self.tables]
+        files = [file for file in (*self.everything(), *rankings) if os.path.exists(file)]
+        if not files:
+            raise WorkbenchError(
+                f"{self.folder.path}: nothing to report yet; run snakemake --cores all table3, or another table, first"
+            )
+        return files
+
+    def memory_mb(self, run: str) -> int:
+        """Memory of a training in MB.
+
+        A rehearsal's step is one image. X-101-64x4d with DCN, the largest network, took 11.2 GB for it on a CPU.
+        """
+        experiment = self.experiments[run]
+        if experiment.image.long < SMALL:
+            return 2000
+        return 12000 if experiment.training.limit_steps else max(24000, 12000 * self.gpus)
+
+    def is_small(self, run: str) -> bool:
+        """Whether a run's images are small."""
+        return self.experiments[run].image.long < SMALL
+
+
+def read_pipeline(config: dict) -> Pipeline:
+    """Pipeline of Snakemake's ``config``.
+
+    Raises:
+        WorkbenchError: a mistake in the settings or in ``experiments/``, a full disk, or a file in a folder's place.
+    """
+    settings = read_config(config)
+    folder = scale_folder(RESULTS, settings.scale, settings.rehearsal)
+    data = data_folder(settings.scale, RESULTS, settings.data_root)
+    tables = {
+        name: load_table(name, settings.scale, settings.data_root, settings.rehearsal)[1] for name in table_names()
+    }
+    rows = [row for rows in tables.values() for row in rows]
+    _check_space(Path())
+    check_folders([data, *(folder.run(row.run).folder for row in rows)])
+    return Pipeline(settings, folder, data, tables, trainings_of(rows, settings))
+
+
+def _check_space(folder: Path) -> None:
+    """Raise where the disk is full: Snakemake, which keeps notes of its own, would end in a traceback."""
     if shutil.disk_usage(folder).free < 2**16:
         raise WorkbenchError(f"{folder.resolve()}: no space left on its disk; free some")

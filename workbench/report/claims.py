@@ -1,4 +1,4 @@
-"""The paper's statements as comparisons of rows, and what the measurements say of each."""
+"""Claims: statements of the papers as comparisons of rows, and the verdicts of the measurements."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from workbench.report.page import Shown, markdown_table, page
-from workbench.runs.folders import bootstrap_file, metrics_file, scale_folder
+from workbench.runs.folders import scale_folder
 from workbench.settings.base import Settings
-from workbench.settings.catalog import Row, load_table
+from workbench.settings.catalog import load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.files import FOLDER, read_table, table_names
 from workbench.settings.released import trainings_of
@@ -100,54 +100,82 @@ def judge(
     return effect, low, high, verdict
 
 
-def judge_claims(settings: PipelineConfig, results: Path) -> list[Judgement]:
-    """A judgement of every claim, of whatever has been measured at a scale."""
+def claims_of(table: str) -> dict[str, Claim]:
+    """Claims that compare rows of a table, by name."""
+    rows = read_table(table).rows
+    return {name: claim for name, claim in read_claims().items() if claim.better in rows}
+
+
+def claimed_tables() -> list[str]:
+    """Tables that some claim speaks of, in order."""
+    return [table for table in table_names() if claims_of(table)]
+
+
+def judge_table(table: str, settings: PipelineConfig, results: Path) -> list[Judgement]:
+    """Judge the claims of a table by those of its evaluations that exist at a scale."""
     from workbench.evaluation.intervals import read_bootstrap
 
-    rows = {row.id: row for row in claimed_rows(settings)}
+    claims = claims_of(table)
+    rows = {row.id: row for row in load_table(table, settings.scale, settings.data_root, settings.rehearsal)[1]}
     trainings = trainings_of(rows.values(), settings)
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     published = published_ap()
 
-    def measured(id_: str) -> dict[tuple[str, int | str], Bootstrap]:
-        run = rows[id_].run
-        files = {(run, seed): bootstrap_file(metrics_file(folder, rows[id_], seed)) for seed in trainings[run]}
+    def resamples(row: str) -> dict[tuple[str, str], Bootstrap]:
+        run = rows[row].run
+        files = {(run, seed): folder.evaluation(rows[row], seed).bootstrap for seed in trainings[run]}
         return {training: read_bootstrap(file) for training, file in files.items() if file.is_file()}
 
     judgements = []
-    for name, claim in read_claims().items():
-        better, than = measured(claim.better), measured(claim.than)
-        said = published[claim.better] - published[claim.than]
-        seeds = min(len(better), len(than))
+    for name, claim in claims.items():
+        better, than = resamples(claim.better), resamples(claim.than)
+        stated = published[claim.better] - published[claim.than]
         effect, low, high, verdict = judge([*better.values()], [*than.values()], better.keys() == than.keys())
-        judgements.append(Judgement(name, claim, said, effect, low, high, seeds, verdict))
+        seeds = min(len(better), len(than))
+        judgements.append(Judgement(name, claim, stated, effect, low, high, seeds, verdict))
     return judgements
 
 
-def claimed_rows(settings: PipelineConfig) -> list[Row]:
-    """The rows that some claim compares."""
-    named = {row for claim in read_claims().values() for row in (claim.better, claim.than)}
-    tables = [table for table in table_names() if named & read_table(table).rows.keys()]
-    loaded = (load_table(table, settings.scale, settings.data_root, settings.rehearsal)[1] for table in tables)
-    return [row for rows in loaded for row in rows if row.id in named]
-
-
-def claims_digest() -> str:
-    """Of what is claimed and was published; another one when that changes."""
+def claims_digest(tables: Sequence[str]) -> str:
+    """Digest of the claims of some tables and of the published figures that they compare."""
     published = published_ap()
-    said = [[n, *c.model_dump().values(), published[c.better], published[c.than]] for n, c in read_claims().items()]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    claims = {name: claim for table in tables for name, claim in claims_of(table).items()}
+    content = [[n, *c.model_dump().values(), published[c.better], published[c.than]] for n, c in claims.items()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def write_verdicts(table: str, settings: PipelineConfig, results: Path) -> str:
+    """Write ``claims/<table>.csv``, ``.md`` and ``.html`` of a scale.
+
+    Returns:
+        The Markdown.
+    """
+    folder = scale_folder(results, settings.scale, settings.rehearsal)
+    title = f"Claims of {table}, scale {folder.name}"
+    return _write(title, judge_table(table, settings, results), folder.verdicts(table))
 
 
 def write_claims(settings: PipelineConfig, results: Path) -> str:
-    """Write ``claims.csv``, ``claims.md`` and ``claims.html`` of a scale; returns the Markdown."""
-    judgements = judge_claims(settings, results)
+    """Write the verdicts of each table with evaluations, and all claims together as ``claims.csv``, ``.md``, ``.html``.
+
+    Returns:
+        The Markdown of all claims.
+    """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
-    title, said = f"The paper's claims, scale {folder.name}", shown(judgements)
-    text = "\n\n".join([f"## {title}", markdown_table(said), *said.notes]) + "\n"
-    write_text_atomically(folder / "claims.csv", _csv(judgements))
-    write_text_atomically(folder / "claims.md", text)
-    write_text_atomically(folder / "claims.html", page(title, said))
+    judgements = {table: judge_table(table, settings, results) for table in claimed_tables()}
+    for table, verdicts in judgements.items():
+        if any(judgement.verdict != "not run" for judgement in verdicts):
+            _write(f"Claims of {table}, scale {folder.name}", verdicts, folder.verdicts(table))
+    every = [judgement for verdicts in judgements.values() for judgement in verdicts]
+    return _write(f"The paper's claims, scale {folder.name}", every, folder.claims)
+
+
+def _write(title: str, judgements: Sequence[Judgement], file: Path) -> str:
+    content = shown(judgements)
+    text = "\n\n".join([f"## {title}", markdown_table(content), *content.notes]) + "\n"
+    write_text_atomically(file, _csv(judgements))
+    write_text_atomically(file.with_suffix(".md"), text)
+    write_text_atomically(file.with_suffix(".html"), page(title, content))
     return text
 
 

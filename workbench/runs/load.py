@@ -1,87 +1,108 @@
-"""Trained runs, loaded from their folders."""
+"""Trained detectors, loaded from their folders."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from workbench.data.coco import CocoDetection, read_coco
 from workbench.detectors import Detector, build_detector
-from workbench.runs.folders import seed_folder
+from workbench.runs.folders import RELEASED, Training, find_training
+from workbench.settings.config import read_config
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.files import read_json
-from workbench.support.strict_yaml import validated
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A detector with the weights of a run, on the CPU and in evaluation mode."""
+    """Detector with the weights of a training, on the CPU and in evaluation mode.
+
+    Attributes:
+        detector: the detector.
+        experiment: settings of its run.
+        category_ids: class index → category id.
+        class_names: class index → name.
+        training: content of ``train.json``: time, device, versions.
+    """
 
     detector: Detector
     experiment: Experiment
     category_ids: tuple[int, ...]
     class_names: tuple[str, ...]
     training: dict
-    """What ``train.json`` says of how it was trained."""
 
 
-def read_experiment(folder: Path) -> Experiment:
-    """The experiment of a run's folder."""
-    path = folder / "experiment.json"
-    return validated(Experiment, read_json(path, "the run's settings"), str(path))
+def load_run(
+    run: str | Path, seed: int | str | None = None, scale: str = "mini", results: str | Path = "results"
+) -> TrainedRun:
+    """Load a trained run.
 
-
-def load_run(folder: Path | str, seed: int | Literal["released"] = 0) -> TrainedRun:
-    """The run in ``results/<scale>/runs/<run>``, as trained with ``seed``, or with the published weights.
+    Args:
+        run: name of a row such as ``t3_full_vfl``, folder of a run, or folder of a training.
+        seed: seed of the training, or ``released`` for published weights; 0, or the folder's own, if None.
+        scale: scale of a row that is named.
+        results: folder ``results`` that contains the training of a row that is named.
 
     Raises:
-        WorkbenchError: not a run's folder, not trained yet, or weights of another architecture.
+        WorkbenchError: an unknown run, one that is not trained yet, or weights of another architecture.
+
+    Example:
+        >>> run = workbench.load_run("t3_full_vfl")
+        >>> run.detector.detect(images, sizes)
     """
-    folder = Path(folder)
-    experiment = read_experiment(folder)
-    weights = folder / seed_folder(seed) / "model.safetensors"
-    published = seed == "released"
-    if not weights.is_file():
-        fault = f"this run has not been trained with seed {seed}"
+    text = None if seed is None else str(seed)
+    training, _ = find_training(str(run), text, read_config({"scale": scale}), Path(results))
+    return load_training(training)
+
+
+def load_training(training: Training) -> TrainedRun:
+    """Load the detector of a training.
+
+    Raises:
+        WorkbenchError: not trained yet, or weights of another architecture.
+    """
+    experiment = training.run.read_experiment()
+    published = training.seed == RELEASED
+    if not training.weights.is_file():
+        problem = f"this run has not been trained with seed {training.seed}; train it first (snakemake --cores all ROW)"
         if published:
-            fault = "import published weights first (workbench import-checkpoint)"
-        raise WorkbenchError(f"{weights}: no such file; {fault}")
+            problem = "no published weights were imported; import them first (workbench import-checkpoint)"
+        raise WorkbenchError(f"{training.weights}: no such file: {problem}")
     again = "import them again" if published else "train again"
-    facts = read_json(weights.with_name("train.json"), "facts of the training")
+    facts = read_json(training.facts, "facts of the training")
     detector = build_detector(experiment)
     try:
-        detector.load_state_dict(load_file(weights))
+        detector.load_state_dict(load_file(training.weights))
     except (SafetensorError, RuntimeError, OSError) as error:
-        fault = f"not the weights of this run ({one_line(error)})"
-        raise WorkbenchError(f"{weights}: {fault}; delete it and {again}") from None
+        problem = f"not the weights of this run ({one_line(error)})"
+        raise WorkbenchError(f"{training.weights}: {problem}; delete the file and {again}") from None
     try:
         classes = tuple(facts["category_ids"]), tuple(facts["class_names"])
     except (KeyError, TypeError):
-        path = weights.with_name("train.json")
         raise WorkbenchError(
-            f"{path}: it does not say category_ids and class_names; delete it and {weights.name} and {again}"
+            f"{training.facts}: category_ids or class_names are missing; delete this file and "
+            f"{training.weights.name} and {again}"
         ) from None
     return TrainedRun(detector.eval(), experiment, *classes, facts)
 
 
-def load_run_for(
-    folder: Path, seed: int | Literal["released"], data_root: Path, split: str, limit: int | None = None
+def load_training_for(
+    training: Training, data_root: Path, split: str, limit: int | None = None
 ) -> tuple[TrainedRun, CocoDetection]:
-    """A trained run and a split of a data set to evaluate it on; ``limit`` keeps only so many images.
+    """Load a training, and a split of a data set to evaluate it on; ``limit`` keeps only the first images.
 
     Raises:
-        WorkbenchError: not trained yet, a data set that cannot be read, or one of other categories.
+        WorkbenchError: not trained yet, an unreadable data set, or a data set of other categories.
     """
     data = read_coco(data_root, split, training=False, limit=limit)
-    trained = load_run(folder, seed)
+    trained = load_training(training)
     if trained.category_ids != data.category_ids:
         raise WorkbenchError(
-            f"{data_root}: its categories {data.category_ids} are not those that {folder.name} was trained on, "
-            f"{trained.category_ids}"
+            f"{data_root}: its categories {data.category_ids} differ from those of the training of "
+            f"{training.run.name}, {trained.category_ids}; give the data set of the training"
         )
     return trained, data

@@ -14,8 +14,17 @@ from typing import Any
 from workbench.settings.data import EmbeddedData
 from workbench.settings.digest import annotation_digest
 from workbench.settings.experiment import Experiment
-from workbench.settings.files import Recipe, RowSpec, ScaleSpec, TableSpec, read_recipes, read_scale, read_table
-from workbench.settings.ids import hash8, run_id, variant_id
+from workbench.settings.files import (
+    Recipe,
+    RowSpec,
+    ScaleSpec,
+    TableSpec,
+    read_recipes,
+    read_scale,
+    read_table,
+    table_names,
+)
+from workbench.settings.ids import run_id, variant_id
 from workbench.settings.variant import Variant, check_evaluation, published_variant
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Origins, choose, merge, validated
@@ -97,6 +106,13 @@ def load_row(table: str, row: str, scale: str = "mini", data_root: Path | None =
     return next(r for r in rows if r.id == row)
 
 
+def find_row(id_: str, scale: str = "mini", data_root: Path | None = None, rehearsal: Rehearsal | None = None) -> Row:
+    """Row of any table, resolved at a scale; see ``load_table``."""
+    tables = {row: table for table in table_names() for row, spec in read_table(table).rows.items() if spec.base}
+    choose(id_, tables, "row", "--run")
+    return next(row for row in load_table(tables[id_], scale, data_root, rehearsal)[1] if row.id == id_)
+
+
 def load_experiment(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Experiment:
     """The experiment behind a row of a table; see ``load_table``."""
     return load_row(table, row, scale, data_root).experiment
@@ -109,19 +125,6 @@ def embedded_settings(scale: str) -> EmbeddedData:
         raise WorkbenchError(f"scale {scale} has no embedded data set: its data are read from data_root")
     at_data = {path[1:]: where for path, where in origins.items() if path[:1] == ("data",)}
     return validated(EmbeddedData, spec.data, at_data)
-
-
-def data_folder(scale: str, results: Path, data_root: Path | None = None) -> Path:
-    """Where a scale's data set lies: given on the command line, in the scale's file, or drawn below ``results``."""
-    spec, _, _ = read_scale(scale)
-    if spec.data.get("kind") == "embedded":
-        if data_root is not None:
-            raise WorkbenchError(f"scale {scale} draws its own data set: leave data_root out, or choose another scale")
-        return results / f"dataset-{hash8(embedded_settings(scale))}"
-    root = data_root or spec.root
-    if root is None:
-        raise WorkbenchError(f"scale {scale} needs a data set: add data_root=FOLDER (a folder in COCO's layout)")
-    return Path(root)
 
 
 def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:

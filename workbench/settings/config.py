@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -31,23 +32,21 @@ class PipelineConfig(Settings):
         return Rehearsal(self.limit_steps, self.limit_images)
 
     @property
-    def options(self) -> str:
-        """The same settings as options of ``workbench table`` and ``workbench figure``."""
-        named = {
-            "scale": self.scale,
-            "seeds": self.seeds,
-            "weights": self.weights,
-            "data-root": self.data_root,
-            "limit-steps": self.limit_steps,
-            "limit-images": self.limit_images,
-        }
-        return " ".join(f"--{key} '{value}'" for key, value in named.items() if value is not None)
+    def world_options(self) -> str:
+        """Scale, data set and rehearsal, as options of the commands, quoted for a rule's shell command."""
+        return _as_options(self, "scale", "data_root", "limit_steps", "limit_images")
 
     @property
-    def notebook_options(self) -> str:
-        """Which results and data are meant, as options of ``workbench notebook``."""
-        data = f" --data-root '{self.data_root}'" if self.data_root else ""
-        return f"--scale '{self.scale}'{data}{' --rehearsal' if self.rehearsal else ''}"
+    def options(self) -> str:
+        """The world's options, seeds and weights, as options of the commands about tables."""
+        return f"{self.world_options} {_as_options(self, 'seeds', 'weights')}"
+
+
+def _as_options(settings: PipelineConfig, *names: str) -> str:
+    """Settings as options of a command. Braces are doubled, since Snakemake formats a rule's shell command."""
+    values = {name: getattr(settings, name) for name in names}
+    text = " ".join(f"--{n.replace('_', '-')} {shlex.quote(str(v))}" for n, v in values.items() if v is not None)
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def read_config(config: dict) -> PipelineConfig:

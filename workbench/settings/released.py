@@ -56,7 +56,7 @@ def released_runs(rows: Iterable[Row]) -> dict[str, str]:
     return {row.run: names[row.id] for row in rows if row.id in names}
 
 
-def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, list[int | str]]:
+def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, list[str]]:
     """For each run its trainings that are wanted: seeds, or ``released`` where published weights take their place."""
     rows = list(rows)
     published = released_runs(rows) if settings.weights == "released" else {}
@@ -65,4 +65,5 @@ def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, lis
             f"weights=released: scale {settings.scale} draws its own data set, published weights know COCO's classes; "
             "add scale=coco data_root=FOLDER"
         )
-    return {row.run: ["released"] if row.run in published else list(range(settings.seeds)) for row in rows}
+    seeds = [str(seed) for seed in range(settings.seeds)]
+    return {row.run: ["released"] if row.run in published else seeds for row in rows}

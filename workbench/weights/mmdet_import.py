@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workbench.data.coco import read_coco
 from workbench.detectors import build_detector
-from workbench.runs.load import read_experiment
+from workbench.runs.folders import Training
 from workbench.settings.data import COCO_IDS, COCO_NAMES
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError
@@ -99,26 +99,26 @@ def _places_without(source: Mapping[Place, str], wanted: Mapping[str, Tensor]) -
         yield from [name] if len(without) == rows else [f"{name}[{i}]" for i in without]
 
 
-def import_checkpoint(file: Path, run: Path, data_root: Path | None, say: Callable[[str], None]) -> Path:
+def import_checkpoint(file: Path, training: Training, data_root: Path | None, say: Callable[[str], None]) -> Path:
     """Write a checkpoint's weights as ``released/model.safetensors`` of a run, with ``train.json`` beside it.
 
     Args:
         file: as published.
-        run: folder of a run, which holds ``experiment.json``.
+        training: folder of the run's published weights; the run has its ``experiment.json``.
         data_root: a data set whose categories the classes are, if the file does not name them or they are not COCO's.
         say: called with each line of what was done, and with each difference before the error.
 
     Raises:
         WorkbenchError: an unreadable or foreign file, other weights than the run's detector has, unknown classes.
     """
-    experiment = read_experiment(run)
+    experiment = training.run.read_experiment()
     found = read_checkpoint(file)
     fit = fit_weights(found.weights, build_detector(experiment).state_dict(), renamer(experiment))
     for line in (*found.said, *fit.said, *fit.differences):
         say(line)
     if fit.differences:
         raise WorkbenchError(
-            f"{file}: not weights of {run.name} ({fit.differences[0]}; in all {len(fit.missing)} missing, "
+            f"{file}: not weights of {training.run.name} ({fit.differences[0]}; in all {len(fit.missing)} missing, "
             f"{len(fit.unexpected)} unexpected, {len(fit.other)} that differ); choose another file, or the run of this "
             "detector"
         )
@@ -134,8 +134,8 @@ def import_checkpoint(file: Path, run: Path, data_root: Path | None, say: Callab
         "class_names": list(class_names),
         **provenance(),
     }
-    target = run / "released" / "model.safetensors"
-    write_json_atomically(target.with_name("train.json"), facts)
+    target = training.weights
+    write_json_atomically(training.facts, facts)
     write_bytes_atomically(target, save(fit.state))  # the last, since with it the import counts as done
     say(f"{len(found.weights)} tensors of {file.name} -> {target}")
     return target

@@ -18,9 +18,9 @@ from workbench.detectors import Detector, build_detector
 from workbench.layers.deform import fastest_back_end
 from workbench.report.page import Shown, markdown_table
 from workbench.report.tables.cells import NOTHING
-from workbench.runs.folders import check_folders, scale_folder, seed_folder, trained_seeds
-from workbench.runs.load import load_run
-from workbench.settings.catalog import Row, data_folder, load_table
+from workbench.runs.folders import Run, check_folders, data_folder, scale_folder
+from workbench.runs.load import load_training
+from workbench.settings.catalog import Row, load_table
 from workbench.settings.files import TableSpec, read_scale
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_text_atomically
@@ -55,18 +55,18 @@ def bench_speed(
     labels = _label_names(spec)
     picked = _picked(table, spec, rows, list(chosen))
     folder = scale_folder(results, scale)
-    check_folders([folder / "speed"])
+    check_folders([folder.speed])
     data = _test_images(scale, data_root, results, images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     distinct = {(row.run, row.variant_folder): row for row in picked}
     measured: dict[tuple[str, str], tuple[Timing, str]] = {}
     with Reporter(f"speed of {table}", len(distinct)) as reporter:
         for number, (key, row) in enumerate(distinct.items(), 1):
-            detector, weights = _detector(row, folder / "runs" / row.run)
+            detector, weights = _detector(row, folder.run(row.run))
             measured[key] = time_detector(detector, row.variant, data, images, device), weights
             reporter.advance(number, "detectors")
     lines = [_line(row, labels, spec, *measured[row.run, row.variant_folder]) for row in picked]
-    path = folder / "speed" / f"{table}-{_machine(device)}.csv"
+    path = folder.speed / f"{table}-{_machine(device)}.csv"
     _write(path, lines, list(spec.rows))
     return f"{_markdown(spec.title, lines, labels, device, made_up=data is None)}\n\nWritten to {path}"
 
@@ -102,15 +102,13 @@ def _picked(table: str, spec: TableSpec, rows: list[Row], chosen: list[str]) -> 
     return picked
 
 
-def _detector(row: Row, run: Path) -> tuple[Detector, str]:
+def _detector(row: Row, run: Run) -> tuple[Detector, str]:
     """A row's detector and whose weights it has: those of its first seed, published ones, or random ones."""
-    which: int | str | None = next(iter(trained_seeds(run)), None)
-    if which is None and (run / seed_folder("released") / "model.safetensors").is_file():
-        which = "released"
-    if which is None:
+    training = next(iter(run.finished_trainings()), None)
+    if training is None:
         torch.manual_seed(0)
         return build_detector(row.experiment), RANDOM
-    return load_run(run, which).detector, seed_folder(which)
+    return load_training(training).detector, training.name
 
 
 def _label_names(spec: TableSpec) -> list[str]:

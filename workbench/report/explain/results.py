@@ -15,6 +15,7 @@ from workbench.report.figures.curves import COLOURS, WIDTH, loss_figure
 from workbench.report.figures.drawing import drawing
 from workbench.report.tables.cells import row_names
 from workbench.report.tables.table import MEASURED, TEST_DEV
+from workbench.runs.folders import ScaleFolder
 from workbench.support.errors import WorkbenchError
 
 Table = pd.DataFrame
@@ -25,7 +26,7 @@ LETTERS = 30  # of a row's name in a line
 
 def read_tables(results: Path | str) -> dict[str, Table]:
     """The tables in ``results/<scale>/tables``, the paper's first: the CSV's columns by a row's labels in words."""
-    files = sorted(Path(results).glob("tables/*.csv"), key=lambda file: (not file.stem.startswith("table"), file.stem))
+    files = sorted(ScaleFolder(Path(results)).tables(), key=lambda file: (not file.stem.startswith("table"), file.stem))
     return {file.stem: read_table_file(file) for file in files}
 
 
@@ -112,9 +113,9 @@ def read_curves(results: Path | str, table: Table) -> dict[str, Sequence[Table]]
     """The training logs of a table's runs that have some, by their first row's name, a frame for each seed."""
     curves = {}
     for name, run in table["run"].drop_duplicates().items():
-        files = sorted(Path(results).glob(f"runs/{run}/seed*/train.csv"))
-        if files:
-            curves[name] = [pd.read_csv(file) for file in files]
+        files = [training.curves for training in ScaleFolder(Path(results)).run(run).trainings()]
+        if frames := [pd.read_csv(file) for file in files if file.is_file()]:
+            curves[name] = frames
     return curves
 
 

@@ -28,8 +28,8 @@ from workbench.layers.deform import regular_grid
 from workbench.report.explain.pictures import Picture, show
 from workbench.report.figures.curves import COLOURS, WIDTH
 from workbench.report.figures.drawing import drawing
-from workbench.runs.folders import seed_folder
-from workbench.runs.load import load_run, read_experiment
+from workbench.runs.folders import ScaleFolder, Training
+from workbench.runs.load import load_training
 from workbench.settings.catalog import load_row
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError
@@ -79,39 +79,37 @@ class Star:
 def find_stars(
     picture: Picture, results: Path | str, scale: str, data: str | None = None, most: int = 3
 ) -> tuple[list[Star], str]:
-    """Stars of a trained VFNet where ``find_run`` finds one, else of boxes set by hand, and a line that says which.
+    """Stars of a trained VFNet if ``find_training_with_stars`` finds one, else of made-up boxes, and a line about them.
 
     Raises:
         WorkbenchError: no object of the picture has a cell assigned to it.
     """
-    found = find_run(results, scale, data)
-    if found is None:
+    training = find_training_with_stars(results, scale, data)
+    if training is None:
         detector = build_detector(load_row("table3", "t3_full_vfl", scale).experiment)
         said = f"No trained VFNet at scale {scale} yet (snakemake --cores all t3_full_vfl): the boxes are set by hand."
         stars = hand_made_stars(detector, picture, most)
     else:
-        folder, training = found
-        stars = trained_stars(load_run(folder, training).detector, picture, most)
-        said = f"Weights of {folder.name}, {seed_folder(training)}."
+        stars = trained_stars(load_training(training).detector, picture, most)
+        said = f"Weights of {training.run.name}, {training.name}."
     if not stars:
         raise WorkbenchError("no object of this picture is assigned to a cell; choose another PICTURE")
     return stars, said
 
 
-def find_run(results: Path | str, scale: str, data: str | None = None) -> tuple[Path, int | str] | None:
-    """Folder and training of the full VFNet of Table 3 in ``results`` (``results/<scale>``), else any VFNet's there.
+def find_training_with_stars(results: Path | str, scale: str, data: str | None = None) -> Training | None:
+    """Training of the full VFNet of Table 3 in ``results`` (``results/<scale>``), else of any other VFNet there.
 
     Args:
         data: folder of the data set, for a scale that does not draw its own.
     """
-    runs = Path(results) / "runs"
+    folder = ScaleFolder(Path(results))
     row = load_row("table3", "t3_full_vfl", scale, Path(data) if data else None)
-    others = sorted(path.parent for path in runs.glob("*/experiment.json") if path.parent.name != row.run)
-    for folder in (runs / row.run, *others):
-        weights = sorted(folder.glob("*/model.safetensors"), key=lambda path: (path.parent.name == "released", path))
-        if weights and _refines(read_experiment(folder)):
-            training = weights[0].parent.name
-            return folder, training if training == "released" else int(training.removeprefix("seed"))
+    others = [run for run in folder.runs() if run.name != row.run and run.settings.is_file()]
+    for run in (folder.run(row.run), *others):
+        trainings = run.finished_trainings()
+        if trainings and _refines(run.read_experiment()):
+            return trainings[0]
     return None
 
 

@@ -1,0 +1,123 @@
+"""Paths below ``results/``: built and parsed in one module, and what ``--run`` may name."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import workbench
+from workbench.runs.folders import Run, drawn_data, find_data, find_training, scale_folder
+from workbench.settings.catalog import Rehearsal, find_row, load_row
+from workbench.settings.config import PipelineConfig
+from workbench.support.errors import WorkbenchError
+
+PACKAGE = Path(workbench.__file__).parent
+LITERALS = re.compile(r"metrics\.json|bootstrap\.json|model\.safetensors|seed\{|/runs/|\"runs\"|experiment\.json")
+
+
+def code(path):
+    """Source of a module without comments and docstrings."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = ""
+    return ast.unparse(tree)
+
+
+def test_only_one_module_names_the_files_of_a_run():
+    owner = PACKAGE / "runs" / "folders.py"
+    named = {str(path.relative_to(PACKAGE)): LITERALS.findall(code(path)) for path in PACKAGE.rglob("*.py")}
+    assert {path for path, literals in named.items() if literals} == {str(owner.relative_to(PACKAGE))}
+    assert not LITERALS.search((PACKAGE.parent / "Snakefile").read_text())
+    assert set(named["runs/folders.py"]) >= {"metrics.json", "seed{", "model.safetensors", "experiment.json"}
+
+
+@pytest.fixture
+def settings():
+    return PipelineConfig()
+
+
+def test_a_row_names_its_training(tmp_path, settings):
+    row = load_row("table3", "t3_full_vfl")
+    training, found = find_training("t3_full_vfl", None, settings, tmp_path)
+    assert found == row
+    assert training.folder == tmp_path / "mini" / "runs" / row.run / "seed0"
+    training, _ = find_training("t3_full_vfl", "released", settings, tmp_path)
+    assert training.weights == tmp_path / "mini" / "runs" / row.run / "released" / "model.safetensors"
+
+
+def test_folders_name_a_training_absolute_and_relative(tmp_path, settings, new_run, monkeypatch):
+    run = new_run(load_row("table3", "t3_full_vfl").experiment)
+    (run.folder / "seed3").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for folder in (run.folder, run.folder.relative_to(tmp_path)):
+        training, row = find_training(str(folder), "3", settings, tmp_path)
+        assert (training.seed, row) == ("3", None)
+        assert training.run.read_experiment() == run.read_experiment()
+        assert find_training(str(folder / "seed3"), None, settings, tmp_path)[0] == training
+        assert find_training(f"{folder}/seed3/", "3", settings, tmp_path)[0] == training
+    monkeypatch.chdir(run.folder)
+    assert find_training("seed3", None, settings, tmp_path)[0].run.name == run.name
+    monkeypatch.chdir(run.folder / "seed3")
+    assert find_training(".", None, settings, tmp_path)[0].folder == run.folder / "seed3"
+
+
+@pytest.mark.parametrize(
+    ("run", "seed", "message"),
+    [
+        ("t3_full_vlf", None, "--run: unknown row 't3_full_vlf'; did you mean 't3_full_vfl'?"),
+        ("results/mini/runs/x", None, "results/mini/runs/x: no such folder; name a row, a run's folder or a"),
+    ],
+)
+def test_mistakes_of_run(tmp_path, settings, run, seed, message):
+    with pytest.raises(WorkbenchError, match=re.escape(message)):
+        find_training(run, seed, settings, tmp_path)
+
+
+def test_a_training_and_another_seed_contradict_each_other(tmp_path, settings, new_run):
+    run = new_run(load_row("table3", "t3_full_vfl").experiment)
+    (run.folder / "seed3").mkdir()
+    with pytest.raises(WorkbenchError, match="this is the training of seed 3, not of 0; leave --seed out"):
+        find_training(str(run.folder / "seed3"), "0", settings, tmp_path)
+
+
+def test_the_data_set_of_a_drawn_world_is_found(tmp_path, new_run):
+    experiment = load_row("table3", "t3_full_vfl").experiment
+    run = new_run(experiment)
+    assert find_data(experiment, run, None) == drawn_data(tmp_path, experiment.data)
+    assert find_data(experiment, run, Path("other")) == Path("other")
+    coco = load_row("table3", "t3_full_vfl", "coco").experiment
+    with pytest.raises(WorkbenchError, match="add --data-root FOLDER"):
+        find_data(coco, new_run(coco), None)
+
+
+def test_the_content_of_an_experiment_must_match_its_folder(tmp_path, new_run):
+    run = new_run(load_row("table3", "t3_full_vfl").experiment)
+    other = load_row("table3", "t3_raw_fl").experiment
+    with pytest.raises(WorkbenchError, match="this is the experiment of vfnet-varifocal"):
+        Run(run.folder.rename(run.folder.with_name("vfnet_raw-focal-resnet50-12345678"))).read_experiment()
+    again = new_run(load_row("table3", "t3_full_vfl").experiment)
+    again.settings.write_text(other.model_dump_json())
+    with pytest.raises(WorkbenchError, match="this is the experiment of vfnet_raw-focal"):
+        again.write_experiment(load_row("table3", "t3_full_vfl").experiment)
+    assert again.settings.read_text() == other.model_dump_json()
+
+
+def test_trainings_in_order_of_their_seeds(tmp_path):
+    run = scale_folder(tmp_path, "mini").run("x")
+    for name in ("seed10", "seed9", "seed1", "seedling", "released", "seed2"):
+        (run.folder / name).mkdir(parents=True)
+        if name != "seed1":
+            (run.folder / name / "model.safetensors").touch()
+    assert [training.seed for training in run.trainings()] == ["1", "2", "9", "10"]
+    assert [training.seed for training in run.finished_trainings()] == ["2", "9", "10", "released"]
+
+
+def test_a_rehearsal_has_a_folder_of_its_own(tmp_path):
+    assert scale_folder(tmp_path, "mini", Rehearsal(steps=2)).path == tmp_path / "mini-rehearsal"
+    assert scale_folder(tmp_path, "mini", Rehearsal()).path == tmp_path / "mini"
+
+
+def test_a_row_is_found_in_any_table():
+    assert find_row("gfl3_qfl_dfl") == load_row("gfl_table3", "gfl3_qfl_dfl")

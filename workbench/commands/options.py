@@ -1,0 +1,161 @@
+"""Options that many commands share, and the objects that they stand for.
+
+A command declares what is its own and takes one ``Call`` (or ``RunCall``) as its first argument; ``with_options`` adds
+the shared options to its command line. So every command spells and checks them in the same way.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from workbench.settings.config import PipelineConfig, read_config
+
+if TYPE_CHECKING:
+    from workbench.runs.folders import ScaleFolder, Training
+    from workbench.settings.catalog import Row
+    from workbench.settings.experiment import Experiment
+    from workbench.settings.variant import Variant
+
+
+@dataclass(frozen=True)
+class Call:
+    """World that a command works in.
+
+    Attributes:
+        settings: scale, data set, seeds and rehearsal, as ``snakemake --config`` takes them.
+        results: folder ``results``.
+    """
+
+    settings: PipelineConfig
+    results: Path
+
+    @property
+    def folder(self) -> ScaleFolder:
+        """Folder of the scale, or of its rehearsal."""
+        from workbench.runs.folders import scale_folder
+
+        return scale_folder(self.results, self.settings.scale, self.settings.rehearsal)
+
+
+@dataclass(frozen=True)
+class RunCall(Call):
+    """World of a command, and the training that ``--run`` and ``--seed`` name.
+
+    Attributes:
+        training: folder of the training.
+        row: the row, where ``--run`` names one.
+    """
+
+    training: Training
+    row: Row | None
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """Experiment of the row, or of the run's folder."""
+        return self.row.experiment if self.row else self.training.run.read_experiment()
+
+    def variant(self, file: Path | None) -> Variant:
+        """Variant of a file, else of the row, else the published one of the detector."""
+        from workbench.settings.variant import Variant, published_variant
+        from workbench.support.files import read_json
+        from workbench.support.strict_yaml import validated
+
+        if file is not None:
+            return validated(Variant, read_json(file, "settings of an evaluation"), str(file))
+        return self.row.variant if self.row else published_variant(self.experiment)
+
+    @property
+    def data_root(self) -> Path:
+        """Folder of the data set: given, named by the scale, or drawn by the workbench."""
+        from workbench.runs.folders import data_folder, find_data
+
+        if self.row:
+            return data_folder(self.settings.scale, self.results, self.settings.data_root)
+        return find_data(self.experiment, self.training.run, self.settings.data_root)
+
+
+def _seed(text: str) -> str:
+    if text != "released" and not text.isdecimal():
+        raise typer.BadParameter("give a seed, 0 or more, or 'released'")
+    return text if text == "released" else str(int(text))
+
+
+RESULTS = {"results": (Annotated[Path, typer.Option(help="Folder of all results.")], Path("results"))}
+SCALE = {"scale": (Annotated[str, typer.Option(help="Name of a file in experiments/scales.")], "mini")}
+DATA_ROOT = {
+    "data_root": (Annotated[Path | None, typer.Option(help="Data set in COCO's layout; drawn ones are found.")], None)
+}
+REHEARSAL = {
+    "limit_steps": (Annotated[int | None, typer.Option(min=1, help="Rehearsal: steps of one image.")], None),
+    "limit_images": (Annotated[int | None, typer.Option(min=1, help="Rehearsal: number of test images.")], None),
+}
+WORLD = SCALE | DATA_ROOT | REHEARSAL | RESULTS
+"""Options of a ``Call``."""
+SEEDS = {
+    "seeds": (Annotated[int, typer.Option(min=1, help="Number of trainings of each run.")], 1),
+    "weights": (Annotated[str, typer.Option(help="'released': published weights where a row has some.")], "trained"),
+}
+"""Options of a ``Call`` about tables, in addition to WORLD."""
+RUN = {
+    "run": (
+        Annotated[str, typer.Option(help="Row such as t3_full_vfl, or folder of a run or of a training.")],
+        inspect.Parameter.empty,
+    ),
+    "seed": (
+        Annotated[
+            str | None,
+            typer.Option(parser=_seed, metavar="SEED", help="Seed of the training (default: 0), or 'released'."),
+        ],
+        None,
+    ),
+}
+"""Options of a ``RunCall``, in addition to WORLD."""
+
+
+def with_options(*groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable], Callable]:
+    """Decorator that adds groups of options to a command and hands them to it as its first argument.
+
+    Args:
+        groups: RUN for a ``RunCall``; SCALE, WORLD, SEEDS … for a ``Call``.
+    """
+    options = {name: option for group in groups for name, option in group.items()}
+
+    def decorate(command: Callable) -> Callable:
+        hints = get_type_hints(command, include_extras=True)
+        _, *own = inspect.signature(command).parameters.values()
+        parameters = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            for name, (hint, default) in options.items()
+        ]
+
+        @functools.wraps(command)
+        def with_call(**values: Any) -> Any:
+            shared = {name: values.pop(name) for name in options}
+            return command(_call(shared), **values)
+
+        with_call.__signature__ = inspect.Signature(parameters)
+        with_call.__annotations__ = {p.name: p.annotation for p in parameters}
+        del with_call.__wrapped__  # typer would read the command's own signature
+        return with_call
+
+    return decorate
+
+
+def _call(values: dict[str, Any]) -> Call:
+    from workbench.runs.folders import find_training
+
+    run, seed = values.pop("run", None), values.pop("seed", None)
+    results = values.pop("results", Path("results"))
+    settings = read_config(values)
+    if run is None:
+        return Call(settings, results)
+    training, row = find_training(run, seed, settings, results)
+    return RunCall(settings, results, training, row)
