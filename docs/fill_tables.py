@@ -265,7 +265,7 @@ def pivot(
 
 def is_best(row: Row, column: str, rows: list[Row]) -> bool:
     """Whether a row has the highest AP, measured or published, of some rows."""
-    if not column.startswith("AP") or entry(row, column) == "-":
+    if column.split("_")[0] != "AP" or entry(row, column) == "-":
         return False
     return Decimal(row[column]) == max(Decimal(other[column]) for other in rows if other[column] != "-")
 
