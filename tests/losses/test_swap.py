@@ -43,7 +43,7 @@ def test_the_words_are_those_of_the_losses():
 
 
 def readme_block(language, containing):
-    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "your_loss.md").read_text(), re.DOTALL)
     (block,) = [b for b in blocks if containing in b]
     return block
 
