@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.report import figures, outcomes
+from workbench.report import outcomes
 from workbench.settings.catalog import load_table
 from workbench.settings.config import read_config
 from workbench.support.errors import WorkbenchError
@@ -13,7 +13,7 @@ SETTINGS = read_config({"seeds": 2})
 @pytest.fixture
 def drawn(monkeypatch):
     calls = []
-    monkeypatch.setattr(figures, "draw_loss_curves", lambda found, *_: calls.append(found))
+    monkeypatch.setattr("workbench.report.figures.curves.draw_loss_curves", lambda found, *_: calls.append(found))
     return calls
 
 

@@ -13,7 +13,7 @@ from workbench.evaluation.coco_metrics import metrics_of, run_evaluation
 from workbench.evaluation.inference import detections_of_image, predicted_images
 from workbench.evaluation.intervals import bootstrap
 from workbench.evaluation.resampling import matches_of
-from workbench.report.tables.table import TableRow, table_markdown, write_table
+from workbench.report.tables.render import TableRow, table_markdown, write_table
 from workbench.runs.folders import seed_folder
 from workbench.runs.load import load_run_for
 from workbench.settings.experiment import Experiment

@@ -15,9 +15,12 @@ from workbench.boxes import pyramid_points
 from workbench.data.embedded import draw_data_set
 from workbench.detectors.parts import STRIDES
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
-from workbench.report import explain_assignment, explain_losses, explain_results, explain_star
+from workbench.report.explain import assignment as explain_assignment
+from workbench.report.explain import losses as explain_losses
+from workbench.report.explain import results as explain_results
+from workbench.report.explain import star as explain_star
 from workbench.report.explain.pictures import load_picture
-from workbench.report.tables.table import TableRow, write_table
+from workbench.report.tables.render import TableRow, write_table
 from workbench.settings.data import EmbeddedData
 from workbench.support.errors import WorkbenchError
 

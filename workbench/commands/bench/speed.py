@@ -16,7 +16,7 @@ from workbench.commands.bench.timing import NOISE, WARM_UP, Timing, time_detecto
 from workbench.data.coco import CocoDetection, read_coco
 from workbench.detectors import Detector, build_detector
 from workbench.layers.deform import fastest_back_end
-from workbench.report.page import Shown, markdown_table
+from workbench.report.page import TableView, markdown_table
 from workbench.report.tables.cells import NOTHING
 from workbench.runs.folders import check_folders, scale_folder, seed_folder, trained_seeds
 from workbench.runs.load import load_run
@@ -172,7 +172,7 @@ def _markdown(title: str, lines: list[dict[str, str]], labels: list[str], device
     cells = [[marks.get(cell, cell.replace("|", r"\|")) for cell in line.values()] for line in lines]
     texts = {"row", "weights", "image_size", *labels}
     alignment = ["left" if name in texts else "right" for name in lines[0]]
-    table = markdown_table(Shown([name.replace("_", " ") for name in lines[0]], cells, alignment, notes=()))
+    table = markdown_table(TableView([name.replace("_", " ") for name in lines[0]], cells, alignment, notes=()))
     machine = ", ".join([device_name(), *(f"{package} {v}" for package, v in _versions(device).items())])
     notes = [
         f"Measured on {machine}: one image at a time, medians after {WARM_UP} images that are not counted. Images per "

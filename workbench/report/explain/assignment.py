@@ -24,8 +24,8 @@ from workbench.data.batch import Batch
 from workbench.detectors.detector import Detector
 from workbench.detectors.parts import STRIDES
 from workbench.report.explain.pictures import Picture, show
-from workbench.report.figures.curves import COLOURS, WIDTH
 from workbench.report.figures.drawing import drawing
+from workbench.report.figures.style import COLOURS, WIDTH
 
 RADIUS = 1.5
 """Half the side of FCOS's central square, in strides."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.losses.classification import ClassificationLoss
-from workbench.report.figures.curves import COLOURS, DASHES, WIDTH
 from workbench.report.figures.drawing import drawing
+from workbench.report.figures.style import COLOURS, DASHES, WIDTH
 
 Losses = Mapping[str, ClassificationLoss]
 

@@ -26,8 +26,8 @@ from workbench.detectors.predictions import Predictions
 from workbench.detectors.vfnet import star_offsets
 from workbench.layers.deform import regular_grid
 from workbench.report.explain.pictures import Picture, show
-from workbench.report.figures.curves import COLOURS, WIDTH
 from workbench.report.figures.drawing import drawing
+from workbench.report.figures.style import COLOURS, WIDTH
 from workbench.runs.folders import seed_folder
 from workbench.runs.load import load_run, read_experiment
 from workbench.settings.catalog import load_row
