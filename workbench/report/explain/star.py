@@ -1,7 +1,7 @@
-"""The nine sampling points of the star-shaped box feature, on a picture (VarifocalNet, section 4.2).
+"""Nine sampling points of the star-shaped box feature, on a picture (VarifocalNet, section 4.2).
 
-The offsets are the ones that the deformable convolution of a trained detector received, taken where it received them;
-without a trained one, those of a box set by hand.
+The offsets are recorded at the input of the deformable convolution of a trained detector. Without a trained detector,
+they are computed from an example box.
 """
 
 from __future__ import annotations
@@ -35,21 +35,24 @@ from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError
 
 BY_HAND = (0.62, 1.3, 0.8, 0.7)
-"""What an initial box set by hand has of its object's distances l, t, r, b."""
+"""Distances l, t, r, b of an example's initial box, as factors of its object's distances."""
 REFINED_BY_HAND = (0.96, 1.05, 1.02, 0.95)
+"""Distances l, t, r, b of an example's refined box, as factors of its object's distances."""
 HALO = [effects.withStroke(linewidth=3, foreground="white")]
 
 
 @dataclass(frozen=True, eq=False)
 class Star:
-    """What one cell samples for one object.
+    """Sampling points of one location for one object.
 
     Attributes:
-        name: of the object.
-        level: of the pyramid, 3 to 7.
-        cell: ``[2]``, the cell's point, x and y in pixels.
-        offsets: ``[9, 2]``, dy and dx of each tap as the deformable convolution receives them, in cells.
-        initial, refined, target: boxes ``[4]`` in pixels; target is the object's.
+        name: name of the object.
+        level: level of the pyramid, 3 to 7.
+        cell: ``[2]``, point of the location, x and y in pixels.
+        offsets: ``[9, 2]``, dy and dx of each tap as the deformable convolution receives them, in strides of the level.
+        initial: ``[4]``, initial box in pixels.
+        refined: ``[4]``, refined box in pixels.
+        target: ``[4]``, box of the object in pixels.
     """
 
     name: str
@@ -67,42 +70,46 @@ class Star:
 
     @property
     def points(self) -> Tensor:
-        """``[9, 2]``, where the convolution samples: x and y in pixels."""
+        """Sampling points of the convolution, ``[9, 2]``: x and y in pixels."""
         return self.cell + (self.offsets + regular_grid("cpu").view(9, 2)).flip(-1) * self.stride
 
     @property
     def quality(self) -> tuple[float, float]:
-        """IoU of the initial and of the refined box with the object."""
+        """IoU of the initial box, and of the refined box, with the object."""
         return aligned_iou(self.initial, self.target).item(), aligned_iou(self.refined, self.target).item()
 
 
 def find_stars(
     picture: Picture, results: Path | str, scale: str, data: str | None = None, most: int = 3
 ) -> tuple[list[Star], str]:
-    """Stars of a trained VFNet where ``find_run`` finds one, else of boxes set by hand, and a line that says which.
+    """Return stars of a trained VFNet, and a line of text that names its run.
+
+    If ``find_run`` finds no trained VFNet, the stars are computed from example boxes, and the line reports this.
 
     Raises:
-        WorkbenchError: no object of the picture has a cell assigned to it.
+        WorkbenchError: no object of the picture has a location assigned to it.
     """
-    found = find_run(results, scale, data)
-    if found is None:
+    run = find_run(results, scale, data)
+    if run is None:
         detector = build_detector(load_row("table3", "t3_full_vfl", scale).experiment)
-        said = f"No trained VFNet at scale {scale} yet (snakemake --cores all t3_full_vfl): the boxes are set by hand."
-        stars = hand_made_stars(detector, picture, most)
+        source = f"No trained VFNet at scale {scale}: the boxes are examples; run snakemake --cores all t3_full_vfl."
+        stars = example_stars(detector, picture, most)
     else:
-        folder, training = found
+        folder, training = run
         stars = trained_stars(load_run(folder, training).detector, picture, most)
-        said = f"Weights of {folder.name}, {seed_folder(training)}."
+        source = f"Weights of {folder.name}, {seed_folder(training)}."
     if not stars:
-        raise WorkbenchError("no object of this picture is assigned to a cell; choose another PICTURE")
-    return stars, said
+        raise WorkbenchError("picture: no location is assigned to any object; choose another PICTURE")
+    return stars, source
 
 
 def find_run(results: Path | str, scale: str, data: str | None = None) -> tuple[Path, int | str] | None:
-    """Folder and training of the full VFNet of Table 3 in ``results`` (``results/<scale>``), else any VFNet's there.
+    """Return the folder and the training of a trained VFNet in ``results`` (``results/<scale>``), or None.
+
+    The full VFNet of Table 3 is preferred; otherwise any VFNet with refinement is returned.
 
     Args:
-        data: folder of the data set, for a scale that does not draw its own.
+        data: folder of the data set, for a scale that does not draw its own images.
     """
     runs = Path(results) / "runs"
     row = load_row("table3", "t3_full_vfl", scale, Path(data) if data else None)
@@ -122,7 +129,10 @@ def _refines(experiment: Experiment) -> bool:
 
 @torch.no_grad()
 def received_offsets(detector: Detector, images: Tensor) -> tuple[Predictions, list[Tensor]]:
-    """Predictions for images ``[B, 3, H, W]``, and what the star convolution got, ``[B, 18, H_l, W_l]`` a level."""
+    """Return predictions for images ``[B, 3, H, W]``, and the offsets that the star convolution received.
+
+    The offsets are ``[B, 18, H_l, W_l]`` for each level.
+    """
     received: list[Tensor] = []
     hook = detector.head.cls_star.register_forward_pre_hook(lambda _, arguments: received.append(arguments[1]))
     try:
@@ -132,7 +142,7 @@ def received_offsets(detector: Detector, images: Tensor) -> tuple[Predictions, l
 
 
 def trained_stars(detector: Detector, picture: Picture, most: int = 3) -> list[Star]:
-    """The stars of the objects that are found best, each of the cell of highest score among those assigned to it."""
+    """Return the stars of the objects with the highest scores, each at its assigned location of highest score."""
     predictions, received = received_offsets(detector, picture.batch.images)
     offsets = torch.cat([level[0].flatten(1).T for level in received]).view(-1, 9, 2)
     index = detector.head.assign(predictions, picture.batch).index[0]
@@ -148,8 +158,8 @@ def trained_stars(detector: Detector, picture: Picture, most: int = 3) -> list[S
 
 
 @torch.no_grad()
-def hand_made_stars(detector: Detector, picture: Picture, most: int = 3) -> list[Star]:
-    """The stars of boxes set by hand, at cells assigned to the largest objects; the detector may be untrained."""
+def example_stars(detector: Detector, picture: Picture, most: int = 3) -> list[Star]:
+    """Return the stars of example boxes at locations assigned to the largest objects; the detector may be untrained."""
     predictions = detector.predict(picture.batch.images)
     index = detector.head.assign(predictions, picture.batch).index[0]
     points, levels = torch.cat(list(predictions.points)), _levels(predictions)
@@ -168,19 +178,19 @@ def hand_made_stars(detector: Detector, picture: Picture, most: int = 3) -> list
 
 
 def _levels(predictions: Predictions) -> Tensor:
-    """``[P]``, the pyramid's level of each cell."""
+    """Return the pyramid level of each location, ``[P]``."""
     return torch.cat([torch.full((len(at),), number) for number, at in enumerate(predictions.points, 3)])
 
 
 def taps(star: Star) -> pd.DataFrame:
-    """The nine taps: regular position and offset in cells, sampled point in pixels."""
+    """Tabulate the nine taps: position in the regular grid and offset in strides, sampling point in pixels."""
     columns = torch.cat([regular_grid("cpu").view(9, 2), star.offsets, star.points], dim=1).double().round(decimals=2)
     names = ["grid dy", "grid dx", "offset dy", "offset dx", "x (px)", "y (px)"]
     return pd.DataFrame((columns + 0.0).tolist(), columns=names).rename_axis("tap")
 
 
 def refinement(stars: Sequence[Star]) -> pd.DataFrame:
-    """How each star's box changes: the factors of its four distances, and its IoU before and after."""
+    """Tabulate the refinement of each star's box: the factors of its distances, and its IoU before and after."""
     lines = []
     for star in stars:
         before, after = (encode_distances(star.cell, box) for box in (star.initial, star.refined))
@@ -191,20 +201,20 @@ def refinement(stars: Sequence[Star]) -> pd.DataFrame:
 
 @drawing
 def draw_stars(picture: Picture, stars: Sequence[Star]) -> Figure:
-    """Each star on its part of the picture: the object's box, the initial and the refined one, and the nine points."""
+    """Draw each star on its part of the picture: box of the object, initial box, refined box and nine points."""
     figure = Figure(figsize=(WIDTH, 0.85 + WIDTH / max(len(stars), 2)), layout="constrained")
     axes = figure.subplots(1, len(stars), squeeze=False)[0]
     for axis, star in zip(axes, stars, strict=True):
         show(axis, picture)
         _draw_box(axis, star.target, "object", color="black", linewidth=1.6, linestyle=(0, (1, 1.3)))
-        # The widest first: where the boxes are nearly the same, all of them are seen.
+        # The widest line first, so that boxes that nearly coincide are all visible.
         _draw_box(axis, star.refined, "refined box", color=COLOURS[5], linewidth=3.5)
         _draw_box(axis, star.initial, "initial box", color="#8C3B00", linewidth=1.4, linestyle=(0, (5, 2)), halo=False)
         for point in star.points.tolist():
             axis.plot(*zip(star.cell.tolist(), point, strict=True), color="black", linewidth=0.5, zorder=4)
-        points = {"color": "white", "markeredgecolor": "black", "markersize": 5, "label": "sampled point"}
+        points = {"color": "white", "markeredgecolor": "black", "markersize": 5, "label": "sampling point"}
         axis.plot(*star.points.T, "o", **points, zorder=5)
-        axis.plot(*star.cell, "P", color="black", markersize=6, label="the cell's own point", zorder=6)
+        axis.plot(*star.cell, "P", color="black", markersize=6, label="location", zorder=6)
         axis.set_title(f"{star.name}\nP{star.level}, IoU {star.quality[0]:.2f} → {star.quality[1]:.2f}")
         axis.set_xlabel("x (pixels)")
         axis.set_ylabel("y (pixels)")
@@ -216,7 +226,7 @@ def draw_stars(picture: Picture, stars: Sequence[Star]) -> Figure:
 
 @drawing
 def draw_offsets(picture: Picture, star: Star) -> Figure:
-    """What the deformable convolution receives: an offset for each tap of its regular grid, in cells of the level."""
+    """Draw the offsets that the deformable convolution receives, one for each tap of its grid, in strides."""
     figure = Figure(figsize=(4.2, 4.7), layout="constrained")
     axis = figure.subplots()
     show(axis, picture, star.stride)
@@ -228,22 +238,25 @@ def draw_offsets(picture: Picture, star: Star) -> Figure:
         axis.annotate(str(number), end, (5, 3), textcoords="offset points", path_effects=HALO, zorder=7)
     axis.plot(*start.T, "s", color="white", markeredgecolor="black", markersize=5, label="regular grid", zorder=5)
     ends = star.points / star.stride
-    axis.plot(*ends.T, "o", color=COLOURS[0], markeredgecolor="black", markersize=6, label="sampled point", zorder=6)
+    axis.plot(*ends.T, "o", color=COLOURS[0], markeredgecolor="black", markersize=6, label="sampling point", zorder=6)
     axis.plot([], [], color=COLOURS[1], marker=">", markevery=[-1], label="offset")
     _look_at(axis, torch.cat([start, ends]), margin=0.15)
     axis.grid(True, color="#8A8A8A", zorder=1)
     axis.set_axisbelow(False)
     axis.xaxis.set_major_locator(MaxNLocator(9, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(9, integer=True))
-    axis.set_xlabel(f"x (cells of P{star.level}, {star.stride} pixels each)")
-    axis.set_ylabel("y (cells)")
+    axis.set_xlabel(f"x (strides of P{star.level}, {star.stride} pixels)")
+    axis.set_ylabel("y (strides)")
     axis.set_title(f"{star.name}: taps 0 to 8")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def _look_at(axis: Axes, points: Tensor, margin: float) -> None:
-    """Limits of a square around points ``[N, 2]``, with a margin in shares of its side; it may leave the picture."""
+    """Set the limits to a square around points ``[N, 2]``, with a margin relative to its side.
+
+    The square may extend beyond the picture.
+    """
     low, high = points.amin(0), points.amax(0)
     half = (high - low).max().item() * (0.5 + margin)
     x, y = ((low + high) / 2).tolist()
