@@ -90,8 +90,8 @@ class Memory:
 def epoch_images(data: AnyData, root: Path | None) -> int | None:
     """Return the approximate number of training images per epoch, or None if it is unknown.
 
-    For a data set on disk, images with an annotation of any kind are counted. Without a folder, a data set of 80 classes is
-    assumed to be COCO.
+    For a data set on disk, images with an annotation of any kind are counted. Without a folder, a data set of 80
+    classes is assumed to be COCO.
     """
     if data.kind == "embedded":
         return data.train_images
