@@ -88,15 +88,15 @@ def test_a_second_execution_gives_the_same_bytes(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_stars_are_those_of_a_trained_run(tmp_path, tiny_data, tiny_experiment):
+def test_a_trained_run_is_shown(tmp_path, tiny_data, tiny_experiment):
     from workbench.support.files import write_json_atomically
     from workbench.training.loop import train
 
     run = tmp_path / "mini" / "runs" / "vfnet-tiny"
     write_json_atomically(run / "experiment.json", tiny_experiment.model_dump(mode="json"))
     train(tiny_experiment, run / "seed1", tiny_data, 1)
-    output = code(nbformat.read(execute_notebook("star_points", tmp_path / "mini", "mini"), as_version=4))[1].outputs[0]
-    assert output.text == "Weights of vfnet-tiny, seed1.\n"
+    said = code(nbformat.read(execute_notebook("star_points", tmp_path / "mini", "mini"), as_version=4))[1].outputs[0]
+    assert said.text == "Weights of vfnet-tiny, seed1.\n"
 
 
 def test_a_failing_cell_is_one_line_and_writes_nothing(tmp_path, monkeypatch):

@@ -71,9 +71,9 @@ def detect_picture(trained: TrainedRun, path: Path) -> tuple[Image.Image, Detect
     batch = transforms.collate(
         [transforms.Sample(transforms.resize_image(pixels, height, width), record.boxes, record.labels, record)]
     )
-    detections = trained.detector.detect(batch.images, batch.sizes)[0]
+    found = trained.detector.detect(batch.images, batch.sizes)[0]
     scale = (batch.original_sizes[0] / batch.sizes[0]).flip(0).repeat(2)
-    return image, Detections(detections.boxes * scale, detections.scores, detections.labels)
+    return image, Detections(found.boxes * scale, found.scores, found.labels)
 
 
 def _pictures(paths: list[Path]) -> list[Path]:

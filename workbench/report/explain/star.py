@@ -93,7 +93,7 @@ def find_stars(
     if run is None:
         detector = build_detector(load_row("table3", "t3_full_vfl", scale).experiment)
         source = f"No trained VFNet at scale {scale}: the boxes are examples; run snakemake --cores all t3_full_vfl."
-        stars = example_stars(detector, picture, most)
+        stars = hand_made_stars(detector, picture, most)
     else:
         folder, training = run
         stars = trained_stars(load_run(folder, training).detector, picture, most)
@@ -129,10 +129,7 @@ def _refines(experiment: Experiment) -> bool:
 
 @torch.no_grad()
 def received_offsets(detector: Detector, images: Tensor) -> tuple[Predictions, list[Tensor]]:
-    """Return predictions for images ``[B, 3, H, W]``, and the offsets that the star convolution received.
-
-    The offsets are ``[B, 18, H_l, W_l]`` for each level.
-    """
+    """Predictions for images ``[B, 3, H, W]``, and what the star convolution got, ``[B, 18, H_l, W_l]`` a level."""
     received: list[Tensor] = []
     hook = detector.head.cls_star.register_forward_pre_hook(lambda _, arguments: received.append(arguments[1]))
     try:
@@ -142,7 +139,7 @@ def received_offsets(detector: Detector, images: Tensor) -> tuple[Predictions, l
 
 
 def trained_stars(detector: Detector, picture: Picture, most: int = 3) -> list[Star]:
-    """Return the stars of the objects with the highest scores, each at its assigned location of highest score."""
+    """The stars of the objects that are found best, each of the cell of highest score among those assigned to it."""
     predictions, received = received_offsets(detector, picture.batch.images)
     offsets = torch.cat([level[0].flatten(1).T for level in received]).view(-1, 9, 2)
     index = detector.head.assign(predictions, picture.batch).index[0]
@@ -158,8 +155,8 @@ def trained_stars(detector: Detector, picture: Picture, most: int = 3) -> list[S
 
 
 @torch.no_grad()
-def example_stars(detector: Detector, picture: Picture, most: int = 3) -> list[Star]:
-    """Return the stars of example boxes at locations assigned to the largest objects; the detector may be untrained."""
+def hand_made_stars(detector: Detector, picture: Picture, most: int = 3) -> list[Star]:
+    """The stars of boxes set by hand, at cells assigned to the largest objects; the detector may be untrained."""
     predictions = detector.predict(picture.batch.images)
     index = detector.head.assign(predictions, picture.batch).index[0]
     points, levels = torch.cat(list(predictions.points)), _levels(predictions)
