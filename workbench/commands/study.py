@@ -1,4 +1,4 @@
-"""What can be asked of any trained run: what each oracle would gain it, and how well its score ranks its boxes."""
+"""Studies of a trained run: the gain from each oracle, and the ranking of boxes by their scores."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ ORACLES = (
     Oracle(score="one"),
     Oracle(score="iou"),
 )
-"""In the order of Table 1's columns."""
+"""Oracles in the order of Table 1's columns; None is the detector as it is."""
 POINTS = 10_000
-"""Foreground cells that are kept of a run, evenly spaced over the images."""
+"""Most foreground locations that are kept of a run, evenly spaced over the images."""
 
 
 def oracle_variants(experiment: Experiment) -> list[Variant]:
-    """Evaluations with every oracle that applies, with and without centerness in the score: Table 1's ten columns.
+    """Return the variants with every oracle that applies: the ten columns of Table 1, with and without centerness.
 
-    Where a detector has no centerness they are four: as it is, true boxes, class score 1, class score IoU.
+    A detector without centerness has four variants: as it is, true boxes, class score 1, class score IoU.
     """
     plain = published_variant(experiment).model_dump()
     return [
@@ -50,25 +50,25 @@ def oracle_variants(experiment: Experiment) -> list[Variant]:
 
 
 def study_oracles(run: Path, data_root: Path, seed: int | str, workers: int = 0) -> str:
-    """COCO's metrics of a trained run with each oracle → ``oracles.csv`` and ``.md`` in the seed's folder.
+    """Compute COCO's metrics of a training with each oracle; write ``oracles.csv`` and ``.md`` in its folder.
 
-    Each image is predicted once for all of them. An oracle is compared with the same run without it.
+    Each image is predicted once for all oracles. A row with an oracle is compared with the row without it.
 
     Returns:
-        The table in Markdown.
+        Table in Markdown.
     """
     trained, data = load_run_for(run, seed, data_root, SPLIT)
     variants = oracle_variants(trained.experiment)
-    found: list[list[dict]] = [[] for _ in variants]
+    detections: list[list[dict]] = [[] for _ in variants]
     with Reporter(f"{run.name} {seed_folder(seed)}", len(data.images)) as reporter:
         images = predicted_images(trained.detector, data, variants[0].image, _device(), workers, reporter)
         for batch, predictions in images:
-            for results, variant in zip(found, variants, strict=True):
+            for results, variant in zip(detections, variants, strict=True):
                 results += detections_of_image(trained.detector, data, batch, predictions, variant)
     annotations = annotation_path(data_root, SPLIT)
     facts = {"provenance": {"seed": seed, "code_digest": trained.training["code_digest"]}}
     rows = []
-    for variant, results in zip(variants, found, strict=True):
+    for variant, results in zip(variants, detections, strict=True):
         evaluation = run_evaluation(annotations, results)
         row = TableRow(
             row=_name(variant),
@@ -80,7 +80,7 @@ def study_oracles(run: Path, data_root: Path, seed: int | str, workers: int = 0)
             compared_with=_name(variant.model_copy(update={"oracle": None})) if variant.oracle else "",
         )
         rows.append(row)
-    title = f"Oracles: ground truth at the foreground cells of {run.name}, {seed_folder(seed)}"
+    title = f"Oracles: ground truth at the foreground locations of {run.name}, {seed_folder(seed)}"
     folder = run / seed_folder(seed)
     write_table(title, rows, folder / "oracles.csv", folder / "oracles.md")
     return table_markdown(title, rows)
@@ -92,7 +92,7 @@ def _name(variant: Variant) -> str:
 
 
 def _labels(variant: Variant, centerness: bool) -> dict[str, bool]:
-    """Check marks under the names of Table 1's columns, those of centerness only where there is one."""
+    """Return check marks named like Table 1's columns; only a detector with centerness has columns of centerness."""
     oracle = variant.oracle or Oracle()
     marks = {"w/ctr": variant.centerness}
     marks |= {"gt_ctr": oracle.centerness == "truth", "gt_ctr_iou": oracle.centerness == "iou"}
@@ -103,13 +103,13 @@ def _labels(variant: Variant, centerness: bool) -> dict[str, bool]:
 def study_ranking(
     run: Path, data_root: Path, seed: int | str, workers: int = 0, limit_images: int | None = None
 ) -> pd.DataFrame:
-    """Score and box quality of a trained run's foreground cells → ``ranking.csv`` in the seed's folder, and drawn.
+    """Compute score and IoU of a training's foreground locations; write ``ranking.csv`` and draw it as a figure.
 
-    The score is that of the object's class as NMS sees it, times centerness where the detector has that; the quality is
-    the IoU of the predicted box, not clipped to the image, with the object.
+    The score is the score of the object's class as used by NMS, multiplied by centerness if the detector has it. The
+    IoU is the IoU of the predicted box, not clipped to the image, with the object.
 
     Returns:
-        Columns ``iou`` and ``score``, at most 10,000 cells.
+        Columns ``iou`` and ``score``, with at most 10,000 locations.
     """
     from workbench.report.figures.ranking import draw_rankings
 
@@ -125,14 +125,14 @@ def study_ranking(
                 score = score * predictions.centerness[image, cell].sigmoid()
             ious.append(foreground_iou(predictions, assignment, batch).cpu())
             scores.append(score.cpu())
-    cells = pd.DataFrame({"iou": torch.cat(ious).numpy(), "score": torch.cat(scores).numpy()}).round(6)
-    kept = torch.linspace(0, max(0, len(cells) - 1), min(len(cells), POINTS), dtype=torch.float64).long()
-    cells = cells.iloc[kept.numpy()]
+    locations = pd.DataFrame({"iou": torch.cat(ious).numpy(), "score": torch.cat(scores).numpy()}).round(6)
+    kept = torch.linspace(0, max(0, len(locations) - 1), min(len(locations), POINTS), dtype=torch.float64).long()
+    locations = locations.iloc[kept.numpy()]
     base = run / seed_folder(seed) / "ranking"
-    write_text_atomically(base.with_suffix(".csv"), cells.to_csv(index=False))
+    write_text_atomically(base.with_suffix(".csv"), locations.to_csv(index=False))
     title = f"Score against IoU, {seed_folder(seed)}"
-    draw_rankings({run.name: [cells]}, base.with_suffix(".png"), base.with_suffix(".pdf"), title)
-    return cells
+    draw_rankings({run.name: [locations]}, base.with_suffix(".png"), base.with_suffix(".pdf"), title)
+    return locations
 
 
 def _device() -> str:
