@@ -72,7 +72,7 @@ def bench_speed(
 
 
 def _test_images(scale: str, data_root: Path | None, results: Path, count: int) -> CocoDetection | None:
-    """Return the first images of the scale's val2017; None if no data set is named, or if it is not drawn yet."""
+    """The first images of the scale's val2017; None where no data set is named, or none drawn yet."""
     spec, _, _ = read_scale(scale)
     embedded = spec.data.get("kind") == "embedded"
     if not embedded and not (data_root or spec.root):
