@@ -113,7 +113,7 @@ def test_users_mistakes_and_a_killed_kernel_are_one_line(tmp_path, monkeypatch):
     mistake = "from workbench.support.errors import WorkbenchError; raise WorkbenchError('scale x: do y')"
     folder = one_cell_notebooks(tmp_path / "notebooks", killed="import os; os._exit(1)", mistake=mistake)
     monkeypatch.setattr(notebooks, "FOLDER", folder)
-    with pytest.raises(WorkbenchError, match=r"notebooks/killed.ipynb: the kernel ended early \(Kernel died\); check"):
+    with pytest.raises(WorkbenchError, match=r"notebooks/killed.ipynb: its Python ended early \(Kernel died\); was it"):
         execute_notebook("killed", tmp_path / "mini", "mini")
     with pytest.raises(WorkbenchError, match=r"notebooks/mistake.ipynb, code cell 2 \('from .*'\): scale x: do y$"):
         execute_notebook("mistake", tmp_path / "mini", "mini")

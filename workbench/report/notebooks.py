@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
-PARAMETERS = "parameters"  # tag of the cell whose values are replaced before the notebook is executed
+PARAMETERS = "parameters"  # the tag of the cell whose values a run replaces
 
 
 def notebook_names() -> list[str]:
-    """Return the names of all notebooks."""
+    """Names of all notebooks."""
     return sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
@@ -124,7 +124,7 @@ def _run(notebook: NotebookNode, place: str, folder: Path) -> None:
             # nbclient raises these if the kernel died or was stopped by a signal.
             reason = str(error).split("\n")[0] or "stopped"
             raise WorkbenchError(
-                f"{place}: the kernel ended early ({reason}); check whether it was stopped or ran out of memory"
+                f"{place}: its Python ended early ({reason}); was it stopped, or out of memory?"
             ) from None
 
 
@@ -146,10 +146,7 @@ def _kernels(sockets: Path) -> type:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the kernel.
-
-    One thread makes sums independent of the number of cores. This package comes before an installed one.
-    """
+    """One thread, so that sums do not depend on the machine's cores, and this package before any that is installed."""
     path = os.pathsep.join(filter(None, (str(FOLDER.parent), os.environ.get("PYTHONPATH"))))
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 

@@ -123,7 +123,7 @@ def test_example_stars_are_on_the_initial_box_and_inside_the_object(detector, pi
         assert top < y < bottom
 
 
-def expected_object(x, y, stride, low, high, boxes):
+def fcos_by_hand(x, y, stride, low, high, boxes):
     best = None
     for number, (x1, y1, x2, y2) in enumerate(boxes):
         cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
@@ -138,32 +138,32 @@ def expected_object(x, y, stride, low, high, boxes):
 
 
 @pytest.mark.parametrize("scale", [8.0, 4.0])
-def test_fcos_assignment_agrees_with_brute_force(scale):
+def test_fcos_by_brute_force(scale):
     generator = np.random.default_rng(3)
     shapes = [(20, 26), (10, 13), (5, 7), (3, 4), (2, 2)]
     points = pyramid_points(shapes, STRIDES, "cpu", offset=0.5)
-    # Multiples of four or of a half: some distances equal the ends of ranges, some points are on sides of boxes.
+    # Multiples of four or of a half, so that ranges are met to the bit and points lie on sides and central squares.
     corner, side = generator.integers(-10, 150, (3, 12, 2)), generator.integers(2, 360, (3, 12, 2)) / 2
     corner[0], side[0] = corner[0] // 4 * 4, 32 * generator.integers(1, 7, (12, 2))
     boxes = torch.from_numpy(np.concatenate([corner, corner + side], axis=-1)).float()
     valid = torch.ones(3, 12, dtype=torch.bool)
     valid[2, 5:] = False
-    index = explain_assignment.assign_fcos(points, boxes, valid, scale).index
+    found = explain_assignment.assign_fcos(points, boxes, valid, scale).index
     edges = [0, 8 * scale, 16 * scale, 32 * scale, 64 * scale, 1e8]
     for image in range(3):
         expected = [
-            expected_object(x, y, stride, low, high, boxes[image, valid[image]].double().tolist())
+            fcos_by_hand(x, y, stride, low, high, boxes[image, valid[image]].double().tolist())
             for at, stride, low, high in zip(points, STRIDES, edges[:-1], edges[1:], strict=True)
             for x, y in at.tolist()
         ]
-        assert index[image].tolist() == expected
-    assert len(index.unique()) > 8
+        assert found[image].tolist() == expected
+    assert len(found.unique()) > 8
     none = explain_assignment.assign_fcos(points, boxes[:, :0], valid[:, :0], scale).index
     assert (none == -1).all()
-    assert none.shape == index.shape
+    assert none.shape == found.shape
 
 
-def test_counted_locations_agree_with_the_assigner(atss, detector, picture):
+def test_counted_cells_are_the_assigners(atss, detector, picture):
     with torch.no_grad():
         predictions = detector.predict(picture.batch.images)
         index = detector.head.assign(predictions, picture.batch).index[0]
