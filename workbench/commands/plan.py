@@ -78,7 +78,7 @@ def describe(
         images_per_second: training speed of one device; None to use a measured speed.
     """
     if images_per_second is not None and not 0 < images_per_second < math.inf:
-        raise WorkbenchError(f"--images-per-second {images_per_second:g}: give a number above 0")
+        raise WorkbenchError(f"--images-per-second {images_per_second:g}: not a positive number; give a number above 0")
     spec, rows = load_table(table, scale, data_root)
     if not rows:
         return f"{spec.title}\nNothing to train: all rows are from the literature."
@@ -96,7 +96,7 @@ def describe(
         plan.append(
             PlannedRun(
                 rows=run_rows,
-                shared={name: [row.id for row in table if row.run == run] for name, table in others.items()},
+                shared={name: [row.id for row in other_rows if row.run == run] for name, other_rows in others.items()},
                 trainings=[training for training in trainings if training.run == run],
                 epoch=epoch,
                 speed=find_speed(experiment, trainings, rehearsals, images_per_second),

@@ -1,11 +1,9 @@
-"""Figures and tables of the notebooks: losses, stars and assignments agree with independent computations."""
+"""Explanations in the notebooks: losses, stars and assignments agree with independent computations."""
 
 import io
 import math
-import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -17,10 +15,8 @@ from workbench.detectors.parts import STRIDES
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
 from workbench.report.explain import assignment as explain_assignment
 from workbench.report.explain import losses as explain_losses
-from workbench.report.explain import results as explain_results
 from workbench.report.explain import star as explain_star
 from workbench.report.explain.pictures import load_picture
-from workbench.report.tables.render import TableRow, write_table
 from workbench.settings.data import EmbeddedData
 from workbench.support.errors import WorkbenchError
 
@@ -209,55 +205,3 @@ def test_a_drawn_picture_equals_the_picture_in_the_written_data_set(tmp_path, ex
     assert count == 3
     with pytest.raises(WorkbenchError, match="scale coco draws no pictures; set DATA"):
         load_picture("coco", experiment.image)
-
-
-def test_results_are_read_from_the_files_of_the_pipeline(tmp_path):
-    def measured(ap, seed):
-        return {"AP": ap, "AP50": 0.5, "AP75": None, "APS": 0.1, "APM": 0.1, "APL": 0.1} | {
-            "provenance": {"seed": seed, "code_digest": "1"}
-        }
-
-    rows = [
-        TableRow(
-            "a", {"model": "raw", "VFL": False}, {"AP": 39.0}, "raw-1", "", (measured(0.30, 0), measured(0.32, 1))
-        ),
-        TableRow("b", {"model": "full", "VFL": True}, {"AP": 41.0}, "full-2", "", (measured(0.2, 0),)),
-        TableRow("c", {"model": "other", "VFL": True}, {}, "other-3"),
-        TableRow("d", {"model": "book", "VFL": None}, {"AP": 50.0}, ""),
-        TableRow("e", {"model": None, "VFL": False}, {}, "raw-1"),
-    ]
-    write_table("Table", rows, tmp_path / "tables" / "table3.csv", tmp_path / "tables" / "table3.md")
-    (tmp_path / "tables" / "gfl_table3.csv").write_bytes((tmp_path / "tables" / "table3.csv").read_bytes())
-    tables = explain_results.read_tables(tmp_path)
-    assert list(tables) == ["table3", "gfl_table3"]
-    table = tables["table3"]
-    assert list(table.index) == ["raw", "full, VFL", "other, VFL", "book", "e"]
-    shown = explain_results.compare(table)
-    assert list(shown["measured", "AP"]) == ["31.00", "20.00", "not run", "-", "not run"]
-    assert list(shown["published", "AP"]) == ["39.0", "41.0", "-", "50.0", "-"]
-    axes = explain_results.draw_ap("table3", table).figure.axes
-    said = [[text.get_text() for text in axis.texts] for axis in axes]
-    assert said == [["31.0  (1)", "20.0  (2)", "not run", "not run"], ["39.0  (2)", "41.0  (1)", "-", "-"]]
-    with_interval = table.assign(AP_low=["29.00", "18.50", "not run", "-", "x"], AP_high="32.00")
-    assert list(explain_results.compare(with_interval)["measured"]) == [
-        "AP",
-        "AP50",
-        "AP75",
-        "AP_std",
-        "AP_low",
-        "AP_high",
-    ]
-    ends = explain_results.draw_ap("table3", with_interval).figure.axes[0].collections[0].get_segments()
-    np.testing.assert_allclose(ends[1], [(18.5, 1), (32, 1)])
-    with warnings.catch_warnings(action="error"):
-        explain_results.draw_ap("rehearsed", table.iloc[:1].assign(AP="0.00"))
-    ends = [patch.get_x() + patch.get_width() for patch in axes[0].patches]
-    assert ends[:2] == [31.0, 20.0]
-
-    log = pd.DataFrame({"step": [10, 20], "epoch": [1, 2], "loss": [2.0, 1.0]})
-    for seed in (0, 1):
-        (tmp_path / "runs" / "raw-1" / f"seed{seed}").mkdir(parents=True)
-        log.to_csv(tmp_path / "runs" / "raw-1" / f"seed{seed}" / "train.csv", index=False)
-    curves = explain_results.read_curves(tmp_path, table)
-    assert {name: len(frames) for name, frames in curves.items()} == {"raw": 2}
-    assert explain_results.draw_curves(curves, "Training").png.startswith(b"\x89PNG")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from workbench.evaluation.intervals import Bootstrap, difference_interval, mean_interval
-from workbench.report.tables.cells import row_names, table_cells
+from workbench.report.tables.cells import table_cells
 from workbench.report.tables.render import TableRow, table_markdown, table_view, write_table
 from workbench.support.errors import WorkbenchError
 
@@ -260,13 +260,6 @@ def test_labels_are_escaped_and_may_differ_between_rows(tmp_path):
     assert (first["loss"], first["beta"], second["loss"], second["beta"]) == ("x | y", "-", "-", "-")
 
 
-def test_cells_are_numbers_bools_or_words():
-    measured, missing = table_cells([RAW, NOT_RUN])
-    assert measured["AP"] == 39.04
-    assert missing["AP"] == "not run"
-    assert measured["vfl"] is False
-
-
 def test_numbers_are_right_and_check_marks_are_centred():
     view = table_view([RAW, NOT_RUN])
     alignment = dict(zip(view.headings, view.alignment, strict=True))
@@ -290,18 +283,6 @@ def test_the_order_of_three_rows_is_compared_with_the_published_order():
     assert f"\n\n{note}\n" in table_markdown("T", [RAW, NOT_RUN, FULL, third, LITERATURE])
     equal = [replace(row, published={"AP": 40.0}) for row in (RAW, FULL, third)]
     assert "Kendall" not in table_markdown("T", equal)
-
-
-def test_rows_are_named_by_the_labels_that_differ():
-    labels = [
-        {"section": "ours", "method": "VFNet", "DCN": True, "alpha": 0.50, "range": "480-960", "of few": None},
-        {"section": "ours", "method": "VFNet-X", "DCN": False, "alpha": 2, "range": "-"},
-    ]
-    assert row_names(labels) == ["VFNet, DCN, alpha 0.5, 480-960", "VFNet-X, alpha 2"]
-    as_text = [{name: str(value) for name, value in line.items() if value is not None} for line in labels]
-    assert row_names(as_text) == row_names(labels)
-    assert row_names([{"DCN": False}, {"DCN": True}]) == ["", "DCN"]
-    assert row_names(labels[1:]) == ["ours, VFNet-X, alpha 2"]
 
 
 def test_markdown_has_no_difference_to_figures_of_other_images():
