@@ -173,7 +173,9 @@ def test_estimated_sizes_agree_with_the_files(tiny_experiment, tiny_data, tmp_pa
 def test_mistakes_are_one_line(tmp_path, monkeypatch):
     for number in (0, -1, "nan", "inf"):
         monkeypatch.setattr("sys.argv", ["workbench", "plan", "table3", f"--images-per-second={number}"])
-        with pytest.raises(SystemExit, match=f"workbench: --images-per-second {number}: not a positive number; give a number above 0"):
+        with pytest.raises(
+            SystemExit, match=f"workbench: --images-per-second {number}: not a positive number; give a number above 0"
+        ):
             cli.main()
     write_training(tmp_path / "mini", FULL, ["fast"])
     with pytest.raises(WorkbenchError, match=r"train\.csv: not the log of a training"):

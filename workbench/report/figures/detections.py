@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-MIN_SIDE = 640  # pixels: an image whose longer side is shorter is enlarged by an integer factor
+MIN_SIDE = 640  # pixels: an image is enlarged by an integer factor if its longer side has fewer
 
 Rectangle = tuple[int, int, int, int]
 
