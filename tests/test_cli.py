@@ -116,7 +116,7 @@ def test_predict_draws_pictures_and_lists_boxes(trained, tmp_path):
     turned.save(pictures / "turned.jpg", exif=exif)
     said = workbench("predict", pictures, "--run", trained.folder, "--out", tmp_path / "out", "--min-score", 0)
     assert said.returncode == 0, said.stderr
-    assert said.stdout.count("objects, drawn in") == 2
+    assert said.stdout.count(" objects; drawn picture: ") == 2
     listed = json.loads((tmp_path / "out" / "detections.json").read_text())
     for entry in listed:
         width, height = (300, 100) if entry["file"].endswith("wide.png") else (200, 64)
@@ -132,7 +132,7 @@ def test_mistakes_are_one_line(trained, tmp_path, tiny_data):
     of_run, training = ("--run", trained.run.folder), ("--run", trained.folder)
     cases = [
         (("predict", "nowhere.jpg", *training), "nowhere.jpg: no such file or folder"),
-        (("predict", tmp_path / "empty", *training), "empty: no "),
+        (("predict", tmp_path / "empty", *training), "no pictures; name files or folders"),
         (("predict", tmp_path / "noise.jpg", *training), "noise.jpg: "),
         (("predict", tmp_path / "noise.jpg", *of_run), "has not been trained with seed 0"),
         (("predict", tmp_path / "noise.jpg", "--run", ROW), f"/{trained.run.name[:8]}"),
@@ -177,7 +177,7 @@ def test_shared_options_are_spelled_the_same_in_every_command(command):
 
 def test_plan_says_what_is_shared():
     said = workbench("plan", "table3", "--scale", "coco").stdout
-    assert "5 trainings at scale coco for 5 rows" in said
+    assert "5 trainings (one per run) for 5 rows, scale coco" in said
     assert "t3_full_vfl; shared with table2 (t2_g2p0_a0p75_q)" in said
 
 

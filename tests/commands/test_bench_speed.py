@@ -1,4 +1,4 @@
-"""Speed of single images: the sums with a clock of our own, and the files with a real one."""
+"""Speed of single images: medians with a simulated clock, files with the real clock."""
 
 import csv
 import re
@@ -40,8 +40,8 @@ def read(folder):
         return path.name, list(csv.DictReader(file))
 
 
-def test_the_sums(monkeypatch):
-    """A clock that only the work moves; the first images take long, and are not counted."""
+def test_medians_are_without_the_warm_up(monkeypatch):
+    """Only work advances the simulated clock; the first images take long and are not counted."""
     clock, done = [0.0], []
 
     class Detector(torch.nn.Module):
@@ -69,32 +69,32 @@ def test_the_sums(monkeypatch):
     monkeypatch.setattr(timing, "evaluation_batches", batches)
     monkeypatch.setattr(timing, "replace", lambda data, images: type("Part", (), {"images": images}))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    found = timing.time_detector(Detector(), FULL.variant, Data, 5, CPU)
+    result = timing.time_detector(Detector(), FULL.variant, Data, 5, CPU)
     assert len(done) == 8
-    assert found.images == 5
-    assert (found.load, found.forward, found.postprocess) == pytest.approx((5, 30.006, 19.994))
-    assert found.images_per_second == pytest.approx(20)  # 50 ms
+    assert result.images == 5
+    assert (result.load, result.forward, result.postprocess) == pytest.approx((5, 30.006, 19.994))
+    assert result.images_per_second == pytest.approx(20)  # 50 ms
     assert timing.time_detector(Detector(), FULL.variant, None, 4, CPU).load is None
 
 
-def test_a_gpu_has_finished_when_the_clock_is_read(monkeypatch):
-    waited = []
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+def test_the_clock_is_read_after_the_gpu_has_finished(monkeypatch):
+    devices = []
+    monkeypatch.setattr(torch.cuda, "synchronize", devices.append)
     assert timing._now(torch.device("cuda")) > 0
-    assert waited == [torch.device("cuda")]
+    assert devices == [torch.device("cuda")]
     timing._now(CPU)
-    assert len(waited) == 1
+    assert len(devices) == 1
 
 
-def test_made_up_images_have_the_size_of_a_resized_one():
+def test_noise_images_are_resized_like_real_images():
     batch = next(timing._noise(load_row("table3", "t3_full_vfl", "coco").variant, 1))
     assert batch.sizes.tolist() == [[800, 1067]]  # of 480x640 in 1333x800
     assert batch.images.shape == (1, 3, 800, 1088)
     assert batch.images[..., :1067].std() > 0.5
 
 
-def test_made_up_images_and_random_weights(tmp_path):
-    said = speed.bench_speed("table3", ["t3_full_vfl", "t3_fcos_atss"], "mini", None, 2, tmp_path)
+def test_untrained_rows_are_timed_on_noise_with_random_weights(tmp_path):
+    text = speed.bench_speed("table3", ["t3_full_vfl", "t3_fcos_atss"], "mini", None, 2, tmp_path)
     name, lines = read(tmp_path)
     assert re.fullmatch(r"table3-[A-Za-z0-9._]+-torch[0-9.]+[a-z0-9.+]*\.csv", name)
     assert list(lines[0]) == COLUMNS
@@ -102,10 +102,12 @@ def test_made_up_images_and_random_weights(tmp_path):
     for line in lines:
         assert (line["image_size"], line["images"], line["weights"], line["load_ms"]) == ("128x96", "2", "random", "-")
         both = float(line["forward_ms"]) + float(line["postprocess_ms"])
-        assert float(line["images_per_second"]) == pytest.approx(1000 / both, rel=0.05)  # medians of two are means
-    assert "noise of 640x480 pixels" in said
-    assert "With random weights" in said
-    assert "`" not in said.splitlines()[4]
+        assert float(line["images_per_second"]) == pytest.approx(
+            1000 / both, rel=0.05
+        )  # the median of two values is their mean
+    assert "noise of 640x480 pixels" in text
+    assert "With random weights few scores" in text
+    assert "`" not in text.splitlines()[4]
     before = lines[0]
 
     speed.bench_speed("table3", ["t3_raw_vfl"], "mini", None, 1, tmp_path)
@@ -114,7 +116,7 @@ def test_made_up_images_and_random_weights(tmp_path):
     assert lines[1] == before
 
 
-def test_images_of_the_data_set_and_trained_weights(tmp_path, tiny_data, monkeypatch):
+def test_trained_rows_are_timed_on_images_of_the_data_set(tmp_path, tiny_data, monkeypatch):
     data_folder("mini", tmp_path).symlink_to(tiny_data)
     run = tmp_path / "mini" / "runs" / FULL.run
     write_json_atomically(run / "experiment.json", FULL.experiment.model_dump(mode="json"))
@@ -124,28 +126,30 @@ def test_images_of_the_data_set_and_trained_weights(tmp_path, tiny_data, monkeyp
         facts = {"category_ids": [1, 3, 4, 8, 13, 21], "class_names": list("abcdef")}
         write_json_atomically(run / training / "train.json", facts)
         save_file({k: v + (training == "seed3") for k, v in weights.items()}, run / training / "model.safetensors")
-    seen = []
+    detectors = []
     time_detector = timing.time_detector
-    monkeypatch.setattr(speed, "time_detector", lambda *given: seen.append(given[0]) or time_detector(*given))
-    said = speed.bench_speed("table3", ["t3_full_vfl"], "mini", None, 20, tmp_path)
+    monkeypatch.setattr(
+        speed, "time_detector", lambda *arguments: detectors.append(arguments[0]) or time_detector(*arguments)
+    )
+    text = speed.bench_speed("table3", ["t3_full_vfl"], "mini", None, 20, tmp_path)
     _, (line,) = read(tmp_path)
     assert (line["images"], line["weights"]) == ("6", "seed3")
     assert float(line["load_ms"]) > 0
-    assert "random" not in said
-    assert torch.equal(seen[0].state_dict()["head.cls_out.bias"], weights["head.cls_out.bias"] + 1)
+    assert "random" not in text
+    assert torch.equal(detectors[0].state_dict()["head.cls_out.bias"], weights["head.cls_out.bias"] + 1)
     for training in ("seed10", "seed3"):
         (run / training / "model.safetensors").unlink()
     speed.bench_speed("table3", ["t3_full_vfl"], "mini", None, 1, tmp_path)
     assert read(tmp_path)[1][0]["weights"] == "released"
 
 
-def test_equal_runs_are_measured_once(tmp_path, monkeypatch):
+def test_rows_with_the_same_run_are_timed_once(tmp_path, monkeypatch):
     calls = []
     spec, rows = load_table("table3", "mini")
     twins = [rows[3], replace(rows[3], id="t3_raw_fl")]
     monkeypatch.setattr(speed, "load_table", lambda *_: (spec, twins))
     timed = timing.Timing(1, None, 90.0, 10.0, 100.0)
-    monkeypatch.setattr(speed, "time_detector", lambda *given: calls.append(given) or timed)
+    monkeypatch.setattr(speed, "time_detector", lambda *arguments: calls.append(arguments) or timed)
     speed.bench_speed("table3", [], "mini", None, 1, tmp_path)
     assert len(calls) == 1
     lines = read(tmp_path)[1]
@@ -153,7 +157,7 @@ def test_equal_runs_are_measured_once(tmp_path, monkeypatch):
     assert {line["images_per_second"] for line in lines} == {"10.0"}
 
 
-def test_the_published_speed_stands_beside(tmp_path, monkeypatch):
+def test_the_published_speed_is_a_column(tmp_path, monkeypatch):
     timed = timing.Timing(20, 1.0, 150.0, 50.0, 200.0)
     monkeypatch.setattr(speed, "time_detector", lambda *_: timed)
     rows = ["t4_vfnetx_1200", "t4_vfnet_r50_480_960"]
@@ -206,5 +210,5 @@ def test_a_label_may_not_hide_a_column(monkeypatch, tmp_path):
     clash = spec.rows["t3_raw_fl"].model_copy(update={"labels": {"weights": "heavy"}})
     named = spec.model_copy(update={"rows": spec.rows | {"t3_raw_fl": clash}})
     monkeypatch.setattr(speed, "load_table", lambda *_: (named, rows))
-    with pytest.raises(WorkbenchError, match="a label may not be called weights"):
+    with pytest.raises(WorkbenchError, match="weights is the name of a column; rename the label"):
         speed.bench_speed("table3", [], "mini", None, 1, tmp_path)

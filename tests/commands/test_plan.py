@@ -1,4 +1,4 @@
-"""What a table will cost: sums by hand, where each figure is taken from, and sizes as they are on the disk."""
+"""Plan of a table: totals, sources of each number, and sizes on disk."""
 
 import csv
 
@@ -20,8 +20,8 @@ RAW = load_row("table3", "t3_raw_vfl")
 ATSS = load_row("table5", "t5_atss_vfl")
 
 
-def leave(folder, row, rates, seed=0, finished=True, **facts):
-    """The files of a training with these images a second in its log."""
+def write_training(folder, row, rates, seed=0, finished=True, **facts):
+    """Write the files of a training, with the images per second of its log in ``rates``."""
     run = folder / "runs" / row.run
     write_json_atomically(run / "experiment.json", row.experiment.model_dump(mode="json"))
     log = run / f"seed{seed}" / ("" if finished else "checkpoints") / "train.csv"
@@ -30,119 +30,122 @@ def leave(folder, row, rates, seed=0, finished=True, **facts):
         writer = csv.writer(file)
         writer.writerows([("step", "epoch", "images_per_second"), *((i + 1, i, rate) for i, rate in enumerate(rates))])
     if finished:
-        given = {"device": "a toaster", "seconds": 90.0, "micro_batch x ranks x accumulation": "8 x 1 x 1"}
-        write_json_atomically(log.with_name("train.json"), given | facts)
+        defaults = {"device": "a toaster", "seconds": 90.0, "micro_batch x ranks x accumulation": "8 x 1 x 1"}
+        write_json_atomically(log.with_name("train.json"), defaults | facts)
         log.with_name("model.safetensors").touch()
 
 
 def block(text, row):
-    """The lines about a run."""
-    lines = text.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{row.run}:"))
-    return "\n".join(lines[start : start + 4])
+    """Return the lines about a run."""
+    return next(part for part in text.split("\n\n") if part.startswith(f"{row.run}:"))
 
 
 def total(text, name):
+    """Return a value of the lines with the total."""
+    text = text[text.index("To do:") :]
     return next(line.split(name)[1].strip() for line in text.splitlines() if line.startswith(f"    {name}"))
 
 
-def test_sums_at_mini(tmp_path):
-    said = describe("table3", "mini", tmp_path, None, images_per_second=8)
-    assert "20 epochs of 800 images (16,000 in all), batch 8, images 128x96" in block(said, FULL)
-    assert "33 min at 8 images/s (given)" in block(said, FULL)  # 16,000 / 8 = 2,000 s
-    assert "To do: 5 of 5 trainings" in said
-    assert total(said, "GPU-hours") == "2.8"  # 10,000 s
-    assert "provisional" not in said
-    assert "assumed" not in said
+def test_totals_at_mini(tmp_path):
+    text = describe("table3", "mini", tmp_path, None, images_per_second=8)
+    assert "20 epochs of 800 images (16,000 in total), batch 8, image size 128x96" in block(text, FULL)
+    assert "33 min at 8 images per second (--images-per-second)" in block(text, FULL)  # 16,000 / 8 = 2,000 s
+    assert "t3_full_vfl; shared with table2 (t2_g2p0_a0p75_q), table5 (t5_vfnet_vfl)" in block(text, FULL)
+    assert "To do: 5 of 5 trainings" in text
+    assert total(text, "GPU-hours") == "2.8"  # 10,000 s
+    assert "provisional" not in text
+    assert "assumed" not in text
 
 
-def test_sums_at_coco(tmp_path):
-    said = describe("table4", "coco", tmp_path, None, images_per_second=10)
-    assert "21 trainings at scale coco for 22 rows" in said
-    assert "24 epochs of 117,266 images (2.81 million in all), batch 16, images 1333x640-800" in said
-    x = block(said, load_row("table4", "t4_vfnetx_800", "coco"))
+def test_totals_at_coco(tmp_path):
+    text = describe("table4", "coco", tmp_path, None, images_per_second=10)
+    assert "21 trainings (one per run) for 22 rows, scale coco" in text
+    assert "24 epochs of 117,266 images (2.81 million in total), batch 16, image size 1333x640-800" in text
+    x = block(text, load_row("table4", "t4_vfnetx_800", "coco"))
     assert "t4_vfnetx_800, t4_vfnetx_1200" in x
-    assert "41 epochs + 18 SWA cycles of 117,266 images (6.92 million in all)" in x
-    assert "192 h at 10 images/s (given)" in x  # 59 × 117,266 / 36,000 = 192.2
-    assert total(said, "GPU-hours") == "1,756"  # (20 × 24 + 59) × 117,266 / 36,000 = 1755.7
-    assert "117,266 images an epoch are assumed" in said
-    assert "The ids are provisional" in said
+    assert "41 epochs and 18 SWA cycles of 117,266 images (6.92 million in total)" in x
+    assert "192 h at 10 images per second (--images-per-second)" in x  # 59 × 117,266 / 36,000 = 192.2
+    assert total(text, "GPU-hours") == "1,756"  # (20 × 24 + 59) × 117,266 / 36,000 = 1755.7
+    assert "117,266 images per epoch are assumed" in text
+    assert "Run ids are provisional" in text
 
 
-def test_where_nothing_is_known(tmp_path):
-    said = describe("table3", "mini", tmp_path, None)
-    assert "time unknown; peak memory unknown; " in block(said, FULL)
-    assert total(said, "GPU-hours") == total(said, "peak memory") == "unknown"
-    assert "give --images-per-second, or start a training, for instance with snakemake --cores all t3_raw_fl" in said
-    assert "snakemake --cores all table3 --config scale=mini limit_steps=2 limit_images=4" in said
-    said = describe("table3", "bccd", tmp_path, None, images_per_second=8)
-    assert total(said, "GPU-hours") == "unknown"
-    assert "How many images an epoch has is not known: give --data-root." in said
+def test_unknown_numbers_have_a_note_how_to_get_them(tmp_path):
+    text = describe("table3", "mini", tmp_path, None)
+    assert "time      unknown\n    memory    unknown\n    disk" in block(text, FULL)
+    assert total(text, "GPU-hours") == total(text, "memory") == "unknown"
+    assert "give --images-per-second, or measure it: start a training (snakemake --cores all t3_raw_fl " in text
+    assert "snakemake --cores all table3 --config scale=mini limit_steps=2 limit_images=4" in text
+    text = describe("table3", "bccd", tmp_path, None, images_per_second=8)
+    assert total(text, "GPU-hours") == "unknown"
+    assert "The number of images per epoch is unknown; give --data-root." in text
 
 
-def test_what_is_done_costs_nothing(tmp_path):
-    leave(tmp_path / "mini", FULL, [50], seconds=3600.0, **{"micro_batch x ranks x accumulation": "4 x 2 x 1"})
-    leave(tmp_path / "mini", FULL, [50], seed=10)
-    leave(tmp_path / "mini", FULL, [50], seed=2)
-    leave(tmp_path / "mini", RAW, [1, 4, 100, 5, 2], finished=False)
-    said = describe("table3", "mini", tmp_path, None)
-    assert f"{FULL.run}: done: seed0, seed2, seed10" in said
-    assert "took 2.0 h (seed0 on a toaster)" in block(said, FULL)  # an hour on two devices
-    assert f"{RAW.run}: under way: seed0, epoch 5 of 20" in said
-    assert "To do: 4 of 5 trainings" in said
+def test_finished_trainings_are_not_in_the_total(tmp_path):
+    write_training(tmp_path / "mini", FULL, [50], seconds=3600.0, **{"micro_batch x ranks x accumulation": "4 x 2 x 1"})
+    write_training(tmp_path / "mini", FULL, [50], seed=10)
+    write_training(tmp_path / "mini", FULL, [50], seed=2)
+    write_training(tmp_path / "mini", RAW, [1, 4, 100, 5, 2], finished=False)
+    text = describe("table3", "mini", tmp_path, None)
+    assert f"{FULL.run}: done: seed0, seed2, seed10" in text
+    assert "time      2.0 h, measured (seed0 on a toaster)" in block(text, FULL)  # an hour on two devices
+    assert f"{RAW.run}: in progress: seed0, epoch 5 of 20" in text
+    assert "To do: 4 of 5 trainings" in text
     # 16,000 images each, at a median of 4 and three times at 50 / 2.
-    assert float(total(said, "GPU-hours")) == pytest.approx((4000 + 3 * 640) / 3600, abs=0.05)
+    assert float(total(text, "GPU-hours")) == pytest.approx((4000 + 3 * 640) / 3600, abs=0.05)
     whole = describe("table3", "mini", tmp_path / "none", None)
     alone = disk_bytes(FULL.experiment, 1, 250)
-    assert int(total(whole, "disk").split()[0]) - int(total(said, "disk").split()[0]) == pytest.approx(
+    assert int(total(whole, "disk").split()[0]) - int(total(text, "disk").split()[0]) == pytest.approx(
         alone / 1e6, abs=1
     )
 
 
-def test_sources_of_images_per_second(tmp_path):
+def test_the_best_source_of_the_speed_is_used(tmp_path):
     folder, rehearsal = tmp_path / "mini", tmp_path / "mini-rehearsal"
 
-    def source(row=FULL, given=None):
-        found = find_speed(row.experiment, read_trainings(folder), read_trainings(rehearsal), given)
-        return found and (found.images_per_second, found.source)
+    def source(row=FULL, images_per_second=None):
+        speed = find_speed(row.experiment, read_trainings(folder), read_trainings(rehearsal), images_per_second)
+        return speed and (speed.images_per_second, speed.source)
 
     assert source() is None
-    leave(folder, ATSS, [7])
-    leave(folder, RAW, [6], finished=False)  # another run's counts when it is finished
-    assert source() == (7, f"another run's: {ATSS.run}, seed0 on a toaster")
-    leave(folder, load_row("table3", "t3_raw_fl"), [9], **{"micro_batch x ranks x accumulation": "2 x 4 x 1"})
+    write_training(folder, ATSS, [7])
+    write_training(folder, RAW, [6], finished=False)  # another run counts only if it is finished
+    assert source() == (7, f"another run, {ATSS.run}, seed0 on a toaster")
+    write_training(folder, load_row("table3", "t3_raw_fl"), [9], **{"micro_batch x ranks x accumulation": "2 x 4 x 1"})
     assert source(RAW)[0] == 6
     assert source(load_row("table2", "t2_g1p0_a0p50_q"))[0] == 7
-    assert source(load_row("table5", "t5_atss_fl"))[0] == 7  # the same detector rather than the first by name
+    assert source(load_row("table5", "t5_atss_fl"))[0] == 7  # a training of the same detector is preferred
     assert source(load_row("gfl_table3", "gfl3_qfl_dfl"))[0] in (7, 9 / 4)
 
     _, (*_, short, _) = load_table("table3", "mini", rehearsal=Rehearsal(steps=2, images=4))
-    leave(rehearsal, short, [5], peak_memory_mb=700)
+    write_training(rehearsal, short, [5], peak_memory_mb=700)
     assert source()[0] == 7  # its steps are of one image
-    said = describe("table3", "mini", tmp_path, None)
-    assert "peak memory 700 MB (rehearsal of one image a step on a toaster)" in block(said, FULL)
-    assert total(said, "peak memory") == "700 MB (rehearsal of one image a step on a toaster); unknown for 4"
+    text = describe("table3", "mini", tmp_path, None)
+    assert "memory    peak 700 MiB (rehearsal with one image per step on a toaster)" in block(text, FULL)
+    assert total(text, "memory") == (
+        "peak 700 MiB (rehearsal with one image per step on a toaster); unknown for 4 trainings"
+    )
 
     _, (*_, whole, _) = load_table("table3", "mini", rehearsal=Rehearsal(images=4))
-    leave(rehearsal, whole, [4])
+    write_training(rehearsal, whole, [4])
     assert source() == (4, "its rehearsal, seed0 on a toaster")
-    leave(folder, FULL, [3], finished=False)
-    assert source() == (3, "seed0 under way, taken as one device's")
-    leave(folder, FULL, [2], seed=1, peak_memory_mb=900)
-    leave(folder, FULL, [2], seed=2, peak_memory_mb=800)
+    write_training(folder, FULL, [3], finished=False)
+    assert source() == (3, "seed0 in progress, one device assumed")
+    write_training(folder, FULL, [2], seed=1, peak_memory_mb=900)
+    write_training(folder, FULL, [2], seed=2, peak_memory_mb=800)
     assert source() == (2, "seed1 on a toaster")
-    assert source(given=1.5) == (1.5, "given")
-    assert "peak memory 900 MB (seed1 on a toaster)" in describe("table3", "mini", tmp_path, None)
+    assert source(images_per_second=1.5) == (1.5, "--images-per-second")
+    assert "memory    peak 900 MiB (seed1 on a toaster)" in describe("table3", "mini", tmp_path, None)
 
 
-def test_rehearsals_of_single_images_are_left_out_aloud(tmp_path):
+def test_a_note_explains_that_rehearsals_of_single_images_are_not_used(tmp_path):
     _, (*_, short, _) = load_table("table3", "mini", rehearsal=Rehearsal(steps=2, images=4))
-    leave(tmp_path / "mini-rehearsal", short, [5])
-    assert "Images a second of rehearsals are left out" in describe("table3", "mini", tmp_path, None)
-    assert "left out" not in describe("table3", "mini", tmp_path, None, images_per_second=8)
+    write_training(tmp_path / "mini-rehearsal", short, [5])
+    assert "The speed of rehearsals is not used" in describe("table3", "mini", tmp_path, None)
+    assert "not used" not in describe("table3", "mini", tmp_path, None, images_per_second=8)
 
 
-def test_images_of_a_data_set(tiny_data):
+def test_images_of_a_data_set_are_counted(tiny_data):
     data = CocoData(classes=6, digest="0" * 32)
     assert epoch_images(data, tiny_data) == len(read_coco(tiny_data, "train2017", training=True).images) < 24
     assert val_images(data, tiny_data) == 6
@@ -151,7 +154,7 @@ def test_images_of_a_data_set(tiny_data):
     assert (epoch_images(FULL.experiment.data, None), val_images(FULL.experiment.data, None)) == (800, 250)
 
 
-def test_sizes_are_those_on_the_disk(tiny_experiment, tiny_data, tmp_path):
+def test_estimated_sizes_agree_with_the_files(tiny_experiment, tiny_data, tmp_path):
     swa = tiny_experiment.training.model_copy(update={"epochs": 1, "swa": WeightAveraging(cycles=1)})
     experiment = tiny_experiment.model_copy(update={"training": swa})
     train(experiment, tmp_path, tiny_data, seed=0)
@@ -167,11 +170,13 @@ def test_sizes_are_those_on_the_disk(tiny_experiment, tiny_data, tmp_path):
     )
 
 
-def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
+def test_mistakes_are_one_line(tmp_path, monkeypatch):
     for number in (0, -1, "nan", "inf"):
         monkeypatch.setattr("sys.argv", ["workbench", "plan", "table3", f"--images-per-second={number}"])
-        with pytest.raises(SystemExit, match=f"workbench: --images-per-second {number}: give a number above 0"):
+        with pytest.raises(
+            SystemExit, match=f"workbench: --images-per-second {number}: not a positive number; give a number above 0"
+        ):
             cli.main()
-    leave(tmp_path / "mini", FULL, ["fast"])
+    write_training(tmp_path / "mini", FULL, ["fast"])
     with pytest.raises(WorkbenchError, match=r"train\.csv: not the log of a training"):
         describe("table3", "mini", tmp_path, None)

@@ -1,4 +1,4 @@
-"""Questions to any trained run, by hand: each oracle's gain, and how the score ranks boxes."""
+"""Studies of a trained run: AP with each oracle, and the ranking of boxes by their scores."""
 
 import csv
 import sys
@@ -36,13 +36,13 @@ def experiment_of(name):
     return load_row(*ROWS[name]).experiment
 
 
-def test_the_studys_evaluations_are_those_of_table_1():
+def test_the_variants_of_the_study_are_those_of_table_1():
     rows = load_table("table1")[1]
     assert oracle_variants(rows[0].experiment) == [row.variant for row in rows]
 
 
 @pytest.mark.parametrize(("name", "count"), [("vfnet", 4), ("atss", 10), ("foveabox", 4), ("reppoints", 4)])
-def test_evaluations_that_apply(name, count):
+def test_each_detector_has_the_variants_that_apply(name, count):
     experiment = experiment_of(name)
     variants = oracle_variants(experiment)
     assert len({variant_id(variant) for variant in variants}) == len(variants) == count
@@ -53,12 +53,12 @@ def test_evaluations_that_apply(name, count):
     ]
 
 
-def test_oracles_of_a_run(untrained_run, tiny_data, monkeypatch, capsys):
+def test_ap_with_oracles_equals_the_ap_of_an_evaluation(untrained_run, tiny_data, monkeypatch, capsys):
     run = untrained_run(experiment_of("fcos_atss"))
     workbench(monkeypatch, "oracle", "--run", run, "--data", tiny_data)
-    said = capsys.readouterr().out
-    assert said.count("\n| `") == 10
-    assert (run / "seed0" / "oracles.md").read_text() == said.removesuffix("\n")
+    output = capsys.readouterr().out
+    assert output.count("\n| `") == 10
+    assert (run / "seed0" / "oracles.md").read_text() == output.removesuffix("\n")
     with (run / "seed0" / "oracles.csv").open() as file:
         table = list(csv.DictReader(file))
     names = ("w/ctr", "gt_ctr", "gt_ctr_iou", "gt_bbox", "gt_cls", "gt_cls_iou")
@@ -66,8 +66,8 @@ def test_oracles_of_a_run(untrained_run, tiny_data, monkeypatch, capsys):
     assert [{name: line[name] == "True" for name in names} for line in table] == stated
     data, detector = read_coco(tiny_data, "val2017", training=False), load_run(run).detector
     for line, variant in zip(table, oracle_variants(experiment_of("fcos_atss")), strict=True):
-        found = detect_data_set(detector, data, variant, "cpu")
-        metrics = evaluate_detections(tiny_data / "annotations/instances_val2017.json", found)
+        detections = detect_data_set(detector, data, variant, "cpu")
+        metrics = evaluate_detections(tiny_data / "annotations/instances_val2017.json", detections)
         assert float(line["AP"]) == round(100 * metrics["AP"], 2)
         assert line["code_digest"] == "12345678"
     plain = ["plain_without_centerness", "plain"]
@@ -77,23 +77,22 @@ def test_oracles_of_a_run(untrained_run, tiny_data, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["foveabox", "reppoints", "retinanet"])
-def test_oracles_of_detectors_without_centerness(name, untrained_run, tiny_data):
+def test_detectors_without_centerness_have_four_oracle_rows(name, untrained_run, tiny_data):
     experiment = experiment_of(name)
     run = untrained_run(experiment)
-    said = study_oracles(run, tiny_data, 0)
-    lines = [line for line in said.splitlines() if line.startswith("| `")]
+    text = study_oracles(run, tiny_data, 0)
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines] == [
         "plain",
         "oracle_boxes_truth",
         "oracle_score_one",
         "oracle_score_iou",
     ]
-    assert "ctr" not in said
+    assert "ctr" not in text
 
 
 @pytest.mark.parametrize("name", ["fcos_atss", "reppoints"])
-def test_ranking_of_a_run(name, untrained_run, tiny_data, monkeypatch, capsys):
-    """The file's points are those of a loop over images and cells."""
+def test_the_ranking_equals_a_loop_over_images_and_locations(name, untrained_run, tiny_data, monkeypatch, capsys):
     run = untrained_run(experiment_of(name))
     workbench(monkeypatch, "ranking", "--run", run, "--data", tiny_data)
     cells = pandas.read_csv(run / "seed0" / "ranking.csv")
@@ -116,21 +115,21 @@ def test_ranking_of_a_run(name, untrained_run, tiny_data, monkeypatch, capsys):
     np.testing.assert_allclose(cells, expected, atol=1.1e-6)
 
 
-def test_a_ranking_keeps_so_many_cells_evenly_spaced(untrained_run, tiny_data, monkeypatch):
+def test_a_ranking_keeps_evenly_spaced_locations(untrained_run, tiny_data, monkeypatch):
     monkeypatch.setattr("workbench.report.figures.ranking.draw_rankings", lambda *_: None)
     run = untrained_run(experiment_of("fcos_atss"))
-    every = study_ranking(run, tiny_data, 0)
+    complete = study_ranking(run, tiny_data, 0)
     monkeypatch.setattr("workbench.commands.study.POINTS", 11)
-    some = study_ranking(run, tiny_data, 0)
-    assert len(some) == 11
-    assert some.index.tolist() == np.linspace(0, len(every) - 1, 11).astype(int).tolist()
+    thinned = study_ranking(run, tiny_data, 0)
+    assert len(thinned) == 11
+    assert thinned.index.tolist() == np.linspace(0, len(complete) - 1, 11).astype(int).tolist()
     fewer = study_ranking(run, tiny_data, 0, limit_images=2)
-    assert fewer.index.max() < len(every) - 1
+    assert fewer.index.max() < len(complete) - 1
 
 
 def test_mistakes_are_one_line(untrained_run, tiny_data, tmp_path):
     run = untrained_run(experiment_of("vfnet"))
-    with pytest.raises(WorkbenchError, match="not been trained with seed 3"):
+    with pytest.raises(WorkbenchError, match="with seed 3"):
         study_oracles(run, tiny_data, 3)
     with pytest.raises(WorkbenchError, match="no such data folder"):
         study_ranking(run, tmp_path / "nowhere", 0)

@@ -1,4 +1,4 @@
-"""Claims: what they compare, the verdicts, and the files, from made-up evaluations."""
+"""Claims: compared rows, verdicts and files, from made-up evaluations."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ from workbench.support.errors import WorkbenchError
 
 
 def training(ap, noise=0.001, digest="same"):
-    """Evaluations of one training, resamples scattered around its AP."""
+    """Return the resamples of one training, normally distributed around its AP."""
     samples = ap + noise * np.random.default_rng(0).standard_normal(200)
     return Bootstrap(ap, samples, images=100, digest=digest)
 
@@ -40,12 +40,12 @@ def evaluate(results, **rows):
             write_bootstrap(file, training(ap))
 
 
-def test_every_claim_is_the_papers_its_published_effect_in_its_direction():
+def test_the_published_effect_of_every_claim_is_positive():
     published = published_ap()
-    stated = read_claims()
-    assert len(stated) >= 50
-    assert all(published[claim.better] > published[claim.than] for claim in stated.values())
-    pairs = [(claim.better, claim.than) for claim in stated.values()]
+    all_claims = read_claims()
+    assert len(all_claims) >= 50
+    assert all(published[claim.better] > published[claim.than] for claim in all_claims.values())
+    pairs = [(claim.better, claim.than) for claim in all_claims.values()]
     assert len(set(pairs)) == len(pairs)
     assert claimed_tables() == ["table1", "table2", "table3", "table4", "table5"]
 
@@ -62,9 +62,9 @@ def test_every_claim_is_the_papers_its_published_effect_in_its_direction():
         ([0.30], [], "not run"),
     ],
 )
-def test_verdicts(better, than, verdict):
-    effect, low, high, said = judge([training(ap) for ap in better], [training(ap) for ap in than])
-    assert said == verdict
+def test_verdicts_follow_from_interval_and_seeds(better, than, verdict):
+    effect, low, high, judged = judge([training(ap) for ap in better], [training(ap) for ap in than])
+    assert judged == verdict
     if verdict == "not run":
         assert all(math.isnan(value) for value in (effect, low, high))
     else:
@@ -73,14 +73,14 @@ def test_verdicts(better, than, verdict):
         assert (low > 0 or high < 0) == (verdict != "undecided at this scale" or len(than) == 1)
 
 
-def test_an_interval_that_touches_zero_decides_nothing():
+def test_an_interval_that_contains_zero_is_undecided():
     wide = [training(0.40, noise=0.05), training(0.40, noise=0.05)]
-    still = Bootstrap(0.39, np.full(200, 0.39), images=100, digest="same")
-    assert judge(wide, [still, still])[-1] == "undecided at this scale"
+    narrow = Bootstrap(0.39, np.full(200, 0.39), images=100, digest="same")
+    assert judge(wide, [narrow, narrow])[-1] == "undecided at this scale"
 
 
-def test_files_of_claims(tmp_path):
-    """Of what has been run: here two rows of Table 3 with two seeds each, everything else is not run."""
+def test_claims_of_measured_rows_are_judged_and_all_others_are_not_run(tmp_path):
+    """Two rows of Table 3 have two seeds each; all other rows are not run."""
     settings = PipelineConfig(seeds=2)
     evaluate(tmp_path, t3_raw_vfl=(0.400, 0.402), t3_raw_fl=(0.370, 0.372))
     text = write_claims(settings, tmp_path)
@@ -88,9 +88,9 @@ def test_files_of_claims(tmp_path):
     lines = list(csv.DictReader(io.StringIO((tmp_path / "mini" / "claims.csv").read_text(encoding="utf-8"))))
     assert sorted(line["claim"] for line in lines) == sorted(read_claims())
     assert all(value != "" for line in lines for value in line.values())
-    run = {line["claim"]: line for line in lines if line["verdict"] != "not run"}
-    assert list(run) == ["component_vfl"]
-    line = run["component_vfl"]
+    judged = {line["claim"]: line for line in lines if line["verdict"] != "not run"}
+    assert list(judged) == ["component_vfl"]
+    line = judged["component_vfl"]
     assert (line["verdict"], line["published"], line["effect"], line["seeds"]) == ("reproduced", "1.1", "3.00", "2")
     assert 0 < float(line["low"]) < 3 < float(line["high"])
     assert (
@@ -111,8 +111,8 @@ def test_verdicts_of_a_table(tmp_path):
     assert not (tmp_path / "mini" / "claims.csv").exists()
 
 
-def test_oracles_of_one_training_are_compared_training_by_training(tmp_path):
-    """Centerness gains 0.5 in trainings that lie 10 apart, and in other two trainings nobody could tell."""
+def test_rows_of_the_same_trainings_are_compared_within_each_training(tmp_path):
+    """Centerness gains 0.5 AP in each training. The trainings differ by 10 AP, so an unpaired comparison is undecided."""
     settings = PipelineConfig(seeds=2)
     evaluate(tmp_path, t1_base_ctr=(0.305, 0.406), t1_base_noctr=(0.300, 0.401))
     judged = {j.name: j for j in judge_table("table1", settings, tmp_path)}["oracle_centerness_helps"]
@@ -120,7 +120,7 @@ def test_oracles_of_one_training_are_compared_training_by_training(tmp_path):
     assert judged.low == pytest.approx(0.5, abs=0.05)
 
 
-def test_evaluations_of_other_images_are_not_compared():
+def test_evaluations_on_different_images_are_not_compared():
     with pytest.raises(WorkbenchError, match="different images"):
         judge([training(0.4)], [training(0.3, digest="other")])
 

@@ -1,9 +1,8 @@
-"""Figures of whatever has been measured: what is drawn of which rows, under which names."""
+"""Figures of measured rows: the runs that are drawn, and their names in the legend."""
 
 import pytest
 
 from workbench.report import outcomes
-from workbench.report.figures import curves
 from workbench.settings.catalog import load_table
 from workbench.settings.config import read_config
 from workbench.support.errors import WorkbenchError
@@ -14,7 +13,7 @@ SETTINGS = read_config({"seeds": 2})
 @pytest.fixture
 def drawn(monkeypatch):
     calls = []
-    monkeypatch.setattr(curves, "draw_loss_curves", lambda found, *_: calls.append(found))
+    monkeypatch.setattr("workbench.report.figures.curves.draw_loss_curves", lambda curves, *_: calls.append(curves))
     return calls
 
 
@@ -24,8 +23,8 @@ def log_training(results, run, seed):
     (folder / "train.csv").write_text("step,epoch,loss\n1,1,2.0\n")
 
 
-def test_a_run_is_drawn_once_with_all_its_seeds_and_named_by_what_tells_it_apart(tmp_path, drawn):
-    """The backbone and the range of sizes; that all of them are VFNets of the paper's own section goes without saying."""
+def test_a_run_is_drawn_once_with_all_its_seeds_and_named_by_its_labels(tmp_path, drawn):
+    """Labels that are equal in all rows, e.g. the section of the table, are not in the name."""
     rows = {row.id: row for row in load_table("table4", "mini")[1]}
     for seed in (0, 1):
         log_training(tmp_path, rows["t4_vfnetx_800"].run, seed)
@@ -37,21 +36,21 @@ def test_a_run_is_drawn_once_with_all_its_seeds_and_named_by_what_tells_it_apart
     }
 
 
-def test_a_run_that_no_label_tells_apart_is_called_by_its_detector(tmp_path, drawn):
+def test_a_run_without_distinctive_labels_is_named_by_its_detector(tmp_path, drawn):
     log_training(tmp_path, load_table("table1", "mini")[1][0].run, 0)
     outcomes.draw_figure("table1", "loss", SETTINGS, tmp_path)
     assert list(drawn[0]) == ["fcos_atss"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("loss", "table3: nothing to draw at scale mini yet; run snakemake table3$"),
         ("ranking", "table3: nothing to draw at scale mini yet; run snakemake table3_ranking$"),
         ("ap", "mini/tables/table3.csv: no such table; run snakemake table3$"),
     ],
 )
-def test_nothing_to_draw(tmp_path, kind, said):
-    with pytest.raises(WorkbenchError, match=said):
+def test_a_figure_without_data_is_an_error(tmp_path, kind, message):
+    with pytest.raises(WorkbenchError, match=message):
         outcomes.draw_figure("table3", kind, SETTINGS, tmp_path)
     assert not list(tmp_path.iterdir())

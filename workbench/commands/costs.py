@@ -1,6 +1,6 @@
-"""What a training costs: images, hours, memory and disk, from what has been measured here or what is given.
+"""Cost of a training: images, hours, memory and disk, from measurements on this machine or from the user's numbers.
 
-Measurements are read from the files that trainings leave, finished or under way.
+Measurements are read from the files of trainings, finished or in progress.
 """
 
 from __future__ import annotations
@@ -26,24 +26,27 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json
 
 COCO_TRAIN, COCO_VAL = 117_266, 5_000
-"""Images of train2017 with an annotation, which make an epoch, and of val2017."""
+"""Number of images of train2017 with annotations, which make an epoch, and of val2017."""
 DETECTION_BYTES = 90
-"""An entry of ``detections.json``, about."""
+"""Approximate size of an entry of ``detections.json``."""
 OPTIMISER_STATES = {"sgd": 1, "adamw": 2}
-"""Tensors that an optimiser keeps of each parameter that it trains."""
+"""Number of tensors that an optimiser keeps for each trained parameter."""
 
 
 @dataclass(frozen=True)
 class TrainingOnDisk:
-    """A training on disk, with one seed, finished or under way.
+    """Training on disk, finished or in progress.
 
     Attributes:
-        experiment: None where its file is of another version of the workbench.
-        images_per_second: of one device, the median over its log; None where nothing was logged.
-        device: of a finished one, as are all that follow.
-        seconds: of training steps, summed over the devices.
-        memory_mb: the most memory of a device, in MiB.
-        epoch: of the last line of its log, from 0, cycles of weight averaging counted on.
+        run: name of the run.
+        seed: name of the seed's folder, e.g. "seed0".
+        finished: False if the training is in progress.
+        experiment: settings; None if another version of the workbench wrote them.
+        images_per_second: speed of one device, the median over the log; None if nothing was logged.
+        device: name of the device; None in progress.
+        seconds: time of training steps, summed over devices; None in progress.
+        memory_mb: peak memory of a device, in MiB; None in progress.
+        epoch: epoch of the last line of the log, counted from 0; the count continues in cycles of weight averaging.
     """
 
     run: str
@@ -58,13 +61,13 @@ class TrainingOnDisk:
 
     @property
     def place(self) -> str:
-        """Seed and device, in words."""
-        return f"{self.seed} on {self.device}" if self.finished else f"{self.seed} under way, taken as one device's"
+        """Seed and device, as text."""
+        return f"{self.seed} on {self.device}" if self.finished else f"{self.seed} in progress, one device assumed"
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Images that one device trains on in a second, and where that is known from."""
+    """Training speed of one device, in images per second, and the source of this number."""
 
     images_per_second: float
     source: str
@@ -72,7 +75,13 @@ class Speed:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory of a training's process, in MiB, and where that is known from; of how many images at a time."""
+    """Peak memory of a training's process, in MiB, and the source of this number.
+
+    Attributes:
+        mb: peak memory in MiB.
+        source: source of the number, as text.
+        whole_batch: whether the steps of the source had all images of the batch.
+    """
 
     mb: int
     source: str
@@ -80,10 +89,10 @@ class Memory:
 
 
 def epoch_images(data: AnyData, root: Path | None) -> int | None:
-    """Training images of an epoch, about.
+    """Return the approximate number of training images per epoch, or None if it is unknown.
 
-    Of a data set on disk those with an annotation of any kind; without one, 80 classes mean COCO. None where nothing
-    is known.
+    For a data set on disk, images with an annotation of any kind are counted. Without a folder, a data set of 80
+    classes is assumed to be COCO.
     """
     if data.kind == "embedded":
         return data.train_images
@@ -93,7 +102,7 @@ def epoch_images(data: AnyData, root: Path | None) -> int | None:
 
 
 def val_images(data: AnyData, root: Path | None) -> int:
-    """Images of val2017, about; 0 where nothing is known."""
+    """Return the approximate number of images in val2017; 0 if it is unknown."""
     if data.kind == "embedded":
         return data.val_images
     if root is None:
@@ -102,7 +111,7 @@ def val_images(data: AnyData, root: Path | None) -> int:
 
 
 def _annotated_images(path: Path) -> int:
-    """Different ``image_id`` in an annotation file, found in its text: COCO's would take half a minute to parse."""
+    """Count the different ``image_id`` in the text of an annotation file; to parse COCO's file takes half a minute."""
     if not path.stat().st_size:
         return 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
@@ -110,10 +119,10 @@ def _annotated_images(path: Path) -> int:
 
 
 def read_trainings(folder: ScaleFolder) -> list[TrainingOnDisk]:
-    """All trainings of a scale that were started, by run and seed.
+    """Read all trainings of a scale that were started, sorted by run and seed.
 
     Raises:
-        WorkbenchError: a file that cannot be read.
+        WorkbenchError: a file of a training cannot be read.
     """
     trainings = (training for run in folder.runs() for training in run.trainings())
     return [_on_disk(t) for t in trainings if t.weights.is_file() or t.growing_curves.is_file()]
@@ -139,17 +148,17 @@ def _on_disk(training: TrainingFolder) -> TrainingOnDisk:
 
 
 def _read_log(path: Path) -> tuple[float | None, int | None]:
-    """Median images a second, over all devices, and the last epoch of a ``train.csv``."""
+    """Read a ``train.csv``: median of the images per second of all devices together, and the last epoch."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [(float(row["images_per_second"]), int(row["epoch"])) for row in csv.DictReader(file)]
     except (KeyError, TypeError, ValueError, csv.Error):
-        raise WorkbenchError(f"{path}: not the log of a training; remove it") from None
+        raise WorkbenchError(f"{path}: not the log of a training; delete it") from None
     return (statistics.median(rate for rate, _ in rows), rows[-1][1]) if rows else (None, None)
 
 
 def _ranks(facts: dict[str, Any]) -> int:
-    """Devices of a finished training; 1 where that is not said."""
+    """Return the number of devices of a finished training; 1 if the facts do not contain it."""
     parts = str(facts.get("micro_batch x ranks x accumulation")).split(" x ")
     return int(parts[1]) if len(parts) == 3 else 1
 
@@ -161,7 +170,7 @@ def _experiment(run: Run) -> Experiment | None:
 
 
 def is_rehearsal(rehearsal: Experiment | None, experiment: Experiment) -> bool:
-    """Whether a rehearsal, which has another batch, length and start, is one of this experiment."""
+    """Return whether a training is a rehearsal of this experiment, with other batch, length and initial weights."""
     if rehearsal is None:
         return False
     training = {"batch": experiment.training.batch, "limit_steps": None}
@@ -177,73 +186,80 @@ def find_speed(
     experiment: Experiment,
     trainings: Iterable[TrainingOnDisk],
     rehearsals: Iterable[TrainingOnDisk],
-    given: float | None,
+    images_per_second: float | None,
 ) -> Speed | None:
-    """Images a second: given, else of a training of the same run, of its rehearsal, of another run; None if none is.
+    """Return the training speed, or None if it is unknown.
 
-    A rehearsal counts where its steps are of as many images: those of one image take a GPU more time an image.
+    The sources, in this order: the user's number; a training of the same run; a rehearsal of the same run; a finished
+    training of another run.
+
+    Args:
+        trainings: trainings at the scale of the experiment.
+        rehearsals: rehearsals at the scale. A rehearsal counts if its steps have the whole batch, because steps of one
+            image take more time per image on a GPU.
+        images_per_second: the user's number, or None.
     """
-    if given is not None:
-        return Speed(given, "given")
-    known = [training for training in trainings if training.images_per_second]
-    if own := [t for t in known if t.run == run_id(experiment)]:
+    if images_per_second is not None:
+        return Speed(images_per_second, "--images-per-second")
+    measured = [training for training in trainings if training.images_per_second]
+    if own := [t for t in measured if t.run == run_id(experiment)]:
         best = min(own, key=lambda t: not t.finished)
         return Speed(best.images_per_second, best.place)
     for t in rehearsals:
         whole = is_rehearsal(t.experiment, experiment) and t.experiment.training.batch == experiment.training.batch
         if whole and t.images_per_second:
             return Speed(t.images_per_second, f"its rehearsal, {t.place}")
-    if others := [t for t in known if t.finished and t.experiment]:
-        best = min(others, key=lambda t: _unlike(t.experiment, experiment))
-        return Speed(best.images_per_second, f"another run's: {best.run}, {best.place}")
+    if others := [t for t in measured if t.finished and t.experiment]:
+        best = min(others, key=lambda t: _dissimilarity(t.experiment, experiment))
+        return Speed(best.images_per_second, f"another run, {best.run}, {best.place}")
     return None
 
 
-def _unlike(other: Experiment, experiment: Experiment) -> tuple[bool, ...]:
-    """Smaller for what is more alike in speed."""
+def _dissimilarity(other: Experiment, experiment: Experiment) -> tuple[bool, ...]:
+    """Return a sort key that is small for experiments of similar speed."""
     return other.backbone != experiment.backbone, other.detector != experiment.detector
 
 
 def find_memory(
     experiment: Experiment, trainings: Iterable[TrainingOnDisk], rehearsals: Iterable[TrainingOnDisk]
 ) -> Memory | None:
-    """Peak memory of the run itself, the most of its seeds, else of its rehearsal; None where none was measured."""
+    """Return the peak memory of the run, or of its rehearsal; None if neither was measured."""
     own = [t for t in trainings if t.run == run_id(experiment) and t.memory_mb]
     if own:
-        most = max(own, key=lambda t: t.memory_mb)
-        return Memory(most.memory_mb, most.place, whole_batch=True)
+        largest = max(own, key=lambda t: t.memory_mb)
+        return Memory(largest.memory_mb, largest.place, whole_batch=True)
     for training in rehearsals:
         if training.memory_mb and is_rehearsal(training.experiment, experiment):
             batch = training.experiment.training.batch
             images = f"{batch} images" if batch > 1 else "one image"
-            source = f"rehearsal of {images} a step on {training.device}"
+            source = f"rehearsal with {images} per step on {training.device}"
             return Memory(training.memory_mb, source, whole_batch=batch == experiment.training.batch)
     return None
 
 
 def disk_bytes(experiment: Experiment, variants: int, images: int) -> int:
-    """What a finished training and its evaluations leave on the disk: weights, two checkpoints and detections.
+    """Return the size of a finished training with its evaluations: weights, two checkpoints and detections.
 
     Args:
-        variants: evaluations.
-        images: of val2017, of each at most 100 detections.
+        variants: number of evaluations.
+        images: number of images in val2017; each image has at most 100 detections.
     """
     settings = experiment.training
-    # What is not the network's is made the same, so that each network is counted once.
+    # Settings that do not change the network are replaced by fixed ones, so that each network is built once.
     weights, parameters, trained = _network_size(experiment.model_copy(update={"training": Training(epochs=1)}))
     checkpoint = weights + 4 * trained * OPTIMISER_STATES[settings.optimiser]
-    sums = 8 * parameters if settings.swa else 0  # of averaged weights, double precision, in the last checkpoint alone
+    sums = 8 * parameters if settings.swa else 0  # sums of averaged weights, float64, only in the last checkpoint
     return weights + 2 * checkpoint + sums + 100 * DETECTION_BYTES * images * variants
 
 
 @cache
 def _network_size(experiment: Experiment) -> tuple[int, int, int]:
-    """Bytes of a detector's weights, buffers included; how many parameters it has, and how many are trained."""
+    """Return bytes of a detector's weights with buffers, number of parameters, and number of trained parameters."""
     import torch
 
     from workbench.detectors import build_detector
 
-    with torch.device("meta"):  # shapes without numbers
+    with torch.device("meta"):  # shapes without values
         detector = build_detector(experiment)
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in detector.parameters()]
     weights = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())

@@ -1,9 +1,9 @@
-"""What a table will take, said before anyone starts: its trainings, which are shared or done, and what they cost."""
+"""Plan of a table, before anything is started: its trainings, which are shared or done, and their cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,19 +26,21 @@ from workbench.support.errors import WorkbenchError
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A training behind a table.
+class PlannedRun:
+    """Run behind rows of a table, with the cost of one training.
 
     Attributes:
-        rows: that it serves, all of this table.
-        shared: rows of other tables, in words.
-        trainings: what there is of it on disk, a training a seed.
-        epoch: images of an epoch.
-        disk: bytes.
+        rows: rows of this table that use the run.
+        shared: name of another table → ids of its rows that use the run.
+        trainings: trainings of the run on disk, one per seed.
+        epoch: number of images per epoch; None if unknown.
+        speed: training speed of one device; None if unknown.
+        memory: peak memory; None if unknown.
+        disk: bytes on disk.
     """
 
     rows: Sequence[Row]
-    shared: Sequence[str]
+    shared: Mapping[str, Sequence[str]]
     trainings: Sequence[TrainingOnDisk]
     epoch: int | None
     speed: Speed | None
@@ -47,36 +49,36 @@ class Planned:
 
     @property
     def done(self) -> list[TrainingOnDisk]:
+        """Finished trainings."""
         return [training for training in self.trainings if training.finished]
 
     @property
     def passes(self) -> int:
-        """Over the training set: epochs, and cycles of weight averaging, which are as long."""
+        """Passes over the training set: epochs, plus cycles of weight averaging, which have the same length."""
         settings = self.rows[0].experiment.training
         return settings.epochs + (settings.swa.cycles if settings.swa else 0)
 
     @property
     def images(self) -> int | None:
-        """Seen in all."""
+        """Number of images in all passes; None if unknown."""
         return None if self.epoch is None else self.epoch * self.passes
 
     @property
     def hours(self) -> float | None:
-        """Of one device, from its start to its end."""
+        """Hours of one training on one device; None if unknown."""
         return self.images / self.speed.images_per_second / 3600 if self.images and self.speed else None
 
 
 def describe(
     table: str, scale: str, results: Path, data_root: Path | None, images_per_second: float | None = None
 ) -> str:
-    """Some lines of text: each training of a table, the rows it serves here and elsewhere, what is done of it and what
-    it costs; then the sums over those to do.
+    """Describe the trainings behind a table as text: rows, state and cost of each, the total of those to do, and notes.
 
     Args:
-        images_per_second: of one device in training; what was measured here is taken if None.
+        images_per_second: training speed of one device; None to use a measured speed.
     """
     if images_per_second is not None and not 0 < images_per_second < math.inf:
-        raise WorkbenchError(f"--images-per-second {images_per_second:g}: give a number above 0")
+        raise WorkbenchError(f"--images-per-second {images_per_second:g}: not a positive number; give a number above 0")
     spec, rows = load_table(table, scale, data_root)
     if not rows:
         return f"{spec.title}\nNothing to train: all rows are from the literature."
@@ -86,125 +88,133 @@ def describe(
     root = Path(given_root) if given_root else None
     data = rows[0].experiment.data
     epoch, tested = epoch_images(data, root), val_images(data, root)
-    others = [row for name in table_names() if name != table for row in load_table(name, scale, data_root)[1]]
+    others = {name: load_table(name, scale, data_root)[1] for name in table_names() if name != table}
     plan = []
     for run in dict.fromkeys(row.run for row in rows):
-        mine = [row for row in rows if row.run == run]
-        experiment = mine[0].experiment
+        run_rows = [row for row in rows if row.run == run]
+        experiment = run_rows[0].experiment
         plan.append(
-            Planned(
-                rows=mine,
-                shared=[f"{row.table} ({row.id})" for row in others if row.run == run],
+            PlannedRun(
+                rows=run_rows,
+                shared={name: [row.id for row in other_rows if row.run == run] for name, other_rows in others.items()},
                 trainings=[training for training in trainings if training.run == run],
                 epoch=epoch,
                 speed=find_speed(experiment, trainings, rehearsals, images_per_second),
                 memory=find_memory(experiment, trainings, rehearsals),
-                disk=disk_bytes(experiment, len({row.variant_folder for row in mine}), tested),
+                disk=disk_bytes(experiment, len({row.variant_folder for row in run_rows}), tested),
             )
         )
-    lines = [spec.title, f"{len(plan)} trainings at scale {scale} for {len(rows)} rows:"]
+    lines = [spec.title, f"{len(plan)} trainings (one per run) for {len(rows)} rows, scale {scale}:"]
     for planned in plan:
-        lines += _block(planned)
-    lines += _totals(plan)
-    assumed = data.kind == "coco" and root is None
-    lines += _notes(table, scale, plan, rehearsals, assumed)
+        lines += ["", *_block(planned)]
+    lines += ["", *_totals(plan)]
+    coco_assumed = data.kind == "coco" and root is None
+    notes = _notes(table, scale, plan, rehearsals, coco_assumed)
+    lines += ["", "Notes:", *(f"- {note}" for note in notes)] if notes else []
     return "\n".join(lines)
 
 
-def _block(planned: Planned) -> list[str]:
+def _block(planned: PlannedRun) -> list[str]:
+    """Return the lines of one run."""
     experiment = planned.rows[0].experiment
     training = experiment.training
     rows = ", ".join(row.id for row in planned.rows)
-    shared = f"; shared with {', '.join(planned.shared)}" if planned.shared else ""
-    passes = f"{training.epochs} epochs" + (f" + {training.swa.cycles} SWA cycles" if training.swa else "")
+    shared = [f"{table} ({', '.join(ids)})" for table, ids in planned.shared.items() if ids]
+    passes = f"{training.epochs} epochs" + (f" and {training.swa.cycles} SWA cycles" if training.swa else "")
     if planned.epoch:
-        passes += f" of {planned.epoch:,} images ({_count(planned.images)} in all)"
+        passes += f" of {planned.epoch:,} images ({_count(planned.images)} in total)"
     size = str(experiment.image)
     if training.image_range:
         size = "x".join(_range(*ends) for ends in (training.image_range.long, training.image_range.short))
     return [
-        f"  {planned.rows[0].run}: {_state(planned)}",
-        f"    rows      {rows}{shared}",
-        f"    training  {passes}, batch {training.batch}, images {size}",
-        f"    cost      {_time(planned)}; {_memory(planned.memory)}; {_bytes(planned.disk)} of disk",
+        f"{planned.rows[0].run}: {_state(planned)}",
+        f"    rows      {rows}" + (f"; shared with {', '.join(shared)}" if shared else ""),
+        f"    training  {passes}, batch {training.batch}, image size {size}",
+        f"    time      {_time(planned)}",
+        f"    memory    {_memory(planned.memory)}",
+        f"    disk      {_bytes(planned.disk)}",
     ]
 
 
-def _state(planned: Planned) -> str:
-    said = []
+def _state(planned: PlannedRun) -> str:
+    parts = []
     if planned.done:
-        said.append(f"done: {', '.join(training.seed for training in planned.done)}")
+        parts.append(f"done: {', '.join(training.seed for training in planned.done)}")
     for training in planned.trainings:
         if not training.finished:
             epoch = "" if training.epoch is None else f", epoch {training.epoch + 1} of {planned.passes}"
-            said.append(f"under way: {training.seed}{epoch}")
-    return "; ".join(said) or "not trained"
+            parts.append(f"in progress: {training.seed}{epoch}")
+    return "; ".join(parts) or "not trained"
 
 
-def _time(planned: Planned) -> str:
+def _time(planned: PlannedRun) -> str:
     if planned.done:
         first = planned.done[0]
-        return f"took {'an unknown time' if first.seconds is None else _hours(first.seconds / 3600)} ({first.place})"
+        return f"{'unknown' if first.seconds is None else _hours(first.seconds / 3600)}, measured ({first.place})"
     if planned.hours is None:
-        return "time unknown"
+        return "unknown"
     speed = planned.speed
-    return f"{_hours(planned.hours)} at {speed.images_per_second:.3g} images/s ({speed.source})"
+    return f"{_hours(planned.hours)} at {speed.images_per_second:.3g} images per second ({speed.source})"
 
 
 def _memory(memory: Memory | None) -> str:
-    return "peak memory unknown" if memory is None else f"peak memory {memory.mb:,} MB ({memory.source})"
+    return "unknown" if memory is None else f"peak {memory.mb:,} MiB ({memory.source})"
 
 
-def _totals(plan: Sequence[Planned]) -> list[str]:
+def _totals(plan: Sequence[PlannedRun]) -> list[str]:
+    """Return the lines with the total cost of the trainings that are not done; memory is the maximum of all runs."""
     to_do = [planned for planned in plan if not planned.done]
     hours = [planned.hours for planned in to_do if planned.hours is not None]
     unknown = len(to_do) - len(hours)
     time = f"{sum(hours):,.0f}" if sum(hours) >= 10 else f"{sum(hours):.2g}"
     if unknown:
-        time = f"{time} for {len(hours)} of them, unknown for {unknown}" if hours else "unknown"
-    known = [planned.memory for planned in plan if planned.memory]
-    most = max(known, key=lambda memory: (memory.whole_batch, memory.mb), default=None)
-    lacking = f"; unknown for {len(plan) - len(known)}" if known and len(known) < len(plan) else ""
+        time = f"{time} for {len(hours)} trainings, unknown for {unknown}" if hours else "unknown"
+    measured = [planned.memory for planned in plan if planned.memory]
+    memory = _memory(max(measured, key=lambda memory: (memory.whole_batch, memory.mb), default=None))
+    if 0 < len(measured) < len(plan):
+        memory += f"; unknown for {len(plan) - len(measured)} trainings"
     return [
         f"To do: {len(to_do)} of {len(plan)} trainings",
-        f"    GPU-hours    {time if to_do else 0}",
-        f"    peak memory  {'unknown' if most is None else f'{most.mb:,} MB ({most.source}){lacking}'}",
-        f"    disk         {_bytes(sum(planned.disk for planned in to_do))}",
+        f"    GPU-hours  {time if to_do else 0}",
+        f"    memory     {memory}",
+        f"    disk       {_bytes(sum(planned.disk for planned in to_do))}",
     ]
 
 
 def _notes(
-    table: str, scale: str, plan: Sequence[Planned], rehearsals: Sequence[TrainingOnDisk], assumed: bool
+    table: str, scale: str, plan: Sequence[PlannedRun], rehearsals: Sequence[TrainingOnDisk], coco_assumed: bool
 ) -> list[str]:
-    """What the numbers rest on, and how to get those that are missing."""
+    """Return the assumptions of the numbers, and how to get the missing numbers."""
     notes = []
     to_do = [planned for planned in plan if not planned.done]
     if any(planned.hours for planned in to_do):
-        notes.append("Hours are of one device and one seed, in training steps; validation and detection come on top.")
+        notes.append(
+            "Hours are for the training steps of one seed on one device; validation and detection take extra time."
+        )
     if plan[0].epoch is None:
-        notes.append("How many images an epoch has is not known: give --data-root.")
-    elif assumed:
-        notes.append(f"{plan[0].epoch:,} images an epoch are assumed, COCO's; with --data-root they are counted.")
+        notes.append("The number of images per epoch is unknown; give --data-root.")
+    elif coco_assumed:
+        notes.append(f"{plan[0].epoch:,} images per epoch are assumed, as in COCO; give --data-root to count them.")
     config = f"--config scale={scale}" + (" data_root=FOLDER" if plan[0].rows[0].experiment.data.kind == "coco" else "")
     if any(planned.speed is None for planned in to_do):
         notes.append(
-            "Images a second are not known: give --images-per-second, or start a training, for instance with "
-            f"snakemake --cores all {to_do[0].rows[0].id} {config}, stop it after some minutes (it will go on from "
-            "there) and ask again."
+            "The number of images per second is unknown; give --images-per-second, or measure it: start a training "
+            f"(snakemake --cores all {to_do[0].rows[0].id} {config}), stop it after some minutes, and repeat this "
+            "command. The training resumes later."
         )
     if any(planned.speed is None and _rehearsed(planned, rehearsals) for planned in to_do):
-        notes.append("Images a second of rehearsals are left out: a step of one image takes more time an image.")
+        notes.append("The speed of rehearsals is not used: a step of one image takes more time per image.")
     if any(planned.memory is None for planned in plan):
         notes.append(
-            "A rehearsal measures the memory for one image a step: "
+            "To measure the memory for one image per step, run a rehearsal: "
             f"snakemake --cores all {table} {config} limit_steps=2 limit_images=4."
         )
-    if assumed:
-        notes.append("The ids are provisional: give --data-root, the annotations are part of them.")
+    if coco_assumed:
+        notes.append("Run ids are provisional, since they depend on the annotations; give --data-root.")
     return notes
 
 
-def _rehearsed(planned: Planned, rehearsals: Sequence[TrainingOnDisk]) -> bool:
+def _rehearsed(planned: PlannedRun, rehearsals: Sequence[TrainingOnDisk]) -> bool:
     return any(is_rehearsal(rehearsal.experiment, planned.rows[0].experiment) for rehearsal in rehearsals)
 
 

@@ -1,4 +1,4 @@
-"""Detect objects in a user's own pictures with a trained run."""
+"""Detection of objects in a user's own pictures: ``workbench predict``."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 def predict_images(paths: list[Path], training: Training, out: Path, min_score: float) -> Iterator[str]:
-    """Write each picture with its detections drawn and one ``detections.json``; yields a line a picture.
+    """Write a drawing of each picture with its detections, and one ``detections.json``; yield one line per picture.
 
     Args:
         paths: pictures, or folders of pictures.
-        training: trained weights to use.
-        out: folder to write to.
-        min_score: boxes below it are left out.
+        training: training whose weights are used.
+        out: folder to which the files are written.
+        min_score: boxes with a lower score are left out.
     """
     trained = load_training(training)
-    said = []
+    entries = []
     for path in _pictures(paths):
-        image, found = detect_picture(trained, path)
-        keep = found.scores >= min_score
-        boxes, scores, labels = found.boxes[keep], found.scores[keep], found.labels[keep]
+        image, detections = detect_picture(trained, path)
+        keep = detections.scores >= min_score
+        boxes, scores, labels = detections.boxes[keep], detections.scores[keep], detections.labels[keep]
         drawn = draw_detections(
             image, boxes.tolist(), scores.tolist(), labels.tolist(), trained.class_names, min_score=min_score
         )
         out.mkdir(parents=True, exist_ok=True)
         target = out / f"{path.stem}.png"
         drawn.save(target)
-        said += [
+        entries += [
             {
                 "file": str(path),
                 "class": trained.class_names[label],
@@ -51,17 +51,17 @@ def predict_images(paths: list[Path], training: Training, out: Path, min_score: 
             }
             for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)
         ]
-        yield f"{path}: {len(boxes)} objects, drawn in {target}"
-    write_json_atomically(out / "detections.json", said)
+        yield f"{path}: {len(boxes)} objects; drawn picture: {target}"
+    write_json_atomically(out / "detections.json", entries)
 
 
 def detect_picture(trained: TrainedRun, path: Path) -> tuple[Image.Image, Detections]:
-    """A picture and its detections in its own pixels."""
+    """Read a picture and detect its objects; boxes are in pixels of the picture."""
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise WorkbenchError(f"{path}: not a readable picture ({error})") from None
+        raise WorkbenchError(f"{path}: not a readable picture ({error}); remove it, or convert it to PNG") from None
     size = trained.experiment.image
     height, width = transforms.resized_size(image.height, image.width, size.long, size.short)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -77,14 +77,16 @@ def detect_picture(trained: TrainedRun, path: Path) -> tuple[Image.Image, Detect
 
 
 def _pictures(paths: list[Path]) -> list[Path]:
-    found = []
+    """Return the named files, and the pictures in the named folders."""
+    pictures = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            pictures += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         elif path.is_file():
-            found.append(path)
+            pictures.append(path)
         else:
-            raise WorkbenchError(f"{path}: no such file or folder")
-    if not found:
-        raise WorkbenchError(f"{', '.join(map(str, paths))}: no picture there ({', '.join(sorted(SUFFIXES))})")
-    return found
+            raise WorkbenchError(f"{path}: no such file or folder; check the path")
+    if not pictures:
+        places, suffixes = ", ".join(map(str, paths)), ", ".join(sorted(SUFFIXES))
+        raise WorkbenchError(f"{places}: no pictures; name files or folders with pictures ({suffixes})")
+    return pictures

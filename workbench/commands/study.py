@@ -1,4 +1,4 @@
-"""What can be asked of any trained run: what each oracle would gain it, and how well its score ranks its boxes."""
+"""Studies of a trained run: the gain from each oracle, and the ranking of boxes by their scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workbench.evaluation.coco_metrics import metrics_of, run_evaluation
 from workbench.evaluation.inference import detections_of_image, predicted_images
 from workbench.evaluation.intervals import bootstrap
 from workbench.evaluation.resampling import matches_of
-from workbench.report.tables.table import TableRow, table_markdown, write_table
+from workbench.report.tables.render import TableRow, table_markdown, write_table
 from workbench.runs.folders import Training
 from workbench.runs.load import load_training_for
 from workbench.settings.experiment import Experiment
@@ -30,15 +30,15 @@ ORACLES = (
     Oracle(score="one"),
     Oracle(score="iou"),
 )
-"""In the order of Table 1's columns."""
+"""Oracles in the order of Table 1's columns; None is the detector as it is."""
 POINTS = 10_000
-"""Foreground cells that are kept of a run, evenly spaced over the images."""
+"""Most foreground locations that are kept of a run, evenly spaced over the images."""
 
 
 def oracle_variants(experiment: Experiment) -> list[Variant]:
-    """Evaluations with every oracle that applies, with and without centerness in the score: Table 1's ten columns.
+    """Return the variants with every oracle that applies: the ten columns of Table 1, with and without centerness.
 
-    Where a detector has no centerness they are four: as it is, true boxes, class score 1, class score IoU.
+    A detector without centerness has four variants: as it is, true boxes, class score 1, class score IoU.
     """
     plain = published_variant(experiment).model_dump()
     return [
@@ -52,23 +52,23 @@ def oracle_variants(experiment: Experiment) -> list[Variant]:
 def study_oracles(training: Training, data_root: Path, workers: int = 0) -> str:
     """COCO's metrics of a trained run with each oracle → ``oracles.csv`` and ``.md`` in the seed's folder.
 
-    Each image is predicted once for all of them. An oracle is compared with the same run without it.
+    Each image is predicted once for all oracles. A row with an oracle is compared with the row without it.
 
     Returns:
-        The table in Markdown.
+        Table in Markdown.
     """
     trained, data = load_training_for(training, data_root, SPLIT)
     variants = oracle_variants(trained.experiment)
-    found: list[list[dict]] = [[] for _ in variants]
+    detections: list[list[dict]] = [[] for _ in variants]
     with Reporter(training.title, len(data.images)) as reporter:
         images = predicted_images(trained.detector, data, variants[0].image, _device(), workers, reporter)
         for batch, predictions in images:
-            for results, variant in zip(found, variants, strict=True):
+            for results, variant in zip(detections, variants, strict=True):
                 results += detections_of_image(trained.detector, data, batch, predictions, variant)
     annotations = annotation_path(data_root, SPLIT)
     facts = {"provenance": {"seed": training.stated_seed, "code_digest": trained.training["code_digest"]}}
     rows = []
-    for variant, results in zip(variants, found, strict=True):
+    for variant, results in zip(variants, detections, strict=True):
         evaluation = run_evaluation(annotations, results)
         row = TableRow(
             row=_name(variant),
@@ -80,7 +80,7 @@ def study_oracles(training: Training, data_root: Path, workers: int = 0) -> str:
             compared_with=_name(variant.model_copy(update={"oracle": None})) if variant.oracle else "",
         )
         rows.append(row)
-    title = f"Oracles: ground truth at the foreground cells of {training.run.name}, {training.name}"
+    title = f"Oracles: ground truth at the foreground locations of {training.run.name}, {training.name}"
     write_table(title, rows, training.oracles, training.oracles.with_suffix(".md"))
     return table_markdown(title, rows)
 
@@ -91,7 +91,7 @@ def _name(variant: Variant) -> str:
 
 
 def _labels(variant: Variant, centerness: bool) -> dict[str, bool]:
-    """Check marks under the names of Table 1's columns, those of centerness only where there is one."""
+    """Return check marks named like Table 1's columns; only a detector with centerness has columns of centerness."""
     oracle = variant.oracle or Oracle()
     marks = {"w/ctr": variant.centerness}
     marks |= {"gt_ctr": oracle.centerness == "truth", "gt_ctr_iou": oracle.centerness == "iou"}
@@ -102,13 +102,13 @@ def _labels(variant: Variant, centerness: bool) -> dict[str, bool]:
 def study_ranking(
     training: Training, data_root: Path, workers: int = 0, limit_images: int | None = None
 ) -> pd.DataFrame:
-    """Score and box quality of a trained run's foreground cells → ``ranking.csv`` in the seed's folder, and drawn.
+    """Compute score and IoU of a training's foreground locations; write ``ranking.csv`` and draw it as a figure.
 
-    The score is that of the object's class as NMS sees it, times centerness where the detector has that; the quality is
-    the IoU of the predicted box, not clipped to the image, with the object.
+    The score is the score of the object's class as used by NMS, multiplied by centerness if the detector has it. The
+    IoU is the IoU of the predicted box, not clipped to the image, with the object.
 
     Returns:
-        Columns ``iou`` and ``score``, at most 10,000 cells.
+        Columns ``iou`` and ``score``, with at most 10,000 locations.
     """
     from workbench.report.figures.ranking import draw_rankings
 
@@ -124,14 +124,14 @@ def study_ranking(
                 score = score * predictions.centerness[image, cell].sigmoid()
             ious.append(foreground_iou(predictions, assignment, batch).cpu())
             scores.append(score.cpu())
-    cells = pd.DataFrame({"iou": torch.cat(ious).numpy(), "score": torch.cat(scores).numpy()}).round(6)
-    kept = torch.linspace(0, max(0, len(cells) - 1), min(len(cells), POINTS), dtype=torch.float64).long()
-    cells = cells.iloc[kept.numpy()]
+    locations = pd.DataFrame({"iou": torch.cat(ious).numpy(), "score": torch.cat(scores).numpy()}).round(6)
+    kept = torch.linspace(0, max(0, len(locations) - 1), min(len(locations), POINTS), dtype=torch.float64).long()
+    locations = locations.iloc[kept.numpy()]
     file = training.ranking
-    write_text_atomically(file, cells.to_csv(index=False))
+    write_text_atomically(file, locations.to_csv(index=False))
     title = f"Score against IoU, {training.name}"
-    draw_rankings({training.run.name: [cells]}, file.with_suffix(".png"), file.with_suffix(".pdf"), title)
-    return cells
+    draw_rankings({training.run.name: [locations]}, file.with_suffix(".png"), file.with_suffix(".pdf"), title)
+    return locations
 
 
 def _device() -> str:

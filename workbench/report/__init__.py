@@ -1,4 +1,4 @@
 import warnings
 
-# Of tqdm, which timm brings: in a notebook it misses a package for bars that nothing here draws.
+# tqdm, which comes with timm, warns in a notebook about a missing package. The workbench draws no progress bars there.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from workbench.report.page import Shown, markdown_table, page
+from workbench.report.page import TableView, markdown_table, page
 from workbench.runs.folders import scale_folder
 from workbench.settings.base import Settings
 from workbench.settings.catalog import load_table
@@ -179,7 +179,7 @@ def _write(title: str, judgements: Sequence[Judgement], file: Path) -> str:
     return text
 
 
-def shown(judgements: Sequence[Judgement]) -> Shown:
+def shown(judgements: Sequence[Judgement]) -> TableView:
     """The judgements as readers see them, and below them how many there are of each verdict."""
     lines = []
     for j in judgements:
@@ -188,7 +188,7 @@ def shown(judgements: Sequence[Judgement]) -> Shown:
         lines.append([*cells, str(j.seeds or "–"), j.verdict])
     counts = {verdict: sum(j.verdict == verdict for j in judgements) for verdict in get_args(Verdict)}
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return Shown(
+    return TableView(
         headings=["claim", "statement", "source", "published", "measured", "95 % interval", "seeds", "verdict"],
         lines=lines,
         alignment=["left", "left", "left", "right", "right", "centre", "right", "left"],

@@ -1,6 +1,6 @@
-"""Executes the notebooks of ``notebooks/``: with what they show, they become results like tables and figures.
+"""Execution of the notebooks in ``notebooks/``: with their outputs, they are results like tables and figures.
 
-The names are read at each start of the pipeline, so what executes (nbclient) is imported where it is needed.
+The pipeline reads the names at each start, so nbclient and nbformat are imported only where they are needed.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ def notebook_names() -> list[str]:
 
 
 def execute_notebook(name: str, results: Path, scale: str, data: Path | None = None) -> Path:
-    """Run a notebook from top to bottom and write it with its outputs to ``<results>/notebooks/<name>.ipynb``.
+    """Execute a notebook from top to bottom and write it with its outputs to ``<results>/notebooks/<name>.ipynb``.
 
-    It runs in the folder where it will lie, so that it can be opened and run again there. The same package, results
-    and data give the same bytes.
+    The notebook is executed in the folder to which it is written, so that it can be opened and executed again there.
+    The same package, results and data give the same bytes.
 
     Args:
-        name: e.g. ``star_points``.
-        results: ``results/<scale>``, from which it reads.
-        scale: whose settings and data it shows.
-        data: a data set in COCO's layout, for a scale that does not draw its own.
+        name: name of the notebook, e.g. ``star_points``.
+        results: ``results/<scale>``, the folder that the notebook reads.
+        scale: scale whose settings and data the notebook shows.
+        data: data set in COCO's layout, for a scale that does not draw its own images.
 
     Returns:
-        The executed notebook; nothing is written unless all of it ran.
+        Path of the executed notebook. Nothing is written if a cell fails.
 
     Raises:
-        WorkbenchError: no such notebook, or one that cannot be read, or a cell that fails.
+        WorkbenchError: the notebook is unknown or cannot be read, or a cell fails.
     """
     choose(name, notebook_names(), "notebook", "notebooks")
     out = results / "notebooks" / f"{name}.ipynb"
@@ -67,14 +67,14 @@ def execute_notebook(name: str, results: Path, scale: str, data: Path | None = N
 
 
 def set_parameters(notebook: NotebookNode, values: Mapping[str, str | None]) -> None:
-    """Replace the values that the cells tagged ``parameters`` assign, a line each; comments stay."""
+    """Replace the values of assignments in the cells with the tag ``parameters``, one per line; comments stay."""
     for cell in notebook.cells:
         if PARAMETERS in cell.metadata.get("tags", ()):
             for key, value in values.items():
-                # Without a comment the value goes on to the end of the line, with one to the two blanks before it.
+                # A value ends at the two blanks before a comment, or at the end of the line.
                 line = re.compile(rf"^({key} = ).*?(?=  #|$)", re.MULTILINE)
                 text = "None" if value is None else json.dumps(value)
-                cell.source = line.sub(lambda found, text=text: found[1] + text, cell.source)
+                cell.source = line.sub(lambda match, text=text: match[1] + text, cell.source)
 
 
 def _read(path: Path) -> NotebookNode:
@@ -93,8 +93,13 @@ def _text(notebook: NotebookNode) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def _run(notebook: NotebookNode, shown: str, folder: Path) -> None:
-    """Execute all cells in place, in a kernel of this very Python with this very package."""
+def _run(notebook: NotebookNode, place: str, folder: Path) -> None:
+    """Execute all cells in place, in a kernel with the Python and the package of this process.
+
+    Args:
+        place: start of error messages.
+        folder: working directory.
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
@@ -110,23 +115,23 @@ def _run(notebook: NotebookNode, shown: str, folder: Path) -> None:
         try:
             client.execute(env=_environment())
         except CellExecutionError as error:
-            if error.ename == KeyboardInterrupt.__name__:  # Ctrl-C, which nbclient hands on to the kernel
+            if error.ename == KeyboardInterrupt.__name__:  # Ctrl-C, which nbclient passes on to the kernel
                 raise KeyboardInterrupt from None
-            # A mistake of the user's says itself what to do.
-            what = error.evalue if error.ename == WorkbenchError.__name__ else f"{error.ename}: {error.evalue}"
-            raise WorkbenchError(f"{shown}, {_failed_cell(notebook)}: {what.splitlines()[0]}") from None
+            # The message of a user's mistake explains by itself what to do.
+            reason = error.evalue if error.ename == WorkbenchError.__name__ else f"{error.ename}: {error.evalue}"
+            raise WorkbenchError(f"{place}, {_failed_cell(notebook)}: {reason.splitlines()[0]}") from None
         except (RuntimeError, AssertionError) as error:
-            # nbclient's for a kernel that died, or that a signal made it end.
+            # nbclient raises these if the kernel died or was stopped by a signal.
             reason = str(error).split("\n")[0] or "stopped"
             raise WorkbenchError(
-                f"{shown}: its Python ended early ({reason}); was it stopped, or out of memory?"
+                f"{place}: its Python ended early ({reason}); was it stopped, or out of memory?"
             ) from None
 
 
 def _kernels(sockets: Path) -> type:
-    """The class of a kernel of whatever Python runs this, not of what a kernel spec of some name points to.
+    """Return a kernel manager that starts the Python of this process, not the Python of an installed kernel spec.
 
-    It is reached by sockets in a folder of this user's, not by ports that everyone on the machine can reach.
+    The kernel is reached by sockets in a private folder, not by ports that every user of the machine can reach.
     """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -147,6 +152,7 @@ def _environment() -> dict[str, str]:
 
 
 def _failed_cell(notebook: NotebookNode) -> str:
+    """Return number and first line of the cell that failed, for a message."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, cell in enumerate(code, 1):
         if any(output.output_type == "error" for output in cell.outputs):

@@ -34,7 +34,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     from workbench.evaluation.intervals import read_bootstrap
     from workbench.report.page import page
     from workbench.report.tables.cells import TEST_DEV, TableRow
-    from workbench.report.tables.table import shown, table_markdown, write_table
+    from workbench.report.tables.render import table_markdown, table_view, write_table
 
     spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     folder = scale_folder(results, settings.scale, settings.rehearsal)
@@ -60,7 +60,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     on_coco = not rows or is_coco(rows[0].experiment.data)
     file = folder.table(name)
     write_table(title, lines, file, file.with_suffix(".md"), on_coco)
-    write_text_atomically(file.with_suffix(".html"), page(title, shown(lines, on_coco)))
+    write_text_atomically(file.with_suffix(".html"), page(title, table_view(lines, on_coco)))
     return table_markdown(title, lines, on_coco)
 
 
@@ -109,8 +109,9 @@ def draw_table(name: str, folder: ScaleFolder, out_png: Path, out_pdf: Path) -> 
     """Draw the AP of a table's rows, measured and published, as bars."""
     import matplotlib
 
-    from workbench.report.explain.results import ap_figure, read_table_file
-    from workbench.report.figures.curves import STYLE, write_figure
+    from workbench.report.figures.bars import ap_figure
+    from workbench.report.figures.style import STYLE, write_figure
+    from workbench.report.tables.read import read_table_file
 
     path = folder.table(name)
     if not path.is_file():

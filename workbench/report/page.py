@@ -1,6 +1,6 @@
-"""A table for readers: in GitHub's Markdown, and as a page of HTML, drawn by great-tables, for the report.
+"""Table for readers: in GitHub's Markdown, and as an HTML page of the report, drawn by great-tables.
 
-The same table gives the same bytes, and the page needs nothing but itself.
+The same table gives the same bytes. The page loads no other file.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STYLE = "td.gt_right, td.gt_center { white-space: nowrap; }"
-"""Numbers stay in one line with their intervals; text may break."""
+"""CSS that keeps a number and its interval on one line; text may break."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A table for readers, its cells in Markdown.
+class TableView:
+    """Table as readers see it. The cells are Markdown.
 
     Attributes:
-        headings: of the columns.
-        lines: one a row, as many cells as there are columns.
-        alignment: "left", "right" or "centre", of each column.
+        headings: headings of the columns.
+        lines: one entry per row, with one cell per column.
+        alignment: "left", "right" or "centre" for each column.
         notes: paragraphs below the table.
     """
 
@@ -29,42 +29,42 @@ class Shown:
     notes: Sequence[str]
 
 
-def markdown_table(shown: Shown) -> str:
-    """GitHub's Markdown, its columns aligned as text too."""
-    texts = [shown.headings, *shown.lines]
-    widths = [max(3, *(len(line[i]) for line in texts)) for i in range(len(shown.headings))]
+def markdown_table(view: TableView) -> str:
+    """Return the table in GitHub's Markdown. The columns are aligned in the source text, too."""
+    texts = [view.headings, *view.lines]
+    widths = [max(3, *(len(line[i]) for line in texts)) for i in range(len(view.headings))]
     pads = {"left": str.ljust, "centre": str.center, "right": str.rjust}
     rows = [
-        [pads[a](text, width) for text, width, a in zip(line, widths, shown.alignment, strict=True)] for line in texts
+        [pads[a](text, width) for text, width, a in zip(line, widths, view.alignment, strict=True)] for line in texts
     ]
     ends = {"left": ("-", "-"), "centre": (":", ":"), "right": ("-", ":")}
-    rule = [ends[a][0] + "-" * (width - 2) + ends[a][1] for width, a in zip(widths, shown.alignment, strict=True)]
+    rule = [ends[a][0] + "-" * (width - 2) + ends[a][1] for width, a in zip(widths, view.alignment, strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [rows[0], rule, *rows[1:]])
 
 
-def page(title: str, shown: Shown) -> str:
-    """The page; columns in which no row says anything are left out."""
+def page(title: str, view: TableView) -> str:
+    """Return the HTML page. A column that is empty in all rows is left out."""
     import pandas as pd
     from great_tables import GT, md
 
-    said = [i for i in range(len(shown.headings)) if any(line[i] not in ("", "–") for line in shown.lines)]
-    names = [f"column{i}" for i in said]  # great-tables wants each name once
-    frame = pd.DataFrame([[line[i] for i in said] for line in shown.lines], columns=names)
+    filled = [i for i in range(len(view.headings)) if any(line[i] not in ("", "–") for line in view.lines)]
+    names = [f"column{i}" for i in filled]  # great-tables needs unique names; headings may be equal
+    frame = pd.DataFrame([[line[i] for i in filled] for line in view.lines], columns=names)
     table = (
         GT(frame, id="table")
         .tab_header(title=title)
         .fmt_markdown(columns=names)
-        .cols_label({name: shown.headings[i] for name, i in zip(names, said, strict=True)})
+        .cols_label({name: view.headings[i] for name, i in zip(names, filled, strict=True)})
         .tab_options(table_font_size="13px", data_row_padding="3px", heading_align="left")
     )
-    for name, i in zip(names, said, strict=True):
-        table = table.cols_align("center" if shown.alignment[i] == "centre" else shown.alignment[i], columns=[name])
-    for note in shown.notes:
+    for name, i in zip(names, filled, strict=True):
+        table = table.cols_align("center" if view.alignment[i] == "centre" else view.alignment[i], columns=[name])
+    for note in view.notes:
         table = table.tab_source_note(md(note))
     head = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    head += f"<title>{_plain(title)}</title><style>{STYLE}</style></head><body>\n"
+    head += f"<title>{_escaped(title)}</title><style>{STYLE}</style></head><body>\n"
     return f"{head}{table.as_raw_html()}\n</body></html>\n"
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")

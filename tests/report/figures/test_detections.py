@@ -1,4 +1,4 @@
-"""Detections on images: colours where boxes are, the picture elsewhere, and text at every size."""
+"""Detections on images: boxes and texts are drawn, the rest of the image is unchanged."""
 
 import numpy as np
 import pytest
@@ -11,32 +11,32 @@ GREY = (90, 90, 90)
 
 
 def changed(image, boxes, scores=None, labels=None, **options):
-    """The drawing, and a mask of its pixels that are no longer grey."""
+    """Return the drawing, and a mask of the pixels that are no longer grey."""
     scores = [0.9] * len(boxes) if scores is None else scores
     drawn = draw_detections(image, boxes, scores, labels or [0] * len(boxes), NAMES, **options)
     return drawn, (np.asarray(drawn) != GREY).any(axis=2)
 
 
 @pytest.mark.parametrize(("size", "factor"), [((192, 192), 4), ((100, 40), 7), ((640, 480), 1), ((1333, 800), 1)])
-def test_small_images_are_enlarged_by_a_whole_factor(size, factor):
+def test_small_images_are_enlarged_by_an_integer_factor(size, factor):
     drawn, _ = changed(Image.new("RGB", size, GREY), [[10, 10, 30, 30]])
     assert drawn.size == (size[0] * factor, size[1] * factor)
     assert drawn.mode == "RGB"
 
 
-def test_box_is_where_it_belongs_and_the_rest_is_left():
+def test_only_the_box_and_its_text_are_drawn():
     image = Image.new("RGB", (800, 600), GREY)
     drawn, mask = changed(image, [[100, 200, 300, 400]], labels=[1])
     pixels = np.asarray(drawn)
     for y, x in [(200, 299), (399, 299), (399, 100), (300, 100), (300, 299)]:
         assert tuple(pixels[y, x]) == _colour(1)
-    assert not mask[205:395, 105:295].any()  # the inside is not covered: the text stands above
+    assert not mask[205:395, 105:295].any()  # the text is above the box, not inside it
     assert not mask[400:].any()
     assert not mask[:, 300:].any()
-    assert image.getpixel((100, 300)) == GREY  # the input is left alone
+    assert image.getpixel((100, 300)) == GREY  # the input is unchanged
 
 
-def test_low_scores_and_boxes_outside_are_left_out():
+def test_low_scores_and_boxes_outside_the_image_are_left_out():
     image = Image.new("RGB", (800, 600), GREY)
     outside = [[-50, -50, -1, -1], [800, 10, 900, 50], [50, 50, 50, 80], [np.nan, 0, 10, 10]]
     assert not changed(image, outside)[1].any()
@@ -48,11 +48,11 @@ def test_box_across_the_border_is_cut_and_its_text_stays_inside():
     for box in ([-30, -30, 60, 60], [780, 580, 900, 900], [-10, -10, 1000, 1000]):
         drawn, mask = changed(Image.new("RGB", (800, 600), GREY), [box])
         assert drawn.size == (800, 600)
-        assert mask.sum() > 1000  # a filled label, at the least
+        assert mask.sum() > 1000  # at least the background of the text
 
 
 def test_labels_do_not_cover_each_other():
-    """Two equal boxes: both texts are to be read, so twice the area of one is filled."""
+    """Both texts of two equal boxes are legible, so they fill twice the area of one text."""
     image = Image.new("RGB", (800, 600), GREY)
     one = changed(image, [[300, 300, 500, 400]])[1].sum()
     box_alone = 2 * 2 * (200 + 100) - 16
@@ -60,7 +60,7 @@ def test_labels_do_not_cover_each_other():
     assert two - box_alone > 1.6 * (one - box_alone)
 
 
-def test_nothing_to_draw_and_other_modes():
+def test_an_image_of_any_mode_without_detections_becomes_rgb():
     for mode in ("L", "RGBA", "P"):
         drawn = draw_detections(Image.new(mode, (700, 500)), np.zeros((0, 4)), [], [], NAMES)
         assert (drawn.mode, drawn.size) == ("RGB", (700, 500))

@@ -1,4 +1,4 @@
-"""Score against IoU: any number of runs and seeds, the same bytes each time, vectors in print."""
+"""Score against IoU: any number of runs and seeds, the same bytes each time, vectors in the PDF."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from workbench.report.figures.ranking import _medians, draw_rankings
 from workbench.support.errors import WorkbenchError
 
 
-def cells(count=400, seed=0):
+def locations(count=400, seed=0):
     rng = np.random.default_rng(seed)
     iou = rng.uniform(0, 1, count)
     return pd.DataFrame({"iou": iou, "score": (iou * rng.uniform(0, 1, count)).clip(0, 1)})
@@ -20,8 +20,8 @@ def draw(folder, points):
     return (folder / "figures" / "a.png").read_bytes(), (folder / "figures" / "a.pdf").read_bytes()
 
 
-def test_same_points_same_bytes_and_print_size(tmp_path):
-    points = {f"run {i} of a name that is long": [cells(seed=s) for s in range(i % 2 + 1)] for i in range(3)}
+def test_the_same_points_give_the_same_bytes(tmp_path):
+    points = {f"run {i} of a name that is long": [locations(seed=s) for s in range(i % 2 + 1)] for i in range(3)}
     png, pdf = draw(tmp_path, points)
     assert (png, pdf) == draw(tmp_path, points)
     assert b"/Subtype /Image" not in pdf
@@ -29,18 +29,18 @@ def test_same_points_same_bytes_and_print_size(tmp_path):
         assert image.width == 1400
 
 
-def test_a_single_cell(tmp_path):
-    png, _ = draw(tmp_path, {"run": [cells(1)], "none": [cells(0)]})
+def test_a_single_location_is_drawn(tmp_path):
+    png, _ = draw(tmp_path, {"run": [locations(1)], "no location": [locations(0)]})
     assert png.startswith(b"\x89PNG")
 
 
-def test_no_cell_at_all(tmp_path):
-    with pytest.raises(WorkbenchError, match="no run has a foreground cell"):
-        draw(tmp_path, {"run": [cells(0)]})
+def test_runs_without_locations_are_an_error(tmp_path):
+    with pytest.raises(WorkbenchError, match="no run has a foreground location; use images with objects"):
+        draw(tmp_path, {"run": [locations(0)]})
     assert not (tmp_path / "figures").exists()
 
 
-def test_medians_of_the_bins_that_have_cells_enough():
+def test_only_bins_with_enough_locations_have_a_median():
     iou = [0.05] * 11 + [0.15] * 9 + [1.0] * 10
     score = [0.0] * 5 + [0.3] + [1.0] * 5 + [0.5] * 9 + [0.2] * 5 + [0.4] * 5
     middles, medians = _medians(pd.DataFrame({"iou": iou, "score": score}))

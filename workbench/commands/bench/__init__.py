@@ -1,1 +1,1 @@
-"""Small benchmarks of this machine, each a table in Markdown with the hardware and versions it was measured with."""
+"""Small benchmarks of this machine. Each prints a table in Markdown with the hardware and the versions."""

@@ -1,4 +1,4 @@
-"""Times of deformable convolution, each back end in turn."""
+"""Speed of deformable convolution with each back end: ``workbench bench deform``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ SHAPES = ((8, 64, 16, 16), (8, 64, 32, 32), (2, 256, 40, 40), (1, 256, 100, 168)
 
 
 def bench_deform(repeats: int = 5) -> str:
-    """Median milliseconds of forward and backward of deformable convolution, each back end in turn.
+    """Time forward and backward of deformable convolution with each back end.
 
     Args:
-        repeats: timed rounds, after one that is not counted; in each round every back end has its turn, so that a
-            machine that slows down slows all of them.
+        repeats: number of timed rounds, after one round of warm-up. Every round times all back ends, so that a machine
+            that slows down slows all of them.
+
+    Returns:
+        Table of median milliseconds in Markdown.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = back_ends(device)
     lines = [
-        f"Deformable convolution, forward and backward, median ms of {repeats}: {device_name()}, "
-        f"torch {versions()['torch']}; `auto` is {fastest_back_end(device)}.",
+        f"Deformable convolution, forward and backward: median of {repeats} rounds in ms, on {device_name()} with "
+        f"torch {versions()['torch']}. The back end `auto` is {fastest_back_end(device)} here.",
         "",
         f"| input | mask | {' | '.join(names)} |",
         f"|---|:-:|{'--:|' * len(names)}",
@@ -55,7 +58,7 @@ def _tensors(shape: tuple[int, int, int, int], masked: bool, device: torch.devic
 
 
 def _time(tensors: list[Tensor | None], name: str) -> float:
-    """Seconds of one forward and backward."""
+    """Return the seconds of one forward and backward pass."""
     on_gpu = tensors[0].device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""How fast the detectors of a table are on this machine, one image at a time, beside the FPS that the paper states."""
+"""Speed of a table's detectors on this machine, one image at a time, next to the FPS that the paper states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workbench.commands.bench.timing import NOISE, WARM_UP, Timing, time_detecto
 from workbench.data.coco import CocoDetection, read_coco
 from workbench.detectors import Detector, build_detector
 from workbench.layers.deform import fastest_back_end
-from workbench.report.page import Shown, markdown_table
+from workbench.report.page import TableView, markdown_table
 from workbench.report.tables.cells import NOTHING
 from workbench.runs.folders import Run, check_folders, data_folder, scale_folder
 from workbench.runs.load import load_training
@@ -29,7 +29,7 @@ from workbench.support.provenance import device_name, versions
 from workbench.support.strict_yaml import choose
 
 RANDOM = "random"
-"""Weights of a run that has not been trained."""
+"""Name for the weights of a run that has not been trained."""
 MEASURED = ("image_size", "images", "weights", "load_ms", "forward_ms", "postprocess_ms", "images_per_second")
 PUBLISHED = "FPS_published"
 
@@ -37,19 +37,19 @@ PUBLISHED = "FPS_published"
 def bench_speed(
     table: str, chosen: Iterable[str], scale: str, data_root: Path | None, images: int, results: Path
 ) -> str:
-    """Time the rows of a table, one run and variant once, and write ``results/<scale>/speed/<table>-<machine>.csv``.
+    """Time the rows of a table and write ``results/<scale>/speed/<table>-<machine>.csv``.
 
-    Lines of other rows in that file stay.
+    Rows with the same run and variant are timed once. Lines of other rows in the file are kept.
 
     Args:
-        chosen: ids of rows; all that are run if there is none.
-        images: how many of val2017 are timed (fewer where it has fewer), or of made-up ones where no data are at hand.
+        chosen: ids of rows; if empty, all rows that are run.
+        images: number of images of val2017 to time (at most all of them); without data, number of noise images.
 
     Returns:
-        The table of these rows in Markdown.
+        Table of these rows in Markdown.
 
     Raises:
-        WorkbenchError: unknown names, a row from the literature, data or weights that cannot be read.
+        WorkbenchError: a name is unknown, a row is from the literature, or data or weights cannot be read.
     """
     spec, rows = load_table(table, scale, data_root)
     labels = _label_names(spec)
@@ -68,7 +68,7 @@ def bench_speed(
     lines = [_line(row, labels, spec, *measured[row.run, row.variant_folder]) for row in picked]
     path = folder.speed / f"{table}-{_machine(device)}.csv"
     _write(path, lines, list(spec.rows))
-    return f"{_markdown(spec.title, lines, labels, device, made_up=data is None)}\n\nWritten to {path}"
+    return f"{_markdown(spec.title, lines, labels, device, noise=data is None)}\n\nWritten to {path}"
 
 
 def _test_images(scale: str, data_root: Path | None, results: Path, count: int) -> CocoDetection | None:
@@ -81,14 +81,14 @@ def _test_images(scale: str, data_root: Path | None, results: Path, count: int) 
     if embedded and not root.is_dir():
         return None
     data = read_coco(root, "val2017", training=False, limit=count)
-    for record in data.images:  # into the disk's cache, so that the first detector's times are as all others'
-        with contextlib.suppress(OSError):  # told of when it is decoded
+    for record in data.images:  # fill the disk cache, so that all detectors have the same loading time
+        with contextlib.suppress(OSError):  # decoding reports the error later
             record.path.read_bytes()
     return data
 
 
 def _picked(table: str, spec: TableSpec, rows: list[Row], chosen: list[str]) -> list[Row]:
-    """The rows to time, in the table's order; none of an oracle, which detects nothing without the ground truth."""
+    """Return the rows to time, in the table's order, without oracles, which need the ground truth."""
     rows = [row for row in rows if row.variant.oracle is None]
     known = [row.id for row in rows]
     for id_ in chosen:
@@ -103,7 +103,7 @@ def _picked(table: str, spec: TableSpec, rows: list[Row], chosen: list[str]) -> 
 
 
 def _detector(row: Row, run: Run) -> tuple[Detector, str]:
-    """A row's detector and whose weights it has: those of its first seed, published ones, or random ones."""
+    """Return a row's detector and the name of its weights: first trained seed, else published, else random weights."""
     training = next(iter(run.finished_trainings()), None)
     if training is None:
         torch.manual_seed(0)
@@ -113,18 +113,18 @@ def _detector(row: Row, run: Run) -> tuple[Detector, str]:
 
 def _label_names(spec: TableSpec) -> list[str]:
     names = list(dict.fromkeys(name for row in spec.rows.values() if row.base for name in row.labels))
-    if taken := {"row", *MEASURED, PUBLISHED} & set(names):
-        raise WorkbenchError(f"{spec.title}: a label may not be called {min(taken)}; give it another name")
+    if clashes := {"row", *MEASURED, PUBLISHED} & set(names):
+        raise WorkbenchError(f"{spec.title}: {min(clashes)} is the name of a column; rename the label")
     return names
 
 
 def _line(row: Row, labels: list[str], spec: TableSpec, timing: Timing, weights: str) -> dict[str, str]:
-    """A line of the CSV, all of it text."""
+    """Return a line of the CSV; all values are text."""
     fps = spec.rows[row.id].fps
-    said = {name: row.labels.get(name) for name in labels}
+    values = {name: row.labels.get(name) for name in labels}
     return {
         "row": row.id,
-        **{name: NOTHING if value in (None, "") else str(value) for name, value in said.items()},
+        **{name: NOTHING if value in (None, "") else str(value) for name, value in values.items()},
         "image_size": str(row.variant.image),
         "images": str(timing.images),
         "weights": weights,
@@ -137,21 +137,21 @@ def _line(row: Row, labels: list[str], spec: TableSpec, timing: Timing, weights:
 
 
 def _machine(device: torch.device) -> str:
-    """Hardware and versions, as part of a file's name."""
+    """Return hardware and versions as part of a file name."""
     hardware = re.sub(r"[^A-Za-z0-9.]+", "_", device_name()).strip("._")[:80]
     return f"{hardware}-" + "-".join(f"{package}{version}" for package, version in _versions(device).items())
 
 
 def _versions(device: torch.device) -> dict[str, str]:
-    """Of torch, and of mmcv where deformable convolution is its."""
-    found = {"torch": versions()["torch"]}
+    """Return the version of torch, and of mmcv if it is the back end of deformable convolution."""
+    packages = {"torch": versions()["torch"]}
     if fastest_back_end(device) == "mmcv":
-        found["mmcv"] = import_module("mmcv").__version__
-    return found
+        packages["mmcv"] = import_module("mmcv").__version__
+    return packages
 
 
 def _write(path: Path, lines: list[dict[str, str]], order: list[str]) -> None:
-    """Write the CSV, rows in ``order``; those that it held before and that are not measured now stay in it."""
+    """Write the CSV with rows in ``order``; rows of an existing file that are not measured now are kept."""
     columns, kept = list(lines[0]), {}
     with contextlib.suppress(OSError, ValueError, csv.Error), path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, strict=True)
@@ -164,22 +164,22 @@ def _write(path: Path, lines: list[dict[str, str]], order: list[str]) -> None:
     write_text_atomically(path, text.getvalue())
 
 
-def _markdown(title: str, lines: list[dict[str, str]], labels: list[str], device: torch.device, made_up: bool) -> str:
-    """The table, and what a reader must know of it."""
+def _markdown(title: str, lines: list[dict[str, str]], labels: list[str], device: torch.device, noise: bool) -> str:
+    """Return the table and its notes."""
     marks = {"True": "✓", "False": "", NOTHING: "–"}
     cells = [[marks.get(cell, cell.replace("|", r"\|")) for cell in line.values()] for line in lines]
     texts = {"row", "weights", "image_size", *labels}
     alignment = ["left" if name in texts else "right" for name in lines[0]]
-    table = markdown_table(Shown([name.replace("_", " ") for name in lines[0]], cells, alignment, notes=()))
+    table = markdown_table(TableView([name.replace("_", " ") for name in lines[0]], cells, alignment, notes=()))
     machine = ", ".join([device_name(), *(f"{package} {v}" for package, v in _versions(device).items())])
     notes = [
-        f"Measured on {machine}: one image at a time, medians after {WARM_UP} images that are not counted. Images per "
-        "second are of forward pass and post-processing. Loading is to decode, resize, normalise and pad, and the way "
-        "to the device; files were in the disk's cache. FPS published is the paper's, of COCO's images on a V100.",
+        f"Measured on {machine}: one image at a time, medians after {WARM_UP} images of warm-up. Images per second "
+        "include forward pass and post-processing. Loading: decode, resize, normalise, pad and copy to the device. "
+        "Files are in the disk cache. FPS published is the paper's, measured on COCO's images with a V100.",
     ]
-    if made_up:
+    if noise:
         height, width = NOISE
-        notes.append(f"No data set is at hand: the images are noise of {width}x{height} pixels, resized.")
+        notes.append(f"No data set is available: the images are noise of {width}x{height} pixels, resized.")
     if any(line["weights"] == RANDOM for line in lines):
-        notes.append("With random weights hardly a score passes the threshold: post-processing looks free there.")
+        notes.append("With random weights few scores pass the threshold, so post-processing takes almost no time.")
     return "\n\n".join([f"## {title}, speed", table, *notes])

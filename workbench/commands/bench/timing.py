@@ -1,4 +1,4 @@
-"""What a detector takes for single images: loading, forward pass and post-processing, each by the clock."""
+"""Time of a detector for single images: loading, forward pass and post-processing, as wall-clock time."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from workbench.detectors.postprocess import postprocess
 from workbench.settings.variant import Variant
 
 WARM_UP = 3
-"""Images whose times are thrown away."""
+"""Number of images for warm-up, whose times are not used."""
 NOISE = (480, 640)
-"""Height and width, in pixels, of made-up images: those of most of COCO's."""
+"""Height and width of noise images in pixels, the most common size of COCO's images."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What single images took, the median over them, in milliseconds.
+    """Median times of single images, in milliseconds.
 
     Attributes:
-        images: how many.
-        load: None for made-up images.
-        both: of the sum of forward and post-processing of an image.
+        images: number of images.
+        load: time to load an image; None for noise images.
+        forward: time of the forward pass.
+        postprocess: time of post-processing.
+        both: median of the sum of forward pass and post-processing.
     """
 
     images: int
@@ -43,18 +45,21 @@ class Timing:
 
     @property
     def images_per_second(self) -> float:
-        """Of forward and post-processing, as when loading goes on beside them."""
+        """Images per second of forward pass and post-processing, without loading, which can run in parallel."""
         return 1000 / self.both
 
 
 def time_detector(
     detector: Detector, variant: Variant, data: CocoDetection | None, images: int, device: torch.device
 ) -> Timing:
-    """Time images one by one, after a few that are not counted.
+    """Time images one by one, after some images of warm-up.
 
     Args:
-        detector: is moved to ``device`` and put in evaluation mode.
-        data: the images; None for ``images`` made-up ones.
+        detector: detector to time; it is moved to ``device`` and set to evaluation mode.
+        variant: test size and post-processing.
+        data: images to time; None for noise images.
+        images: number of noise images.
+        device: device on which the detector runs.
     """
     detector = detector.to(device).eval()
     if data is None:
@@ -77,30 +82,30 @@ def time_detector(
 def _seconds(
     detector: Detector, batches: Iterator[Batch], variant: Variant, device: torch.device
 ) -> list[tuple[float, float, float]]:
-    """Seconds of loading (with the way to the device), forward pass and post-processing of each batch."""
-    found = []
+    """Return seconds of loading (with the copy to the device), forward pass and post-processing of each batch."""
+    seconds = []
     while True:
         began = _now(device)
         batch = next(batches, None)
         if batch is None:
-            return found
+            return seconds
         batch = batch.to(device)
         loaded = _now(device)
         predictions = detector.predict(batch.images)
         predicted = _now(device)
         postprocess(predictions, batch.sizes, variant)
-        found.append((loaded - began, predicted - loaded, _now(device) - predicted))
+        seconds.append((loaded - began, predicted - loaded, _now(device) - predicted))
 
 
 def _now(device: torch.device) -> float:
-    """The clock, in seconds, when the device has done all that it was told to."""
+    """Return the clock in seconds, after the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def _noise(variant: Variant, count: int) -> Iterator[Batch]:
-    """Batches of one made-up image each, resized as one of that size on disk would be."""
+    """Yield batches with one noise image each, resized like an image of that size on disk."""
     height, width = NOISE
     generator = torch.Generator().manual_seed(0)
     record = ImageRecord(0, "noise", Path("noise"), width, height, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))

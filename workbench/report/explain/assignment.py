@@ -24,8 +24,8 @@ from workbench.data.batch import Batch
 from workbench.detectors.detector import Detector
 from workbench.detectors.parts import STRIDES
 from workbench.report.explain.pictures import Picture, show
-from workbench.report.figures.curves import COLOURS, WIDTH
 from workbench.report.figures.drawing import drawing
+from workbench.report.figures.style import COLOURS, WIDTH
 
 RADIUS = 1.5
 """Half the side of FCOS's central square, in strides."""
@@ -109,8 +109,8 @@ def _assigned(assignment: Assignment, points: list[Tensor], anchors: int) -> Ass
     return Assigned([at[::anchors] for at in points], cells)
 
 
-def count_cells(picture: Picture, rules: Mapping[str, Assigned]) -> pd.DataFrame:
-    """How many cells each rule gives each object, level by level."""
+def count_locations(picture: Picture, rules: Mapping[str, Assigned]) -> pd.DataFrame:
+    """Count the locations that each rule assigns to each object, per level."""
     lines = {}
     for name, rule in rules.items():
         counts = rule.cells.groupby(["object", "level"]).size()
@@ -123,10 +123,11 @@ def count_cells(picture: Picture, rules: Mapping[str, Assigned]) -> pd.DataFrame
 
 
 def atss_candidates(picture: Picture, atss: Assigned, number: int, anchor_scale: float) -> pd.DataFrame:
-    """The candidates of one object, level by level, nearest first, with what became of them.
+    """Return ATSS's candidates for one object, by level, the nearest first.
 
-    Columns: level, x, y, iou (of the cell's anchor with the object), and state: "taken", "IoU too low", "outside" (the
-    anchor's centre, of the object) or "another object's". ``attrs`` holds mean and threshold.
+    Columns: level, x, y, iou (IoU of the location's anchor with the object) and state. The state is "positive",
+    "IoU too low", "outside the object" (the centre of the anchor) or "positive for another object". ``attrs`` contains
+    the mean of the IoUs and the threshold.
     """
     box, lines = picture.boxes[number], []
     for level, at in enumerate(atss.points, 3):
@@ -137,28 +138,28 @@ def atss_candidates(picture: Picture, atss: Assigned, number: int, anchor_scale:
         lines += zip([level] * len(near), *near.T.tolist(), iou.tolist(), inside.tolist(), strict=True)
     frame = pd.DataFrame(lines, columns=["level", "x", "y", "iou", "inside"])
     mean, threshold = frame["iou"].mean(), frame["iou"].mean() + frame["iou"].std()
-    own = atss.cells[atss.cells["object"] == number]
-    taken = frame[["level", "x", "y"]].apply(tuple, axis=1).isin(own[["level", "x", "y"]].apply(tuple, axis=1))
-    frame["state"] = "another object's"
-    frame.loc[~frame.pop("inside"), "state"] = "outside"
+    assigned = atss.cells[atss.cells["object"] == number]
+    positive = frame[["level", "x", "y"]].apply(tuple, axis=1).isin(assigned[["level", "x", "y"]].apply(tuple, axis=1))
+    frame["state"] = "positive for another object"
+    frame.loc[~frame.pop("inside"), "state"] = "outside the object"
     frame.loc[frame["iou"] < threshold, "state"] = "IoU too low"
-    frame.loc[taken, "state"] = "taken"
+    frame.loc[positive, "state"] = "positive"
     frame.attrs = {"mean": mean, "threshold": threshold}
     return frame
 
 
 @drawing
 def draw_candidates(picture: Picture, atss: Assigned, anchor_scale: float, most: int = 3) -> Figure:
-    """ATSS at work: the IoU of each candidate of the largest objects, and the threshold that follows from them."""
+    """Draw ATSS's candidates for the largest objects: the IoU of each candidate, their mean and the threshold."""
     numbers = picture.largest(most)
     figure = Figure(figsize=(WIDTH, 2.75), layout="constrained")
     axes = figure.subplots(1, len(numbers), squeeze=False, sharey=True)[0]
     for axis, number in zip(axes, numbers, strict=True):
         frame = atss_candidates(picture, atss, number, anchor_scale)
         for state, style in _STATES.items():
-            some = frame[frame["state"] == state]
-            axis.plot(some.index, some["iou"], linestyle="none", markersize=4.5, label=state, **style)
-        axis.axhline(frame.attrs["threshold"], color="black", linewidth=1, label="mean + deviation")
+            candidates = frame[frame["state"] == state]
+            axis.plot(candidates.index, candidates["iou"], linestyle="none", markersize=4.5, label=state, **style)
+        axis.axhline(frame.attrs["threshold"], color="black", linewidth=1, label="threshold: mean + deviation")
         axis.axhline(frame.attrs["mean"], color="black", linewidth=1, linestyle=(0, (1.2, 1.2)), label="mean")
         starts = frame.groupby("level").apply(lambda part: part.index[0]).tolist()
         for start in starts[1:]:
@@ -168,25 +169,25 @@ def draw_candidates(picture: Picture, atss: Assigned, anchor_scale: float, most:
         axis.set_xticks([(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)], levels)
         axis.tick_params(axis="x", length=0)
         axis.set_title(f"{number}: {picture.names[number]}")
-        axis.set_xlabel("candidates of each level")
+        axis.set_xlabel("candidates by level")
     axes[0].set_ylabel("IoU of anchor and object")
     axes[0].set_ylim(bottom=-0.03)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, columnspacing=1.2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, columnspacing=1.2)
     return figure
 
 
 _STATES = {
-    "taken": {"marker": "o", "color": COLOURS[0]},
-    "outside": {"marker": "x", "color": COLOURS[1]},
-    "another object's": {"marker": "d", "color": COLOURS[2]},
+    "positive": {"marker": "o", "color": COLOURS[0]},
+    "outside the object": {"marker": "x", "color": COLOURS[1]},
+    "positive for another object": {"marker": "d", "color": COLOURS[2]},
     "IoU too low": {"marker": "o", "color": "#6A6A6A", "markerfacecolor": "white"},
 }
 
 
 @drawing
 def draw_assignments(picture: Picture, rules: Mapping[str, Assigned], most: int = 6) -> Figure:
-    """A line of panels for each rule, a column for each level that some rule uses; the cells of the largest objects."""
+    """Draw the locations assigned to the largest objects: one line of panels per rule, one column per level in use."""
     numbers = picture.largest(most)
     used = (rule.cells.loc[rule.cells["object"].isin(numbers), "level"] for rule in rules.values())
     levels = sorted(set().union(*used)) or [3]
@@ -223,8 +224,8 @@ def _draw_cells(axis: Axes, picture: Picture, rule: Assigned, level: int, number
         (x1, y1, x2, y2), style = picture.boxes[number].tolist(), _object_style(number)
         axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=style["color"], linewidth=0.9, zorder=3)
         axis.annotate(str(number), (x1, y1), (2, -8), textcoords="offset points", path_effects=HALO, zorder=5)
-        taken = rule.cells[(rule.cells["level"] == level) & (rule.cells["object"] == number)]
-        axis.plot(taken["x"], taken["y"], **style | {"markersize": size}, linestyle="none", zorder=4)
+        lines = rule.cells[(rule.cells["level"] == level) & (rule.cells["object"] == number)]
+        axis.plot(lines["x"], lines["y"], **style | {"markersize": size}, linestyle="none", zorder=4)
 
 
 def _object_style(number: int) -> dict:

@@ -1,4 +1,4 @@
-"""Classification losses side by side: their values, gradients and weights over the predicted score."""
+"""Classification losses compared: values, gradients and weights over the predicted score."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.losses.classification import ClassificationLoss
-from workbench.report.figures.curves import COLOURS, DASHES, WIDTH
 from workbench.report.figures.drawing import drawing
+from workbench.report.figures.style import COLOURS, DASHES, WIDTH
 
 Losses = Mapping[str, ClassificationLoss]
 
@@ -20,16 +20,16 @@ SCORES = torch.linspace(0.005, 0.995, 199, dtype=torch.float64)
 
 
 def target_of(loss: ClassificationLoss, quality: float) -> float:
-    """The target of an entry whose box has that IoU with its object, 0 for background."""
+    """Return the target of a prediction whose box has the IoU `quality` with its object; 0 for background."""
     return quality if loss.wants_quality else float(quality > 0)
 
 
 def values_and_gradients(loss: ClassificationLoss, scores: Tensor, quality: float) -> tuple[Tensor, Tensor]:
-    """Loss and its derivative by the logit, each ``[N]``.
+    """Return the loss and its derivative with respect to the logit, each ``[N]``.
 
     Args:
         scores: ``[N]``, predicted probabilities.
-        quality: IoU of the entry's box with its object, 0 for background.
+        quality: IoU of the predicted box with its object, 0 for background.
     """
     logits = scores.double().logit().requires_grad_()
     values = loss(logits, torch.full_like(scores.double(), target_of(loss, quality)))
@@ -38,7 +38,12 @@ def values_and_gradients(loss: ClassificationLoss, scores: Tensor, quality: floa
 
 
 def weights(loss: ClassificationLoss, scores: Tensor, quality: float) -> Tensor:
-    """What the loss multiplies the binary cross entropy by, ``[N]``; arguments as above."""
+    """Return the factor between the loss and the binary cross entropy, ``[N]``.
+
+    Args:
+        scores: ``[N]``, predicted probabilities.
+        quality: IoU of the predicted box with its object, 0 for background.
+    """
     target = torch.full_like(scores.double(), target_of(loss, quality))
     logits = scores.double().logit()
     return loss(logits, target) / F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -46,7 +51,7 @@ def weights(loss: ClassificationLoss, scores: Tensor, quality: float) -> Tensor:
 
 @drawing
 def draw_losses(losses: Losses, qualities: Sequence[float]) -> Figure:
-    """Values above, gradients below, a column for each quality."""
+    """Draw values (above) and gradients (below), one column per quality."""
     figure, axes = _panels(2, len(qualities))
     for column, quality in zip(axes.T, qualities, strict=True):
         for number, (name, loss) in enumerate(losses.items()):
@@ -59,13 +64,13 @@ def draw_losses(losses: Losses, qualities: Sequence[float]) -> Figure:
         column[1].set_xlabel("score p")
     axes[0, 0].set_ylim(0, 2)
     axes[0, 0].set_ylabel("loss")
-    axes[1, 0].set_ylabel("gradient by the logit")
+    axes[1, 0].set_ylabel("gradient w.r.t. the logit")
     return _with_legend(figure, axes[0, 0])
 
 
 @drawing
 def draw_weights(losses: Losses, qualities: Sequence[float]) -> Figure:
-    """The weight of the cross entropy over the score, a panel for each quality."""
+    """Draw the weight of the cross entropy over the score, one panel per quality."""
     figure, axes = _panels(1, len(qualities))
     for axis, quality in zip(axes[0], qualities, strict=True):
         for number, (name, loss) in enumerate(losses.items()):
@@ -80,18 +85,18 @@ def draw_weights(losses: Losses, qualities: Sequence[float]) -> Figure:
 
 @drawing
 def draw_weighting(losses: Losses, scores: Sequence[float]) -> Figure:
-    """How hard a positive is pulled up, over its quality, a panel for each score that it has now."""
+    """Draw the negative gradient of a positive over its quality, one panel per current score."""
     figure, axes = _panels(1, len(scores))
     qualities = torch.linspace(0.02, 1, 99, dtype=torch.float64)
     for axis, score in zip(axes[0], scores, strict=True):
         for number, (name, loss) in enumerate(losses.items()):
-            pull = [-values_and_gradients(loss, torch.tensor([score]), q)[1].item() for q in qualities.tolist()]
-            axis.plot(qualities, pull, label=name, **_line(number))
+            pulls = [-values_and_gradients(loss, torch.tensor([score]), q)[1].item() for q in qualities.tolist()]
+            axis.plot(qualities, pulls, label=name, **_line(number))
         axis.axhline(0, color="black", linewidth=0.6)
         _mark(axis, score)
         axis.set_title(f"score p = {score:g}")
         axis.set_xlabel("quality q (IoU)")
-    axes[0, 0].set_ylabel("pull upwards (−gradient)")
+    axes[0, 0].set_ylabel("upward pull (−gradient)")
     return _with_legend(figure, axes[0, 0])
 
 
@@ -106,15 +111,15 @@ def _panels(rows: int, columns: int) -> tuple[Figure, object]:
 
 
 def _line(number: int) -> dict:
-    """The first line is wide and light, so that one that lies upon it is seen."""
+    """Return the style of a line. The first line is wide and light, so that a line on top of it is visible."""
     colour = COLOURS[(5, 1, 0, 3)[number % 4]]
     return {"color": colour, "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.5 if number else 3.2}
 
 
-def _mark(axis: Axes, where: float) -> None:
-    """A vertical line where score and quality are equal."""
-    if 0 < where < 1:
-        axis.axvline(where, color="#777777", linewidth=0.7, zorder=1)
+def _mark(axis: Axes, equality: float) -> None:
+    """Draw a vertical line at the value at which score and quality are equal."""
+    if 0 < equality < 1:
+        axis.axvline(equality, color="#777777", linewidth=0.7, zorder=1)
 
 
 def _title(quality: float) -> str:

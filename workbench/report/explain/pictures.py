@@ -1,4 +1,4 @@
-"""One picture with its objects, for a notebook: drawn on the spot, or out of a COCO-format data set."""
+"""One picture with its objects, for a notebook: drawn by the workbench, or read from a data set in COCO's format."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from workbench.settings.data import CATEGORIES, ImageSize
 from workbench.settings.files import read_scale
 from workbench.support.errors import WorkbenchError
 
-SPLIT = 1  # of the embedded data set: val2017
-PALE = 0.65  # share of white in a picture that is drawn upon
+SPLIT = 1  # number of val2017 in the embedded data set
+PALE = 0.65  # share of white in a picture under a drawing
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture as a detector gets it, alone in its batch.
+    """A picture as the input of a detector, as the only picture of its batch.
 
     Attributes:
         pixels: ``[h, w, 3]`` uint8, resized, without padding.
-        batch: the batch of it.
-        class_names: by label.
+        batch: batch that contains only this picture.
+        class_names: names of the classes, by label.
     """
 
     pixels: NDArray[np.uint8]
@@ -41,37 +41,37 @@ class Picture:
 
     @property
     def boxes(self) -> Tensor:
-        """``[G, 4]``, ground truth in pixels."""
+        """Ground truth, ``[G, 4]`` in pixels."""
         return self.batch.boxes[0]
 
     @property
     def names(self) -> list[str]:
-        """Each object's class, and the size of its box in pixels."""
+        """Class of each object, with the size of its box in pixels."""
         sizes = (self.boxes[:, 2:] - self.boxes[:, :2]).round().int().tolist()
         labels = self.batch.labels[0].tolist()
         return [f"{self.class_names[label]} {w}×{h}" for label, (w, h) in zip(labels, sizes, strict=True)]
 
     def largest(self, most: int) -> list[int]:
-        """Numbers of the objects with the largest boxes, in file order."""
+        """Return the numbers of the objects with the largest boxes, in ascending order."""
         return sorted(area(self.boxes).topk(min(most, len(self.boxes))).indices.tolist())
 
 
 def load_picture(scale: str, size: ImageSize, data: str | None = None, number: int = 0) -> Picture:
-    """A validation picture with objects, at the size at which a detector is tested.
+    """Return a validation picture with objects, at the size at which a detector is tested.
 
     Args:
-        scale: its embedded data set is drawn from, where no other is named.
-        size: into which the picture is fitted.
+        scale: scale whose embedded data set is drawn, unless the scale or `data` names a folder.
+        size: size into which the picture is fitted.
         data: folder of a data set in COCO's layout.
-        number: of the picture; past the last one the first follows.
+        number: number of the picture, counted from 0. The count starts again after the last picture.
 
     Raises:
-        WorkbenchError: no picture with objects, or no folder for a scale that does not draw its own.
+        WorkbenchError: no picture has an object, or the folder is missing for a scale that does not draw its images.
     """
     world, _, _ = read_scale(scale)
     root = data or world.root
     if root is None and world.data["kind"] != "embedded":
-        raise WorkbenchError(f"scale {scale} draws no pictures: set DATA to a folder in COCO's layout")
+        raise WorkbenchError(f"scale {scale} draws no pictures; set DATA to a folder in COCO's layout")
     image, record, class_names = _read(Path(root), number) if root else _drawn(scale, number)
     height, width = resized_size(record.height, record.width, size.long, size.short)
     image = resize_image(image, height, width)
@@ -80,8 +80,9 @@ def load_picture(scale: str, size: ImageSize, data: str | None = None, number: i
 
 
 def _drawn(scale: str, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...]]:
+    """Draw the picture of the embedded data set; if it has no object, draw the next one that has."""
     objects: list = []
-    while not objects:  # some pictures have none
+    while not objects:
         picture, annotations = draw_image(embedded_settings(scale), SPLIT, number)
         objects, number = [a for a in annotations if not a["iscrowd"]], number + 1
     boxes = np.array([a["bbox"] for a in objects], dtype=np.float32)
@@ -93,23 +94,28 @@ def _drawn(scale: str, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...
 
 
 def _read(data: Path, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...]]:
-    found = read_coco(data, "val2017", training=False)
-    records = [record for record in found.images if _has_much_to_show(record)] or found.images
+    """Read a picture of val2017, one with a large object if the data set has any."""
+    data_set = read_coco(data, "val2017", training=False)
+    records = [record for record in data_set.images if _has_large_object(record)] or data_set.images
     records = [record for record in records if len(record.labels)]
     if not records:
-        raise WorkbenchError(f"{data}: no picture of val2017 has an object; name another folder")
+        raise WorkbenchError(f"{data}: no picture of val2017 has an object; set DATA to another folder")
     record = records[number % len(records)]
-    return decode_image(record.path, record.height, record.width), record, found.class_names
+    return decode_image(record.path, record.height, record.width), record, data_set.class_names
 
 
-def _has_much_to_show(record: ImageRecord) -> bool:
-    """Whether an object fills a hundredth of the picture: smaller ones may get no cell at all."""
+def _has_large_object(record: ImageRecord) -> bool:
+    """Return whether an object fills at least 1 % of the picture; smaller objects may have no assigned location."""
     sides = record.boxes[:, 2:] - record.boxes[:, :2]
     return bool((sides.prod(axis=1) >= record.width * record.height / 100).any())
 
 
 def show(axis: Axes, picture: Picture, unit: float = 1.0) -> None:
-    """Put a paler copy of the picture under a drawing, axes in pixels or in units of so many."""
+    """Show a pale copy of the picture under a drawing.
+
+    Args:
+        unit: length of the unit of the axes, in pixels.
+    """
     height, width = picture.pixels.shape[:2]
     pale = picture.pixels * (1 - PALE) + 255 * PALE
     axis.imshow(pale.astype(np.uint8), extent=(0, width / unit, height / unit, 0), interpolation="nearest", zorder=0)

@@ -1,7 +1,7 @@
-"""The nine sampling points of the star-shaped box feature, on a picture (VarifocalNet, section 4.2).
+"""Nine sampling points of the star-shaped box feature, on a picture (VarifocalNet, section 4.2).
 
-The offsets are the ones that the deformable convolution of a trained detector received, taken where it received them;
-without a trained one, those of a box set by hand.
+The offsets are recorded at the input of the deformable convolution of a trained detector. Without a trained detector,
+they are computed from an example box.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from workbench.detectors.predictions import Predictions
 from workbench.detectors.vfnet import star_offsets
 from workbench.layers.deform import regular_grid
 from workbench.report.explain.pictures import Picture, show
-from workbench.report.figures.curves import COLOURS, WIDTH
 from workbench.report.figures.drawing import drawing
+from workbench.report.figures.style import COLOURS, WIDTH
 from workbench.runs.folders import ScaleFolder, Training
 from workbench.runs.load import load_training
 from workbench.settings.catalog import load_row
@@ -35,21 +35,24 @@ from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError
 
 BY_HAND = (0.62, 1.3, 0.8, 0.7)
-"""What an initial box set by hand has of its object's distances l, t, r, b."""
+"""Distances l, t, r, b of an example's initial box, as factors of its object's distances."""
 REFINED_BY_HAND = (0.96, 1.05, 1.02, 0.95)
+"""Distances l, t, r, b of an example's refined box, as factors of its object's distances."""
 HALO = [effects.withStroke(linewidth=3, foreground="white")]
 
 
 @dataclass(frozen=True, eq=False)
 class Star:
-    """What one cell samples for one object.
+    """Sampling points of one location for one object.
 
     Attributes:
-        name: of the object.
-        level: of the pyramid, 3 to 7.
-        cell: ``[2]``, the cell's point, x and y in pixels.
-        offsets: ``[9, 2]``, dy and dx of each tap as the deformable convolution receives them, in cells.
-        initial, refined, target: boxes ``[4]`` in pixels; target is the object's.
+        name: name of the object.
+        level: level of the pyramid, 3 to 7.
+        cell: ``[2]``, point of the location, x and y in pixels.
+        offsets: ``[9, 2]``, dy and dx of each tap as the deformable convolution receives them, in strides of the level.
+        initial: ``[4]``, initial box in pixels.
+        refined: ``[4]``, refined box in pixels.
+        target: ``[4]``, box of the object in pixels.
     """
 
     name: str
@@ -67,41 +70,45 @@ class Star:
 
     @property
     def points(self) -> Tensor:
-        """``[9, 2]``, where the convolution samples: x and y in pixels."""
+        """Sampling points of the convolution, ``[9, 2]``: x and y in pixels."""
         return self.cell + (self.offsets + regular_grid("cpu").view(9, 2)).flip(-1) * self.stride
 
     @property
     def quality(self) -> tuple[float, float]:
-        """IoU of the initial and of the refined box with the object."""
+        """IoU of the initial box, and of the refined box, with the object."""
         return aligned_iou(self.initial, self.target).item(), aligned_iou(self.refined, self.target).item()
 
 
 def find_stars(
     picture: Picture, results: Path | str, scale: str, data: str | None = None, most: int = 3
 ) -> tuple[list[Star], str]:
-    """Stars of a trained VFNet if ``find_training_with_stars`` finds one, else of made-up boxes, and a line about them.
+    """Return stars of a trained VFNet, and a line of text that names its training.
+
+    If ``find_training_with_stars`` finds none, the stars are computed from example boxes, and the line reports this.
 
     Raises:
-        WorkbenchError: no object of the picture has a cell assigned to it.
+        WorkbenchError: no object of the picture has a location assigned to it.
     """
     training = find_training_with_stars(results, scale, data)
     if training is None:
         detector = build_detector(load_row("table3", "t3_full_vfl", scale).experiment)
-        said = f"No trained VFNet at scale {scale} yet (snakemake --cores all t3_full_vfl): the boxes are set by hand."
+        source = f"No trained VFNet at scale {scale}: the boxes are examples; run snakemake --cores all t3_full_vfl."
         stars = hand_made_stars(detector, picture, most)
     else:
         stars = trained_stars(load_training(training).detector, picture, most)
-        said = f"Weights of {training.run.name}, {training.name}."
+        source = f"Weights of {training.run.name}, {training.name}."
     if not stars:
-        raise WorkbenchError("no object of this picture is assigned to a cell; choose another PICTURE")
-    return stars, said
+        raise WorkbenchError("picture: no location is assigned to any object; choose another PICTURE")
+    return stars, source
 
 
 def find_training_with_stars(results: Path | str, scale: str, data: str | None = None) -> Training | None:
-    """Training of the full VFNet of Table 3 in ``results`` (``results/<scale>``), else of any other VFNet there.
+    """Return the training of a VFNet in ``results`` (``results/<scale>``), or None.
+
+    The full VFNet of Table 3 is preferred; otherwise any VFNet with refinement is returned.
 
     Args:
-        data: folder of the data set, for a scale that does not draw its own.
+        data: folder of the data set, for a scale that does not draw its own images.
     """
     folder = ScaleFolder(Path(results))
     row = load_row("table3", "t3_full_vfl", scale, Path(data) if data else None)
@@ -166,19 +173,19 @@ def hand_made_stars(detector: Detector, picture: Picture, most: int = 3) -> list
 
 
 def _levels(predictions: Predictions) -> Tensor:
-    """``[P]``, the pyramid's level of each cell."""
+    """Return the pyramid level of each location, ``[P]``."""
     return torch.cat([torch.full((len(at),), number) for number, at in enumerate(predictions.points, 3)])
 
 
 def taps(star: Star) -> pd.DataFrame:
-    """The nine taps: regular position and offset in cells, sampled point in pixels."""
+    """Tabulate the nine taps: position in the regular grid and offset in strides, sampling point in pixels."""
     columns = torch.cat([regular_grid("cpu").view(9, 2), star.offsets, star.points], dim=1).double().round(decimals=2)
     names = ["grid dy", "grid dx", "offset dy", "offset dx", "x (px)", "y (px)"]
     return pd.DataFrame((columns + 0.0).tolist(), columns=names).rename_axis("tap")
 
 
 def refinement(stars: Sequence[Star]) -> pd.DataFrame:
-    """How each star's box changes: the factors of its four distances, and its IoU before and after."""
+    """Tabulate the refinement of each star's box: the factors of its distances, and its IoU before and after."""
     lines = []
     for star in stars:
         before, after = (encode_distances(star.cell, box) for box in (star.initial, star.refined))
@@ -189,20 +196,20 @@ def refinement(stars: Sequence[Star]) -> pd.DataFrame:
 
 @drawing
 def draw_stars(picture: Picture, stars: Sequence[Star]) -> Figure:
-    """Each star on its part of the picture: the object's box, the initial and the refined one, and the nine points."""
+    """Draw each star on its part of the picture: box of the object, initial box, refined box and nine points."""
     figure = Figure(figsize=(WIDTH, 0.85 + WIDTH / max(len(stars), 2)), layout="constrained")
     axes = figure.subplots(1, len(stars), squeeze=False)[0]
     for axis, star in zip(axes, stars, strict=True):
         show(axis, picture)
         _draw_box(axis, star.target, "object", color="black", linewidth=1.6, linestyle=(0, (1, 1.3)))
-        # The widest first: where the boxes are nearly the same, all of them are seen.
+        # The widest line first, so that boxes that nearly coincide are all visible.
         _draw_box(axis, star.refined, "refined box", color=COLOURS[5], linewidth=3.5)
         _draw_box(axis, star.initial, "initial box", color="#8C3B00", linewidth=1.4, linestyle=(0, (5, 2)), halo=False)
         for point in star.points.tolist():
             axis.plot(*zip(star.cell.tolist(), point, strict=True), color="black", linewidth=0.5, zorder=4)
-        points = {"color": "white", "markeredgecolor": "black", "markersize": 5, "label": "sampled point"}
+        points = {"color": "white", "markeredgecolor": "black", "markersize": 5, "label": "sampling point"}
         axis.plot(*star.points.T, "o", **points, zorder=5)
-        axis.plot(*star.cell, "P", color="black", markersize=6, label="the cell's own point", zorder=6)
+        axis.plot(*star.cell, "P", color="black", markersize=6, label="location", zorder=6)
         axis.set_title(f"{star.name}\nP{star.level}, IoU {star.quality[0]:.2f} → {star.quality[1]:.2f}")
         axis.set_xlabel("x (pixels)")
         axis.set_ylabel("y (pixels)")
@@ -214,7 +221,7 @@ def draw_stars(picture: Picture, stars: Sequence[Star]) -> Figure:
 
 @drawing
 def draw_offsets(picture: Picture, star: Star) -> Figure:
-    """What the deformable convolution receives: an offset for each tap of its regular grid, in cells of the level."""
+    """Draw the offsets that the deformable convolution receives, one for each tap of its grid, in strides."""
     figure = Figure(figsize=(4.2, 4.7), layout="constrained")
     axis = figure.subplots()
     show(axis, picture, star.stride)
@@ -226,22 +233,25 @@ def draw_offsets(picture: Picture, star: Star) -> Figure:
         axis.annotate(str(number), end, (5, 3), textcoords="offset points", path_effects=HALO, zorder=7)
     axis.plot(*start.T, "s", color="white", markeredgecolor="black", markersize=5, label="regular grid", zorder=5)
     ends = star.points / star.stride
-    axis.plot(*ends.T, "o", color=COLOURS[0], markeredgecolor="black", markersize=6, label="sampled point", zorder=6)
+    axis.plot(*ends.T, "o", color=COLOURS[0], markeredgecolor="black", markersize=6, label="sampling point", zorder=6)
     axis.plot([], [], color=COLOURS[1], marker=">", markevery=[-1], label="offset")
     _look_at(axis, torch.cat([start, ends]), margin=0.15)
     axis.grid(True, color="#8A8A8A", zorder=1)
     axis.set_axisbelow(False)
     axis.xaxis.set_major_locator(MaxNLocator(9, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(9, integer=True))
-    axis.set_xlabel(f"x (cells of P{star.level}, {star.stride} pixels each)")
-    axis.set_ylabel("y (cells)")
+    axis.set_xlabel(f"x (strides of P{star.level}, {star.stride} pixels)")
+    axis.set_ylabel("y (strides)")
     axis.set_title(f"{star.name}: taps 0 to 8")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def _look_at(axis: Axes, points: Tensor, margin: float) -> None:
-    """Limits of a square around points ``[N, 2]``, with a margin in shares of its side; it may leave the picture."""
+    """Set the limits to a square around points ``[N, 2]``, with a margin relative to its side.
+
+    The square may extend beyond the picture.
+    """
     low, high = points.amin(0), points.amax(0)
     half = (high - low).max().item() * (0.5 + margin)
     x, y = ((low + high) / 2).tolist()

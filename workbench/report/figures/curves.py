@@ -1,10 +1,5 @@
-"""Loss curves of a table's rows on one figure, for the screen (PNG) and for print (vector PDF).
+"""Loss curves of a table's rows: one panel for the total loss, for each term and for the validation AP."""
 
-Rows are told apart by colour (Okabe and Ito's palette, safe for the colour-blind), and again by dashes and markers, so
-that a black-and-white print reads as well. The same curves give the same bytes: no time is written into the files.
-"""
-
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,37 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from workbench.report.figures.style import COLOURS, DASHES, STYLE, WIDTH, write_figure
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import write_bytes_atomically
 
 Curves = Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]
 
-WIDTH = 7.0  # inches: the text width of a page
-PANEL_HEIGHT = 1.9
-LEGEND_IN_CELL = 8  # rows
-POINTS = 500  # of a curve, in the files
-SMOOTHING = 0.04  # of a curve's points lie in the window of the running median, a quarter of them in the mean's
-
-# Okabe & Ito, "Color Universal Design" (2008), without the yellow, which white paper swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-DASHES = ((0, ()), (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+PANEL_HEIGHT = 1.9  # inches
+LEGEND_IN_PANEL = 8  # most rows of a legend that fits into the place of a panel
+POINTS = 500  # most points per curve in the files
+SMOOTHING = 0.04  # share of a curve's points in the window of the running median; the mean uses a quarter of it
 MARKERS = ("", "o", "s", "^")
-
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "pdf.fonttype": 42,
-}
 _NAMES = {
     "loss": "Total loss",
     "loss_cls": "Classification loss",
@@ -60,15 +34,15 @@ _NAMES = {
 
 
 def draw_loss_curves(curves: Curves, out_png: Path, out_pdf: Path, title: str) -> None:
-    """Draw the losses of a table's rows over the epochs, a panel for the total and for each term that some row has.
+    """Draw the losses of a table's rows over the epochs: a panel for the total and for each term that some row has.
 
     Args:
-        curves: by the row's name, in the order of the legend (up to 15 or so are legible), the frame of its train.csv,
-            or one frame for each seed. Columns: `step`, `epoch` (whole numbers), `loss`, `loss_<term>`, and, where
-            measured, `val_ap` (a fraction; NaN at the other steps), which gets a panel of its own.
-        out_png: the figure at 200 dots an inch, 7 inches wide.
-        out_pdf: the same as vectors.
-        title: above all panels.
+        curves: row's name → the frame of its train.csv, or one frame per seed. Rows are in the order of the legend; up
+            to about 15 are legible. Columns: `step`, `epoch` (integers), `loss`, `loss_<term>`, and optionally `val_ap`
+            (a fraction, NaN at steps without validation), which has its own panel.
+        out_png: path of the figure with 200 dots per inch, 7 inches wide.
+        out_pdf: path of the figure as vectors.
+        title: title above all panels.
 
     Raises:
         WorkbenchError: no curve has a point, a frame lacks step, epoch or loss, or a file cannot be written.
@@ -77,19 +51,8 @@ def draw_loss_curves(curves: Curves, out_png: Path, out_pdf: Path, title: str) -
         write_figure(loss_figure(curves, title), out_png, out_pdf)
 
 
-def write_figure(figure: Figure, out_png: Path, out_pdf: Path) -> None:
-    """Write a figure at 200 dots an inch and as vectors, each file whole or not at all; the same bytes each time."""
-    for path, options in (
-        (out_png, {"format": "png", "dpi": 200, "metadata": {"Software": None}}),
-        (out_pdf, {"format": "pdf", "dpi": 200, "metadata": {"CreationDate": None}}),
-    ):
-        content = io.BytesIO()
-        figure.savefig(content, **options)
-        write_bytes_atomically(path, content.getvalue())
-
-
 def loss_figure(curves: Curves, title: str) -> Figure:
-    """The figure that `draw_loss_curves` writes, in whatever style is set."""
+    """Return the figure that `draw_loss_curves` writes, in the current style of matplotlib."""
     rows = {name: _seeds_of(name, frames) for name, frames in curves.items()}
     rows = {name: frames for name, frames in rows.items() if any(np.isfinite(f["loss"]).any() for f in frames)}
     if not rows:
@@ -98,7 +61,7 @@ def loss_figure(curves: Curves, title: str) -> Figure:
 
 
 def _seeds_of(name: str, frames: pd.DataFrame | Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    """The frames of a row that have points, each with its position in epochs as a column `x`."""
+    """Return the frames of a row that have points, with a new column `x`: the position in epochs."""
     frames = [frames] if isinstance(frames, pd.DataFrame) else list(frames)
     for frame in frames:
         missing = {"step", "epoch", "loss"} - set(frame.columns)
@@ -110,24 +73,25 @@ def _seeds_of(name: str, frames: pd.DataFrame | Sequence[pd.DataFrame]) -> list[
 
 
 def _epochs(frame: pd.DataFrame) -> pd.Series:
-    """Each step's position in epochs, as a fraction.
+    """Return the position of each step in epochs, as a fraction.
 
-    An epoch has at least step / (epochs begun) steps at every line of the log; the largest of these is the number
-    itself once the last step of an epoch is logged, and at most one logging interval short of it before that.
+    The log does not contain the number of steps per epoch, so it is estimated. At each line of the log, an epoch has at
+    least step / (epochs begun) steps. The maximum of this ratio is exact if the last step of an epoch is in the log.
+    Otherwise it is too small by at most one logging interval.
     """
     begun = frame["epoch"] - frame["epoch"].iloc[0] + 1
     return frame["step"] / max((frame["step"] / begun).max(), 1)
 
 
 def _figure(rows: dict[str, list[pd.DataFrame]], title: str) -> Figure:
-    """Panels in two columns; the legend in the cell that an odd number leaves free, or below where it is too long."""
+    """Arrange the panels in two columns. The legend takes the place of an empty last panel; a long one is below."""
     panels = _panels(rows)
     columns = min(2, len(panels))
     lines = math.ceil(len(panels) / columns)
-    in_cell = lines * columns > len(panels) and len(rows) <= LEGEND_IN_CELL
-    legend_columns = 1 if in_cell else _legend_columns(rows)
+    in_panel = lines * columns > len(panels) and len(rows) <= LEGEND_IN_PANEL
+    legend_columns = 1 if in_panel else _legend_columns(rows)
     caption, top = 0.25, 0.3  # inches
-    legend = 0 if in_cell else 0.15 + 0.165 * math.ceil(len(rows) / legend_columns)
+    legend = 0 if in_panel else 0.15 + 0.165 * math.ceil(len(rows) / legend_columns)
     height = top + PANEL_HEIGHT * lines + legend + caption
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -142,38 +106,38 @@ def _figure(rows: dict[str, list[pd.DataFrame]], title: str) -> Figure:
         axis.set_xlabel("Epoch")
     for axis in axes[len(panels) :]:
         axis.axis("off")
-    place = {"loc": "center left"} if in_cell else {"loc": "lower center", "bbox_to_anchor": (0.5, caption / height)}
-    owner = axes[-1] if in_cell else figure
+    place = {"loc": "center left"} if in_panel else {"loc": "lower center", "bbox_to_anchor": (0.5, caption / height)}
+    owner = axes[-1] if in_panel else figure
     handles, names = axes[0].get_legend_handles_labels()
     owner.legend(handles, names, **place, ncols=legend_columns, frameon=False, handlelength=3.6, columnspacing=1.6)
     return figure
 
 
 def _panels(rows: dict[str, list[pd.DataFrame]]) -> list[str]:
-    """The columns to draw: the total, the terms in the order of `_NAMES` and then any other, the validation AP."""
+    """Return the columns to draw: the total, the terms in the order of `_NAMES`, all other terms, the validation AP."""
     wanted = [(f, c) for frames in rows.values() for f in frames for c in f if c == "val_ap" or c.startswith("loss_")]
-    found = dict.fromkeys(column for frame, column in wanted if np.isfinite(frame[column]).any())
-    terms = [c for c in found if c != "val_ap"]
-    known = [c for c in _NAMES if c in terms]
-    others = [c for c in terms if c not in known]
-    return ["loss", *known, *others, *(["val_ap"] if "val_ap" in found else [])]
+    measured = dict.fromkeys(column for frame, column in wanted if np.isfinite(frame[column]).any())
+    terms = [c for c in measured if c != "val_ap"]
+    named = [c for c in _NAMES if c in terms]
+    others = [c for c in terms if c not in named]
+    return ["loss", *named, *others, *(["val_ap"] if "val_ap" in measured else [])]
 
 
 def _legend_columns(rows: dict[str, list[pd.DataFrame]]) -> int:
-    """As many columns as fit the width, at about 0.068 inches a letter and 0.7 inches for the line before it."""
+    """Return how many columns fit the width, at 0.068 inches per letter and 0.7 inches for the line before a name."""
     return max(1, min(len(rows), 4, int(WIDTH / (0.7 + 0.068 * max(map(len, rows))))))
 
 
 def _caption(rows: dict[str, list[pd.DataFrame]]) -> str:
-    """What the lines are, in no more letters than fit the width."""
+    """Explain the lines in one line of text that fits the width."""
     text = f"Losses: running median over {SMOOTHING:.0%}, then mean over {SMOOTHING / 4:.0%} of the log"
     if any(len(frames) > 1 for frames in rows.values()):
-        return f"{text}. Lines: mean of seeds; bands: their range."
-    return f"{text}, raw values faint behind. AP as measured."
+        return f"{text}. Lines: mean over seeds; bands: range."
+    return f"{text}; raw values are pale. AP as measured."
 
 
 def _draw_panel(axis: Axes, rows: dict[str, list[pd.DataFrame]], column: str) -> None:
-    """One quantity of every row that has it; the first panel, of the total, has all rows and so feeds the legend."""
+    """Draw one column of every row that has it. The first panel, the total loss, has all rows and feeds the legend."""
     drawn = []
     for number, (name, frames) in enumerate(rows.items()):
         curves = [_curve(f, column) for f in frames if column in f and np.isfinite(f[column]).any()]
@@ -181,9 +145,7 @@ def _draw_panel(axis: Axes, rows: dict[str, list[pd.DataFrame]], column: str) ->
             continue
         style = _style(number)
         x, values = _on_one_axis([smooth for _, smooth in curves])
-        every = max(
-            1, len(x) // 6
-        )  # about six markers a line, staggered so that those of two rows do not hide each other
+        every = max(1, len(x) // 6)  # about six markers per line, shifted so that two rows' markers do not coincide
         if column == "val_ap":
             style |= {} if style["marker"] else {"marker": ".", "markersize": 5, "markerfacecolor": style["color"]}
         else:
@@ -203,7 +165,7 @@ def _draw_panel(axis: Axes, rows: dict[str, list[pd.DataFrame]], column: str) ->
 
 
 def _style(number: int) -> dict[str, Any]:
-    """How a row is drawn: dashes and markers alone tell 20 rows apart, without colour."""
+    """Return the line style of a row. Dashes and markers alone distinguish 20 rows, without colour."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": DASHES[number % len(DASHES)],
@@ -217,27 +179,27 @@ def _style(number: int) -> dict[str, Any]:
 
 
 def _curve(frame: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
-    """A column over epochs, raw and smoothed, each thinned to what an eye, and a file of vectors, can hold."""
+    """Return a column over epochs, raw and smoothed, each with at most `POINTS` points so that the PDF stays small."""
     raw = pd.Series(frame[column].to_numpy(float), index=frame["x"].to_numpy(float))
     raw = raw[np.isfinite(raw)]
     if column == "val_ap":
         return 100 * raw, 100 * raw
     window = max(1, round(SMOOTHING * len(raw))) | 1  # odd, so that the median is one of the values
-    smooth = raw.rolling(window, center=True, min_periods=1).median()  # sheds the spikes
-    smooth = smooth.rolling(window // 4 | 1, center=True, min_periods=1).mean()  # and the stairs that a median makes
+    smooth = raw.rolling(window, center=True, min_periods=1).median()  # removes spikes
+    smooth = smooth.rolling(window // 4 | 1, center=True, min_periods=1).mean()  # removes the steps of the median
     stride = math.ceil(len(raw) / POINTS)
     return raw[::stride], smooth[::stride]
 
 
 def _on_one_axis(curves: list[pd.Series]) -> tuple[np.ndarray, np.ndarray]:
-    """Curves `[seeds, points]` at the places of the first, as far as the shortest of them goes."""
+    """Interpolate curves `[seeds, points]` at the positions of the first curve, up to the end of the shortest curve."""
     x = curves[0].index.to_numpy()
     x = x[x <= min(curve.index[-1] for curve in curves) + 1e-9]
     return x, np.stack([np.interp(x, curve.index, curve) for curve in curves])
 
 
 def _scale_y(axis: Axes, values: np.ndarray, column: str) -> None:
-    """Fit the smoothed curves, which single raw spikes may leave; logarithmic where they span more than a factor 4."""
+    """Set limits that fit the smoothed curves, not single raw spikes; logarithmic if they span more than a factor 4."""
     low, high = float(values.min()), float(values.max())
     if column == "val_ap" or low <= 0 or high / low < 4:
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0

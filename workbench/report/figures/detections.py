@@ -1,4 +1,4 @@
-"""Detections drawn on their image: boxes, class names and scores, legible on small and on large images."""
+"""Detections drawn on their image: boxes, class names and scores, legible on small and large images."""
 
 import colorsys
 import math
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-READABLE = 640  # pixels: an image with shorter sides than this is drawn enlarged, by a whole factor
+MIN_SIDE = 640  # pixels: an image is enlarged by an integer factor if its longer side has fewer
 
 Rectangle = tuple[int, int, int, int]
 
@@ -21,20 +21,21 @@ def draw_detections(
     class_names: Sequence[str],
     min_score: float = 0.3,
 ) -> Image.Image:
-    """A copy of the image with its detections, a colour for each class.
+    """Return a copy of the image with its detections, one colour per class.
 
     Args:
-        image: of any mode and size; one smaller than 640 pixels is enlarged by a whole factor, so that text is legible.
-        boxes: `[N, 4]` as x1, y1, x2, y2 in pixels of `image`. What lies outside the image is cut off.
+        image: image of any mode and size. If its longer side has fewer than 640 pixels, it is enlarged by an integer
+            factor, so that text is legible.
+        boxes: `[N, 4]` as x1, y1, x2, y2 in pixels of `image`. Parts outside the image are cut off.
         scores: `[N]` in [0, 1].
         labels: `[N]`, indices into `class_names`.
-        class_names: names in the order of the labels.
-        min_score: detections below are left out.
+        class_names: names of the classes, by label.
+        min_score: detections with a lower score are left out.
 
     Returns:
-        An RGB image of the input's size times the factor.
+        RGB image with the size of the input times the factor.
     """
-    factor = max(1, math.ceil(READABLE / max(image.size)))
+    factor = max(1, math.ceil(MIN_SIDE / max(image.size)))
     canvas = image.convert("RGB")
     if factor > 1:
         canvas = canvas.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
@@ -48,25 +49,25 @@ def draw_detections(
             shown.append((rectangle, f"{class_names[labels[i]]} {scores[i]:.2f}", _colour(int(labels[i]))))
     draw = ImageDraw.Draw(canvas)
     width = max(2, round(max(canvas.size) / 450))
-    for rectangle, _, colour in reversed(shown):  # the surest on top
+    for rectangle, _, colour in reversed(shown):  # the highest score on top
         draw.rectangle(rectangle, outline=colour, width=width)
     _draw_texts(draw, shown, canvas.size)
     return canvas
 
 
 def _inside(box: np.ndarray, size: tuple[int, int]) -> Rectangle | None:
-    """The box's pixels within the image, the last ones included; None where there are none (or the box has a NaN)."""
+    """Return first and last pixel (included) of the box within the image; None if it is empty or has a NaN."""
     x1, y1, x2, y2 = box
     width, height = size
     if not (x1 < x2 and y1 < y2 and x1 < width and y1 < height and x2 > 0 and y2 > 0):
         return None
     left, top = max(int(x1), 0), max(int(y1), 0)
-    # A box that ends at x2 has its last pixel before it.
+    # The last pixel of a box that ends at x2 is the pixel before x2.
     return left, top, max(left, min(math.ceil(x2), width) - 1), max(top, min(math.ceil(y2), height) - 1)
 
 
 def _colour(label: int) -> tuple[int, int, int]:
-    """A colour for a class: hues a golden section apart differ from their neighbours', however many there are."""
+    """Return the colour of a class. Hues are a golden section apart, so neighbours differ for any number of classes."""
     hue = (0.58 + label * 0.618034) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 1.0)[label % 3], (0.95, 1.0, 0.75)[label % 3])
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -78,37 +79,40 @@ def _text_colour(background: tuple[int, int, int]) -> str:
 
 
 def _draw_texts(draw: ImageDraw.ImageDraw, shown: list, size: tuple[int, int]) -> None:
-    """Write the texts, the surest first, each where it covers the least of those that stand, best above its box."""
+    """Write the texts, the highest score first. Each text takes the place where it covers other texts least."""
     font = ImageFont.load_default(size=max(13, round(max(size) / 60)))
-    taken: list[Rectangle] = []
-    placed = []
+    occupied: list[Rectangle] = []
+    labels = []
     for rectangle, text, colour in shown:
-        # The height of a line, not of these letters: all labels are equally high.
+        # The height of a line, not of these letters, so that all labels have the same height.
         width, height = math.ceil(draw.textlength(text, font=font)) + 6, sum(font.getmetrics()) + 2
         places = [_within(left, top, width, height, size) for left, top in _places(rectangle, width, height)]
-        place = min(places, key=lambda p: sum(_overlap(p, other) for other in taken))  # the first of equals
-        taken.append(place)
-        placed.append((place, text, colour))
-    for place, text, colour in reversed(placed):
+        place = min(places, key=lambda p: sum(_overlap(p, other) for other in occupied))  # in a tie, the first place
+        occupied.append(place)
+        labels.append((place, text, colour))
+    for place, text, colour in reversed(labels):
         draw.rectangle(place, fill=colour)
         draw.text((place[0] + 3, place[1] + 1), text, fill=_text_colour(colour), font=font)
 
 
 def _places(rectangle: Rectangle, width: int, height: int) -> list[tuple[int, int]]:
-    """Where the upper left corner of a text may be: above the box, in it, below, a line farther; left or right."""
+    """Return candidates for the upper left corner of a text: above, inside or below the box; left or right.
+
+    The preferred place is first: above the box.
+    """
     left, top, right, bottom = rectangle
     rows = (top - height, top, bottom - height + 1, bottom + 1, top - 2 * height, bottom + 1 + height)
     return [(x, y) for x in (left, right - width + 1) for y in rows]
 
 
 def _within(left: int, top: int, width: int, height: int, size: tuple[int, int]) -> Rectangle:
-    """The text's rectangle, moved into the image as far as it fits."""
+    """Return the rectangle of a text, moved into the image as far as it fits."""
     left = max(0, min(left, size[0] - width))
     top = max(0, min(top, size[1] - height))
     return left, top, left + width - 1, top + height - 1
 
 
 def _overlap(a: Rectangle, b: Rectangle) -> int:
-    """The pixels that two rectangles share."""
+    """Return the number of pixels that two rectangles share."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[1], b[1]) + 1
     return max(width, 0) * max(height, 0)

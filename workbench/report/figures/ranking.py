@@ -1,7 +1,8 @@
-"""Score against IoU at the foreground cells of trained runs, a panel each: does the score rank boxes by their quality?
+"""Score against IoU at the foreground locations of trained runs, one panel per run.
 
-That it does so poorly is where the paper starts from (section 1), and what an IoU-aware score is to mend. Darkness
-stands for the number of cells, so a print without colour reads as well; the line is the median score.
+The figure shows whether the score ranks boxes by their quality. The paper starts from the observation that
+classification scores rank boxes poorly (section 1); an IoU-aware score ranks them better. Darkness shows the number of
+locations, so that a black-and-white print is readable. The line is the median score.
 """
 
 import math
@@ -18,39 +19,38 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from workbench.evaluation.correlation import kendall, spearman
-from workbench.report.figures.curves import STYLE, WIDTH, write_figure
+from workbench.report.figures.style import STYLE, WIDTH, write_figure
 from workbench.support.errors import WorkbenchError
 
 COLUMNS = 3
-SIDE = 1.75  # of a panel, in inches
-LETTERS = 17  # of the caption in an inch
-NAME = 26  # letters of a run's name in a line
-CELLS = 28  # hexagons across a panel
-SHADES = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.22, 1, 40)))  # vectors in print; one cell is not yet white
-BINS = 10  # of the median's line
-FEWEST = 10  # cells in a bin, or it has no median
+SIDE = 1.75  # inches: side of a panel
+LETTERS = 17  # letters of the caption per inch
+NAME_LETTERS = 26  # letters of a run's name per line
+HEXAGONS = 28  # hexagons across a panel
+SHADES = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.22, 1, 40)))  # a single location is darker than white
+BINS = 10  # bins of IoU for the median
+MIN_LOCATIONS = 10  # fewest locations in a bin for which the median is drawn
 
 Points = Mapping[str, Sequence[pd.DataFrame]]
 
 
 def draw_rankings(points: Points, out_png: Path, out_pdf: Path, title: str) -> None:
-    """Draw score against IoU, a panel for each run, with Spearman's and Kendall's rank correlation in it.
+    """Draw score against IoU, one panel per run, with Spearman's and Kendall's rank correlation.
 
     Args:
-        points: by the run's name, in the order of the panels, a frame for each seed, with the columns `iou` and
-            `score`, both in [0, 1], one line for each foreground cell. Seeds are drawn together; correlations are means
-            over them.
-        out_png: the figure at 200 dots an inch.
-        out_pdf: the same as vectors.
-        title: above all panels.
+        points: run's name → one frame per seed, in the order of the panels. Columns: `iou` and `score`, both in [0, 1];
+            one line per foreground location. All seeds are drawn together; correlations are means over seeds.
+        out_png: path of the figure with 200 dots per inch.
+        out_pdf: path of the figure as vectors.
+        title: title above all panels.
 
     Raises:
-        WorkbenchError: no run has a foreground cell, or a file cannot be written.
+        WorkbenchError: no run has a foreground location, or a file cannot be written.
     """
     points = {name: [f for f in frames if len(f)] for name, frames in points.items()}
     points = {name: frames for name, frames in points.items() if frames}
     if not points:
-        raise WorkbenchError(f"{out_png}: no run has a foreground cell; does the data set have objects?")
+        raise WorkbenchError(f"{out_png}: no run has a foreground location; use images with objects")
     with mpl.rc_context(STYLE):
         write_figure(_figure(points, title), out_png, out_pdf)
 
@@ -59,12 +59,14 @@ def _figure(points: Points, title: str) -> Figure:
     columns = min(COLUMNS, len(points))
     lines = math.ceil(len(points) / columns)
     width = WIDTH - 2 * (COLUMNS - columns)
-    seeds = ", seeds together" if any(len(frames) > 1 for frames in points.values()) else ""
+    seeds = ", all seeds together" if any(len(frames) > 1 for frames in points.values()) else ""
     most = max(len(frame) for frames in points.values() for frame in frames)
-    caption = f"Up to {most:,} foreground cells of the validation images{seeds}; scores as NMS sees them. Line: median."
+    caption = (
+        f"Up to {most:,} foreground locations of the validation images{seeds}. Scores as used by NMS. Line: median."
+    )
     caption = textwrap.wrap(caption, int(LETTERS * width))
     top, bottom = 0.3, 0.15 + 0.13 * len(caption)  # inches
-    names = {name: "\n".join(textwrap.wrap(name, NAME)) for name in points}
+    names = {name: "\n".join(textwrap.wrap(name, NAME_LETTERS)) for name in points}
     above = 0.4 + 0.13 * (max(name.count("\n") for name in names.values()))
     height = top + (above + SIDE + 0.2) * lines + 0.2 + bottom
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -75,9 +77,9 @@ def _figure(points: Points, title: str) -> Figure:
 
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     drawn = [_draw_panel(axis, names[name], frames) for axis, (name, frames) in zip(axes, points.items(), strict=False)]
-    norm = LogNorm(1, max(2, *(found.get_array().max() for found in drawn)))
-    for found in drawn:
-        found.set_norm(norm)
+    norm = LogNorm(1, max(2, *(hexagons.get_array().max() for hexagons in drawn)))
+    for hexagons in drawn:
+        hexagons.set_norm(norm)
     for axis in axes[: len(points)][-columns:]:  # the lowest panel of each column
         axis.set_xlabel("IoU of the predicted box")
         axis.tick_params(labelbottom=True)
@@ -86,25 +88,25 @@ def _figure(points: Points, title: str) -> Figure:
     for axis in axes[::columns]:
         axis.set_ylabel("Score of the object's class")
     figure.colorbar(
-        drawn[0], ax=list(axes), label="cells", format="%g", shrink=min(1, 1.2 / lines), aspect=25, pad=0.02
+        drawn[0], ax=list(axes), label="locations", format="%g", shrink=min(1, 1.2 / lines), aspect=25, pad=0.02
     )
     return figure
 
 
 def _draw_panel(axis: Axes, name: str, frames: Sequence[pd.DataFrame]) -> PolyCollection:
-    """One run; returns its hexagons, whose darkness the caller makes comparable between panels."""
-    cells = pd.concat(frames)
-    found = axis.hexbin(
-        cells["iou"],
-        cells["score"],
-        gridsize=CELLS,
+    """Draw one run and return its hexagons, so that the caller can use one colour scale for all panels."""
+    locations = pd.concat(frames)
+    hexagons = axis.hexbin(
+        locations["iou"],
+        locations["score"],
+        gridsize=HEXAGONS,
         extent=(0, 1, 0, 1),
         mincnt=1,
         cmap=SHADES,
         norm=LogNorm(),
         linewidths=0.1,
     )
-    middles, medians = _medians(cells)
+    middles, medians = _medians(locations)
     axis.plot(middles, medians, color="white", linewidth=2.8)
     axis.plot(middles, medians, color="black", linewidth=1.2, marker="o", markersize=2.6)
     rho, tau = (np.mean([rank(f["iou"], f["score"]) for f in frames]) for rank in (spearman, kendall))
@@ -112,12 +114,12 @@ def _draw_panel(axis: Axes, name: str, frames: Sequence[pd.DataFrame]) -> PolyCo
     axis.set_title(name, pad=15)
     ticks = (0, 0.5, 1)
     axis.set(xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks, aspect="equal")
-    return found
+    return hexagons
 
 
-def _medians(cells: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Middles of the bins of IoU that have cells enough, and the median score in each."""
-    bins = np.minimum((cells["iou"] * BINS).astype(int), BINS - 1)
-    groups = cells["score"].groupby(bins)
-    medians = groups.median()[groups.size() >= FEWEST]
+def _medians(locations: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the centres of the bins of IoU with enough locations, and the median score of each bin."""
+    bins = np.minimum((locations["iou"] * BINS).astype(int), BINS - 1)
+    groups = locations["score"].groupby(bins)
+    medians = groups.median()[groups.size() >= MIN_LOCATIONS]
     return (medians.index.to_numpy() + 0.5) / BINS, medians.to_numpy()

@@ -1,6 +1,7 @@
-"""The cells of a table of results: rows of labels, published and measured figures → numbers, and words where none is.
+"""Cells of a table of results: numbers, and words in the place of numbers that do not exist.
 
-Torch-free and independent of the experiments' schema: a row is plain data. All metrics in a table are COCO's ×100.
+This module imports neither torch nor the schema of experiments: a row is plain data. All metrics in a table are COCO's,
+×100.
 """
 
 import math
@@ -12,35 +13,35 @@ from typing import Any
 from workbench.evaluation.intervals import Bootstrap, difference_interval, mean_interval
 from workbench.support.errors import WorkbenchError
 
-TEST_DEV = "test-dev"  # part of a published metric's name
+TEST_DEV = "test-dev"  # part of the name of a metric that was published for this split
 MEASURED = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 AP_LIMITS = ("AP_low", "AP_high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 COMPARED = "compared_with"
 
 NOT_RUN = "not run"
-NOT_DEFINED = "n/a"  # no ground truth of that size
-ONE_SEED = "one seed"  # no deviation over seeds
-NOTHING = "-"  # a cell that this row cannot have
+NOT_DEFINED = "n/a"  # the data set has no ground truth of that size
+ONE_SEED = "one seed"  # a deviation over seeds needs two
+NOTHING = "-"  # the value does not exist for this row
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of a table.
+    """One row of a table.
 
     Attributes:
-        row: its id, e.g. "t3_full_vfl".
-        labels: its settings, in the order of the columns; a bool is a check mark in Markdown.
-        published: the metrics that the paper prints, ×100, those of another split than the measured one under a name
-            such as "AP_test-dev"; and "FPS", images a second.
-        run: the run behind it, e.g. "vfnet-star-refine-varifocal-1a2b3c4d"; "" for a row that the paper took from
-            the literature and that is never run.
-        note: what a reader must know, e.g. "recipe inferred".
-        measured: the content of metrics.json, one for each seed: `evaluate_detections`' keys and "provenance" with
-            "seed" ("released" for published weights) and "code_digest". Empty where it was not run.
-        bootstraps: AP of resampled images, one for each of `measured`, in its order. Fewer where one was evaluated
-            before there were any.
-        compared_with: id of the row whose measured AP is subtracted from this one's; "" for none.
+        row: id of the row, e.g. "t3_full_vfl".
+        labels: settings that the table shows, in the order of the columns. A bool is a check mark in Markdown.
+        published: metrics that the paper prints, ×100, and "FPS" in images per second. A metric of another split than
+            the measured one has the split in its name, e.g. "AP_test-dev".
+        run: name of the run, e.g. "vfnet-star-refine-varifocal-1a2b3c4d"; "" for a row from the literature, which is
+            never run.
+        note: remark for readers, e.g. "recipe inferred".
+        measured: content of metrics.json, one for each training: the keys of `evaluate_detections`, and "provenance"
+            with "seed" ("released" for published weights) and "code_digest". Empty if the row was not run.
+        bootstraps: AP of resampled images, one for each of `measured`, in the same order. Shorter than `measured` if an
+            evaluation has no resamples.
+        compared_with: id of the row whose measured AP is subtracted from the AP of this row; "" for none.
     """
 
     row: str
@@ -54,28 +55,36 @@ class TableRow:
 
 
 def table_cells(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
-    """One dictionary a row, all with the same keys, the columns of the CSV:
+    """Return one dictionary per row; all have the same keys, the columns of the CSV.
 
-    row, the labels, AP … APL, AP_std (sample standard deviation, if a row has several seeds), AP_low and AP_high (its
-    95 % interval), difference, difference_low, difference_high, compared_with (measured AP less that of another row,
-    with its interval, if a row is compared), AP_published … (those that some row publishes), AP_difference (measured
-    minus published), run, seeds, code_digest, note (if a row has one). A value is a number, a bool, or a word that says
-    why there is none; never empty.
+    The columns, in this order:
+
+    - row, and the labels;
+    - AP, AP50, AP75, APS, APM, APL;
+    - AP_std: sample standard deviation of AP, if some row has several seeds;
+    - AP_low, AP_high: 95 % interval of AP;
+    - difference, difference_low, difference_high, compared_with: measured AP minus the measured AP of another row, and
+      the 95 % interval, if some row is compared;
+    - AP_published and other published metrics, if some row has them;
+    - AP_difference: measured minus published AP;
+    - run, seeds, code_digest, and note, if some row has a note.
+
+    A value is a number, a bool, or a word that explains why the number does not exist. No value is empty.
     """
     if not rows:
-        raise WorkbenchError("table: no rows; name a table, or rows, that the experiments have")
+        raise WorkbenchError("table: no rows; name a table or rows of experiments/")
     published, labels = _published_names(rows), label_names(rows)
-    own = {"row", *MEASURED, "AP_std", *AP_LIMITS, *DIFFERENCE, COMPARED, "AP_difference"}
-    taken = (own | {"run", "seeds", "code_digest", "note"}) & set(labels)
-    if taken:
-        raise WorkbenchError(f"table: a label may not be called {', '.join(sorted(taken))}; give it another name")
-    several = any(len(r.measured) > 1 for r in rows)
+    columns = {"row", *MEASURED, "AP_std", *AP_LIMITS, *DIFFERENCE, COMPARED, "AP_difference"}
+    clashes = (columns | {"run", "seeds", "code_digest", "note"}) & set(labels)
+    if clashes:
+        raise WorkbenchError(f"table: {', '.join(sorted(clashes))} is the name of a column; rename the label")
+    has_deviation = any(len(r.measured) > 1 for r in rows)
     table = []
     for row in rows:
         line: dict[str, Any] = {"row": row.row}
         line |= {name: _label(row.labels.get(name)) for name in labels}
         line |= {name: mean(row, name) for name in MEASURED}
-        if several:
+        if has_deviation:
             line["AP_std"] = _deviation(row)
         line |= _limits(row)
         if references(rows):
@@ -91,18 +100,19 @@ def table_cells(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
 
 
 def label_names(rows: Sequence[TableRow]) -> list[str]:
-    """Every label of any row, in order of appearance."""
+    """Return the labels of all rows, in order of appearance."""
     return list(dict.fromkeys(name for r in rows for name in r.labels))
 
 
 def row_names(labels: Sequence[Mapping[str, object]]) -> list[str]:
-    """The labels of each row in a few words, without those that are the same in all rows; "" where none is left.
+    """Describe each row by its labels, without the labels that are equal in all rows; "" if no label remains.
 
-    Values are those of a table's row or, as text, of its CSV: a bool that holds is its label's name.
+    Args:
+        labels: labels of each row, as values or as the text of the CSV. A label that is true is shown by its name.
     """
     names = dict.fromkeys(name for line in labels for name in line)
-    told = [name for name in names if len(labels) == 1 or len({str(line.get(name)) for line in labels}) > 1]
-    return [", ".join(filter(None, (_in_words(name, line.get(name)) for name in told))) for line in labels]
+    varying = [name for name in names if len(labels) == 1 or len({str(line.get(name)) for line in labels}) > 1]
+    return [", ".join(filter(None, (_in_words(name, line.get(name)) for name in varying))) for line in labels]
 
 
 def _in_words(name: str, value: object) -> str:
@@ -118,7 +128,7 @@ def _in_words(name: str, value: object) -> str:
 
 
 def _published_names(rows: Sequence[TableRow]) -> list[str]:
-    """The metrics that some row publishes: the usual six in their order, then any other."""
+    """Return the metrics that some row publishes: the six of COCO in their order, then all others."""
     names = dict.fromkeys(name for r in rows for name in r.published)
     return [n for n in MEASURED if n in names] + [n for n in names if n not in MEASURED]
 
@@ -128,12 +138,12 @@ def _label(value: object) -> object:
 
 
 def _absent(row: TableRow) -> str:
-    """The word in the measured cells of a row without measurements."""
+    """Return the word for the measured cells of a row without measurements."""
     return NOT_RUN if row.run else NOTHING
 
 
 def mean(row: TableRow, name: str) -> float | str:
-    """A metric ×100, the mean over the seeds, to two decimals; or why there is none."""
+    """Return the mean of a metric over the trainings, ×100, with two decimals; or a word if it does not exist."""
     if not row.measured:
         return _absent(row)
     values = [m[name] for m in row.measured if m[name] is not None]
@@ -141,7 +151,7 @@ def mean(row: TableRow, name: str) -> float | str:
 
 
 def _deviation(row: TableRow) -> float | str:
-    """The sample standard deviation of AP ×100 over the seeds, to two decimals; or why there is none."""
+    """Return the sample standard deviation of AP over the trainings, ×100, or a word if it does not exist."""
     if not row.measured:
         return _absent(row)
     if len(row.measured) == 1:
@@ -151,17 +161,17 @@ def _deviation(row: TableRow) -> float | str:
 
 
 def references(rows: Sequence[TableRow]) -> list[str]:
-    """The rows that others are compared with, in order of appearance."""
+    """Return the ids of the rows with which other rows are compared, in order of appearance."""
     return list(dict.fromkeys(row.compared_with for row in rows if row.compared_with))
 
 
 def has_interval(row: TableRow) -> bool:
-    """Whether all trainings of a row have their resamples."""
+    """Return whether all trainings of a row have resamples."""
     return 0 < len(row.bootstraps) == len(row.measured)
 
 
 def _limits(row: TableRow) -> dict[str, float | str]:
-    """The ends of the interval of AP, ×100."""
+    """Return the ends of the 95 % interval of AP, ×100."""
     if not row.measured:
         return dict.fromkeys(AP_LIMITS, _absent(row))
     limits = mean_interval(row.bootstraps)[1:] if has_interval(row) else (math.nan, math.nan)
@@ -169,15 +179,19 @@ def _limits(row: TableRow) -> dict[str, float | str]:
 
 
 def _comparison(row: TableRow, rows: dict[str, TableRow]) -> dict[str, float | str]:
-    """Measured AP less that of the row it is compared with, of the figures as printed; and its interval, ×100."""
+    """Return the difference of measured AP to the row in `compared_with`, and its 95 % interval, ×100.
+
+    The difference is computed from the printed (rounded) AP of both rows.
+    """
     if not row.compared_with:
         return dict.fromkeys((*DIFFERENCE, COMPARED), NOTHING)
     other = rows[row.compared_with]
     if not (row.measured and other.measured):
         return dict.fromkeys(DIFFERENCE, NOT_RUN) | {COMPARED: other.row}
-    both = has_interval(row) and has_interval(other)
-    same = row.run == other.run and _seeds(row) == _seeds(other)
-    limits = difference_interval(row.bootstraps, other.bootstraps, same)[1:] if both else (math.nan, math.nan)
+    limits = (math.nan, math.nan)
+    if has_interval(row) and has_interval(other):
+        same_trainings = row.run == other.run and _seeds(row) == _seeds(other)
+        limits = difference_interval(row.bootstraps, other.bootstraps, same_trainings)[1:]
     values = (_difference(mean(row, "AP"), mean(other, "AP")), *map(_percent, limits))
     return dict(zip(DIFFERENCE, values, strict=True)) | {COMPARED: other.row}
 
@@ -187,20 +201,21 @@ def _percent(value: float) -> float | str:
 
 
 def _difference(measured: float | str, published: float | str) -> float | str:
-    """Of the figures as printed, so that a reader's own subtraction agrees."""
+    """Subtract printed (rounded) figures, so that the difference agrees with the figures that readers see."""
     if isinstance(measured, str):
         return measured
     return NOTHING if isinstance(published, str) else round(measured - published, 2) + 0.0  # never -0.0
 
 
 def _seeds(row: TableRow) -> str:
-    """The seeds in order, as in "0 1 2"; published weights, which have none, are "released"."""
+    """Return the seeds in ascending order, e.g. "0 1 2"; "released" for published weights."""
     if not row.measured:
         return _absent(row)
     return " ".join(sorted((str(m["provenance"]["seed"]) for m in row.measured), key=lambda s: (len(s), s)))
 
 
 def code_digests(rows: Iterable[TableRow]) -> list[str]:
+    """Return the digests of the training code with which the rows were trained, sorted."""
     return sorted({str(m["provenance"]["code_digest"]) for r in rows for m in r.measured})
 
 

@@ -1,4 +1,4 @@
-"""Tables: golden small cases, and never an empty cell."""
+"""Tables of results: small golden cases, notes, intervals, and no empty cells."""
 
 import csv
 import io
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from workbench.evaluation.intervals import Bootstrap, difference_interval, mean_interval
-from workbench.report.tables.cells import row_names
-from workbench.report.tables.table import TableRow, table_frame, table_markdown, write_table
+from workbench.report.tables.cells import table_cells
+from workbench.report.tables.render import TableRow, table_markdown, table_view, write_table
 from workbench.support.errors import WorkbenchError
 
 
 def metrics(ap, seed=0, code_digest="c0de", **more):
-    """A metrics.json with AP as a fraction, AP50 above, AP75 equal, no small objects."""
+    """Return the content of a metrics.json: AP as a fraction, a higher AP50, an equal AP75, no small objects."""
     sizes = {"AP": ap, "AP50": ap + 0.2, "AP75": ap, "APS": None, "APM": ap, "APL": ap}
     return sizes | {"provenance": {"seed": seed, "code_digest": code_digest}} | more
 
@@ -76,34 +76,34 @@ GOLDEN_MARKDOWN = """\
 | `r1` |  ✓  | **41.52** |   61.52 |   41.52 |     n/a |   41.52 |   41.52 |         41.6 |   −0.08 | `a` | 0       |
 | `r2` |     |   not run | not run | not run | not run | not run | not run |     **42.0** | not run | `b` | not run |
 
-Metrics are COCO's, ×100, the best AP in bold; each measured row is a single seed.
+Metrics are COCO's, ×100; the best AP is bold. Each measured row has a single seed.
 
-Snakemake, or workbench evaluate, adds the intervals that are missing: `r1`.
+Intervals are missing for `r1`; run Snakemake or workbench evaluate to add them.
 
 1 of 2 rows was not run: `r2`.
 """
 
 
 def test_golden_markdown():
-    ran = TableRow("r1", {"q": True}, {"AP": 41.6}, "a", measured=(metrics(0.4152),))
+    measured = TableRow("r1", {"q": True}, {"AP": 41.6}, "a", measured=(metrics(0.4152),))
     missing = TableRow("r2", {"q": False}, {"AP": 42.0}, "b")
-    assert table_markdown("Table", [ran, missing]) == GOLDEN_MARKDOWN
+    assert table_markdown("Table", [measured, missing]) == GOLDEN_MARKDOWN
 
 
-def test_markdown_lines_up():
+def test_columns_of_markdown_are_aligned_in_the_source():
     table = [line for line in table_markdown("T", [RAW, NOT_RUN, FULL, LITERATURE]).splitlines() if line[:1] == "|"]
     assert len(table) == 6
     assert len({len(line) for line in table}) == 1
     assert len({tuple(i for i, c in enumerate(line) if c == "|") for line in table}) == 1
 
 
-def test_no_empty_cell(tmp_path):
+def test_no_cell_of_the_csv_is_empty(tmp_path):
     rows = read_csv(tmp_path, [RAW, NOT_RUN, FULL, LITERATURE])
     assert len(rows) == 4
     assert all(value not in ("", None) for line in rows for value in line.values())
 
 
-def test_literature_row_is_not_called_not_run(tmp_path):
+def test_a_row_from_the_literature_is_not_called_not_run(tmp_path):
     line = read_csv(tmp_path, [FULL, LITERATURE])[1]
     assert line["run"] == "literature"
     assert {line[c] for c in ("AP", "APL", "AP_difference", "seeds", "AP50_published")} == {"-"}
@@ -111,7 +111,7 @@ def test_literature_row_is_not_called_not_run(tmp_path):
 
 
 def test_two_splits_are_never_mixed(tmp_path):
-    """The difference is that of val2017; without a published AP there is none, whatever test-dev says."""
+    """The difference is computed on val2017; a row without a published AP on val2017 has no difference."""
     both = replace(FULL, published={"AP_test-dev": 44.8, "AP50_test-dev": 63.1, "AP": 44.5, "FPS": 19.3})
     test_dev = replace(FULL, row="other", published={"AP_test-dev": 44.3, "FPS": 19.3})
     first, second, third = read_csv(tmp_path, [both, test_dev, LITERATURE])
@@ -122,13 +122,13 @@ def test_two_splits_are_never_mixed(tmp_path):
     assert (second["AP_published"], second["AP_test-dev_published"]) == ("-", "44.3")
     text = table_markdown("T", [both, test_dev])
     assert "AP test-dev published" in text
-    assert "only these are subtracted" in text
+    assert "only val2017 is subtracted" in text
     assert "**44.8**" in text
     assert "**44.5**" in text
     assert "test-dev" not in table_markdown("T", [FULL, LITERATURE])
 
 
-def test_several_seeds(tmp_path):
+def test_a_row_with_several_seeds_has_mean_and_deviation(tmp_path):
     seeds = replace(FULL, measured=(metrics(0.416, seed=1), metrics(0.412, seed=0), metrics(0.414, seed=10)))
     first, second, third = read_csv(tmp_path, [seeds, RAW, NOT_RUN])
     assert list(first)[9:14] == ["APL", "AP_std", "AP_low", "AP_high", "AP_published"]
@@ -141,11 +141,11 @@ def test_several_seeds(tmp_path):
     assert (second["AP_std"], third["AP_std"]) == ("one seed", "not run")
     text = table_markdown("T", [seeds, RAW])
     assert "**41.40 ± 0.20**" in text
-    assert "means over the seeds, ± the sample standard deviation" in text
+    assert "means over the seeds; ± is the sample standard deviation" in text
 
 
 def resampled(ap, seed=0, digest="d"):
-    """Made-up resamples, which every row and seed has some of in common."""
+    """Return made-up resamples; one part of the noise is the same for all rows and seeds."""
     shared, own = (np.random.default_rng(s).normal(0, 0.01, 50) for s in (99, seed))
     return Bootstrap(ap, ap + shared + own / 2, 100, digest)
 
@@ -154,8 +154,8 @@ BASE = replace(RAW, bootstraps=(resampled(0.3904, 1),))
 BETTER = replace(FULL, bootstraps=(resampled(0.4152, 2),), compared_with="t3_raw_fl")
 
 
-def test_intervals_and_differences(tmp_path):
-    """What the CSV says is what `confidence` says; the difference is that of the figures as printed."""
+def test_intervals_and_differences_in_the_csv(tmp_path):
+    """Intervals are those of `evaluation.intervals`; the difference is computed from the printed figures."""
     unevaluated = replace(NOT_RUN, compared_with="t3_raw_fl")
     base, better, missing = read_csv(tmp_path, [BASE, BETTER, unevaluated])
     assert list(base)[9:16] == [
@@ -181,43 +181,43 @@ def test_intervals_in_markdown():
     assert f"| +2.48 [{low:+.2f}, {high:+.2f}] |" in line
     assert "AP low" not in text
     assert "compared with |" not in text
-    assert "95 % intervals over images;" in text
-    assert "difference is that of measured AP to `t3_raw_fl`, on the same images." in text
+    assert "95 % confidence intervals over images, of" in text
+    assert "difference is the measured AP minus the measured AP of `t3_raw_fl`, on the same images." in text
     worse = replace(BASE, compared_with="t3_full_vfl")
     text = table_markdown("T", [worse, BETTER])
     assert "| −2.48 [−" in text
     assert "| compared with |" in text
-    assert "to the row that it is compared with, on" in text
+    assert 'minus the measured AP of the row in "compared with", on' in text
 
 
-def test_seeds_are_in_the_interval():
-    apart = [0.390, 0.410, 0.430]
-    seeds = tuple(metrics(ap, seed) for seed, ap in enumerate(apart))
-    row = replace(FULL, measured=seeds, bootstraps=tuple(resampled(ap, seed) for seed, ap in enumerate(apart)))
+def test_the_interval_of_several_seeds_covers_images_and_seeds():
+    aps = [0.390, 0.410, 0.430]
+    seeds = tuple(metrics(ap, seed) for seed, ap in enumerate(aps))
+    row = replace(FULL, measured=seeds, bootstraps=tuple(resampled(ap, seed) for seed, ap in enumerate(aps)))
     text = table_markdown("T", [row])
     low, high = (100 * end for end in mean_interval(row.bootstraps)[1:])
     assert f"**41.00 ± 2.00** [{low:.1f}, {high:.1f}]" in text
-    assert "95 % intervals over images and seeds;" in text
+    assert "95 % confidence intervals over images and seeds, of" in text
 
 
 def test_results_without_resamples_have_no_interval(tmp_path):
-    """Also a row of which one seed lacks them, and a comparison with it."""
+    """A row has no interval if one of its seeds has no resamples; neither has the difference to this row."""
     half = replace(BASE, measured=(*BASE.measured, metrics(0.4, seed=1)))
     base, better = read_csv(tmp_path, [half, BETTER])
     assert (base["AP_low"], base["AP_high"], better["difference_low"]) == ("-", "-", "-")
     assert better["difference"] == "2.00"
     text = table_markdown("T", [half, BETTER])
-    assert "adds the intervals that are missing: `t3_raw_fl`." in text
+    assert "Intervals are missing for `t3_raw_fl`; run" in text
     assert "missing" not in table_markdown("T", [BASE, BETTER])
 
 
-def test_rows_of_other_images_are_not_compared():
+def test_rows_on_different_images_are_not_compared():
     other = replace(BETTER, bootstraps=(resampled(0.4152, 2, "other"),))
     with pytest.raises(WorkbenchError, match="different images"):
         table_markdown("T", [BASE, other])
 
 
-def test_best_measured_and_best_published_are_bold_ties_too():
+def test_best_measured_and_best_published_ap_are_bold_in_a_tie_too():
     tie = replace(FULL, row="tie")
     text = table_markdown("T", [RAW, FULL, tie, NOT_RUN])
     assert text.count("**") == 8
@@ -225,7 +225,7 @@ def test_best_measured_and_best_published_are_bold_ties_too():
     assert text.count("**41.6**") == 2
 
 
-def test_mixed_code_is_warned_of(tmp_path):
+def test_a_note_warns_of_mixed_versions_of_the_code(tmp_path):
     assert "Warning" not in table_markdown("T", [RAW, FULL])
     other = replace(FULL, measured=(metrics(0.4, code_digest="beef"), metrics(0.4, seed=1)))
     text = table_markdown("T", [RAW, other])
@@ -233,7 +233,7 @@ def test_mixed_code_is_warned_of(tmp_path):
     assert read_csv(tmp_path, [RAW, other])[1]["code_digest"] == "beef c0de"
 
 
-def test_none_was_run():
+def test_a_note_reports_that_no_row_was_run():
     text = table_markdown("T", [NOT_RUN])
     assert "None of these rows was run." in text
     assert "seed" not in text.splitlines()[-3]
@@ -247,12 +247,12 @@ def test_columns_that_no_row_needs_are_left_out(tmp_path):
     ]
 
 
-def test_released_weights_have_no_seed(tmp_path):
+def test_the_seed_of_published_weights_is_released(tmp_path):
     released = replace(FULL, measured=(metrics(0.416, seed="released"),))
     assert read_csv(tmp_path, [released])[0]["seeds"] == "released"
 
 
-def test_labels_with_bars_and_rows_with_other_labels(tmp_path):
+def test_labels_are_escaped_and_may_differ_between_rows(tmp_path):
     a = TableRow("a", {"loss": "x | y", "gamma": 2.0}, {}, "r")
     b = TableRow("b", {"gamma": 1.0, "beta": None}, {}, "r")
     assert r"x \| y" in table_markdown("T", [a, b])
@@ -260,46 +260,35 @@ def test_labels_with_bars_and_rows_with_other_labels(tmp_path):
     assert (first["loss"], first["beta"], second["loss"], second["beta"]) == ("x | y", "-", "-", "-")
 
 
-def test_frame_has_numbers():
-    frame = table_frame([RAW, NOT_RUN])
-    assert frame.loc[0, "AP"] == 39.04
-    assert frame.loc[1, "AP"] == "not run"
-    assert frame.loc[0, "vfl"] is False
-    assert not frame.isna().any().any()
+def test_numbers_are_right_and_check_marks_are_centred():
+    view = table_view([RAW, NOT_RUN])
+    alignment = dict(zip(view.headings, view.alignment, strict=True))
+    assert [alignment[name] for name in ("row", "vfl", "name", "AP", "ΔAP", "run")] == [
+        *("left", "centre", "left", "right", "right", "left")
+    ]
 
 
-def test_bad_tables_are_told():
-    with pytest.raises(WorkbenchError, match="no rows"):
+def test_bad_tables_are_errors():
+    with pytest.raises(WorkbenchError, match="no rows; name a table"):
         table_markdown("T", [])
-    with pytest.raises(WorkbenchError, match="may not be called run"):
-        table_frame([replace(RAW, labels={"run": 3})])
+    with pytest.raises(WorkbenchError, match="run is the name of a column; rename the label"):
+        table_cells([replace(RAW, labels={"run": 3})])
 
 
-def test_the_order_of_three_rows_is_compared_with_the_published_one():
+def test_the_order_of_three_rows_is_compared_with_the_published_order():
     third = replace(RAW, row="third", published={"AP": 40.0}, measured=(metrics(0.2),))
-    assert "Kendall" not in table_markdown("T", [RAW, NOT_RUN, FULL, LITERATURE])  # two measured rows have no order
-    said = "Kendall's tau-b between measured and published AP, 3 rows: 0.33 (1: the same order)."  # one pair is turned
-    assert f"\n\n{said}\n" in table_markdown("T", [RAW, NOT_RUN, FULL, third, LITERATURE])
+    assert "Kendall" not in table_markdown("T", [RAW, NOT_RUN, FULL, LITERATURE])  # two measured rows are too few
+    # One of three pairs of rows is in the opposite order.
+    note = "Kendall's tau-b between measured and published AP of 3 rows: 0.33 (1: the same order)."
+    assert f"\n\n{note}\n" in table_markdown("T", [RAW, NOT_RUN, FULL, third, LITERATURE])
     equal = [replace(row, published={"AP": 40.0}) for row in (RAW, FULL, third)]
     assert "Kendall" not in table_markdown("T", equal)
 
 
-def test_rows_are_named_by_what_tells_them_apart():
-    labels = [
-        {"section": "ours", "method": "VFNet", "DCN": True, "alpha": 0.50, "range": "480-960", "of few": None},
-        {"section": "ours", "method": "VFNet-X", "DCN": False, "alpha": 2, "range": "-"},
-    ]
-    assert row_names(labels) == ["VFNet, DCN, alpha 0.5, 480-960", "VFNet-X, alpha 2"]
-    as_text = [{name: str(value) for name, value in line.items() if value is not None} for line in labels]
-    assert row_names(as_text) == row_names(labels)
-    assert row_names([{"DCN": False}, {"DCN": True}]) == ["", "DCN"]
-    assert row_names(labels[1:]) == ["ours, VFNet-X, alpha 2"]
-
-
-def test_figures_of_other_images_are_not_subtracted_before_readers():
+def test_markdown_has_no_difference_to_figures_of_other_images():
     text = table_markdown("T", [RAW, FULL], on_coco=False)
     assert "ΔAP" in table_markdown("T", [RAW, FULL])
     assert "ΔAP" not in text
-    assert "\n\nThese are not COCO's images: compare how rows lie to each other" in text
-    own = replace(RAW, published={})
-    assert "COCO's images" not in table_markdown("T", [own], on_coco=False)
+    assert "\n\nThese are not COCO's images: compare the order of the rows" in text
+    unpublished = replace(RAW, published={})
+    assert "COCO's images" not in table_markdown("T", [unpublished], on_coco=False)
