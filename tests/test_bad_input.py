@@ -285,12 +285,12 @@ MISTAKES = {
     "no space for the log": (
         "train",
         full_disk(files, "write_bytes_atomically"),
-        ["train.csv: cannot be written (File too large); free the space"],
+        ["train.csv: cannot be written (File too large); free some space"],
     ),
     "no space to move": (
         "train",
         lambda s: s.monkeypatch.setattr(os, "replace", no_move),
-        ["train.csv: cannot be written (No space left on device); free the space"],
+        ["train.csv: cannot be written (No space left on device); free some space"],
     ),
     "not trained": ("detect", lambda s: shutil.rmtree(s.seed), ["model.safetensors: ", "has not been trained"]),
     "weights truncated": (
@@ -312,12 +312,12 @@ MISTAKES = {
     "no space for detections": (
         "detect",
         full_disk(files, "write_bytes_atomically", 5000),
-        ["detections.json: cannot be written (File too large); free the space"],
+        ["detections.json: cannot be written (File too large); free some space"],
     ),
     "no space for metrics": (
         "evaluate",
         full_disk(files, "write_bytes_atomically"),
-        ["bootstrap.json: cannot be written (File too large); free the space"],
+        ["bootstrap.json: cannot be written (File too large); free some space"],
     ),
     "no variant": ("detect", lambda s: s.variant.unlink(), ["quick.json: ", "not found; check the path"]),
     "not detected": (

@@ -218,7 +218,7 @@ def small_disk():
 @pytest.mark.parametrize(
     ("size", "scale", "step", "expected"),
     [
-        ("4k", "mini", "dataset", (".json: cannot be written (No space left on device); free the space",)),
+        ("4k", "mini", "dataset", (".json: cannot be written (No space left on device); free some space",)),
         ("100k", "mini", "dataset", ("cannot write ", "/results/dataset-", ": No space left on device; free or name")),
         ("1m", "own", "train", ("/model.safetensors: the weights cannot be written (", "No space left", "; free some")),
     ],
