@@ -335,12 +335,12 @@ MISTAKES = {
     "images gone later": (
         "evaluate",
         document(lambda c: c["images"].pop(), "val2017"),
-        [VAL, "detections on images not in the file (ids ", "use the annotations that"],
+        [VAL, "detections on images not in the file (ids ", "use the annotations from"],
     ),
     "category gone later": (
         "evaluate",
         document(lambda c: c["categories"].clear(), "val2017"),
-        [VAL, "detections of unknown categories (ids ", "use the annotations that"],
+        [VAL, "detections of unknown categories (ids ", "use the annotations from"],
     ),
     "box spoilt later": (
         "evaluate",
