@@ -200,7 +200,7 @@ MISTAKES = {
     "annotations truncated": ("train", truncated(Scene.annotations), [TRAIN, "probably incomplete; copy the file again"]),
     "annotations empty": ("train", lambda s: s.annotations().write_text(""), [TRAIN, "not valid JSON", "copy the file"]),
     "annotations binary": ("train", lambda s: s.annotations().write_bytes(b"\xff\x00"), [TRAIN, "copy the file again"]),
-    "annotations not COCO's": ("train", lambda s: s.annotations().write_text("{}"), [TRAIN, "has no list 'images'"]),
+    "annotations not COCO's": ("train", lambda s: s.annotations().write_text("{}"), [TRAIN, "no list 'images'; use a file in COCO's instances format"]),
     "image missing": ("train", lambda s: s.image().unlink(), ["{image}: no such image; copy it there or remove"]),
     "image truncated": ("train", truncated(Scene.image), ["{image}: not a readable", "copy or convert it again"]),
     "image empty": ("train", lambda s: s.image().write_text(""), ["{image}: not a readable", "copy or convert"]),
@@ -223,7 +223,7 @@ MISTAKES = {
     "category id twice": ("train", twice("categories"), [TRAIN, "category id ", "make the ids unique"]),
     "no images": ("train", emptied("images", "annotations"), [TRAIN, "no images are left", "check the file"]),
     "no annotations": ("train", emptied("annotations"), [TRAIN, "24 images without annotations", "check the file"]),
-    "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty", "needs at least one"]),
+    "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty; add at least one category"]),
     "too few classes": (
         "train",
         document(lambda c: c["categories"].pop()),
