@@ -77,7 +77,7 @@ def test_train_and_val_have_different_images():
 
 
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_the_format_is_that_of_coco(data, split):
+def test_the_data_set_has_the_format_of_coco(data, split):
     content = annotations(data, split)
     assert list(content) == ["info", "licenses", "images", "annotations", "categories"]
     assert [(c["id"], c["name"]) for c in content["categories"]] == list(CATEGORIES)
@@ -141,7 +141,7 @@ def test_boxes_areas_and_polygons_are_consistent_and_inside_the_image(data):
         assert (polygon.max(axis=0) >= np.array([x + w, y + h]) - 0.35).all()
 
 
-def test_the_box_of_a_fully_visible_object_is_that_of_its_outline(data):
+def test_the_box_of_a_fully_visible_object_bounds_its_outline(data):
     """At most 1/3 pixel larger, and less than a pixel smaller, because the end of a sharp tip is too thin to paint.
 
     The area differs by a narrow band along the outline.

@@ -56,7 +56,7 @@ def random_case(seed=0, image_ids=(3, 17, 400, 9_000_000_001)):
 
 
 def test_ap_of_a_worked_example(annotation_file):
-    """Two objects and, by score, a hit, a miss and a hit of IoU 0.8: precision is 1 up to recall 1/2, then 2/3 or 0."""
+    """Two objects. By score: a hit, a miss, a hit of IoU 0.8. Precision is 1 up to recall 1/2, then 2/3 or 0."""
     path = annotation_file([5], [ground_truth(5, [0, 0, 100, 100]), ground_truth(5, [200, 200, 100, 100])], ["cat"])
     detections = [
         detection(5, [0, 0, 100, 100], 0.9),
@@ -134,7 +134,7 @@ def test_an_evaluation_without_images_is_refused(annotation_file):
 
 
 def test_optional_keys_of_annotations_may_be_missing(annotation_file):
-    """No `info`, `iscrowd` or `area`, null values, and an annotation with id 0, which pycocotools alone never matches."""
+    """No `info`, `iscrowd` or `area`, null values, and an annotation with id 0, which pycocotools itself never matches."""
     boxes = [[0, 0, 20, 20], [100, 0, 50, 50], [200, 0, 120, 120]]
     sloppy = [ground_truth(1, boxes[0]), ground_truth(1, boxes[1], area=None, iscrowd=None), ground_truth(1, boxes[2])]
     path = annotation_file([1], sloppy, ["cat"], first_id=0)

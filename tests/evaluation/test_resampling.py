@@ -60,7 +60,7 @@ def ranked(detections):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_ap_on_a_resample_is_that_of_pycocotools_on_repeated_images(tmp_path, seed):
+def test_ap_on_a_resample_agrees_with_pycocotools_on_repeated_images(tmp_path, seed):
     random = np.random.default_rng(seed)
     case = random_case(random)
     matches = matches_of(evaluation(tmp_path, *case))
@@ -142,7 +142,7 @@ def coco_detections(path, random):
     return detections
 
 
-def test_ap_on_the_images_is_that_of_pycocotools_on_coco(shared_data):
+def test_ap_on_the_images_agrees_with_pycocotools_on_coco(shared_data):
     path = shared_data / "coco-tiny" / "annotations" / "instances_val2017.json"
     evaluated = run_evaluation(path, coco_detections(path, np.random.default_rng(0)))
     matches = matches_of(evaluated)

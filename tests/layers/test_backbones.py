@@ -174,7 +174,7 @@ def groups(conv):
 )
 @pytest.mark.parametrize("dcn", [False, True])
 def test_full_size_networks_have_the_paper_s_structure(name, blocks, width, parts, group_count, dcn):
-    """Widths, strides and groups of the 3×3 convolutions, and the set of deformable ones, are those of the paper."""
+    """The 3×3 convolutions have the paper's widths, strides and groups, and the same ones are deformable."""
     backbone = without_weights(name, dcn=dcn)
     expected = {}
     for stage, count in enumerate(blocks):

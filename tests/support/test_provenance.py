@@ -92,7 +92,7 @@ def test_outside_git_the_commit_is_unknown(package):
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="only Linux reports the peak memory of a process in /proc"
 )
-def test_peak_memory_is_that_of_the_process_or_of_the_gpu(monkeypatch):
+def test_the_peak_memory_is_measured_on_the_process_or_on_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     kernel = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     peak = provenance.peak_memory_mb()

@@ -1,7 +1,7 @@
 """Random changes of a training image in each epoch: a crop, its size, and black holes (cutout).
 
-Constants and order are those of the released configuration of VFNet-X: crop, resize, holes, flip. Each function draws
-from the generator in its arguments, so that the result depends only on the generator's state.
+Constants and order (crop, resize, holes, flip) follow the released configuration of VFNet-X. Each function draws from
+the generator in its arguments, so that the result depends only on the generator's state.
 """
 
 from __future__ import annotations

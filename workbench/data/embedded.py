@@ -262,7 +262,7 @@ def draw_data_set(
 ) -> None:
     """Draw the data set into the folder ``root``, which is made or replaced only when the data set is complete.
 
-    The bytes depend only on the settings. With more images, the first images stay the same.
+    The bytes depend only on the settings. The first images do not depend on the number of images.
 
     Args:
         processes: number of processes; None for one per core, at most 8. The number does not change the bytes.
@@ -272,14 +272,14 @@ def draw_data_set(
         WorkbenchError: the folder cannot be written, or contains other files.
     """
     root = Path(root).resolve()
-    unfinished, former = (root.with_name(f"{root.name}.partial-{os.getpid()}{end}") for end in ("", "-former"))
+    unfinished, previous = (root.with_name(f"{root.name}.partial-{os.getpid()}{end}") for end in ("", "-previous"))
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         _prepare(root)
         shutil.rmtree(unfinished, ignore_errors=True)
         _write_all(settings, unfinished, processes, progress)
         if root.exists():
-            root.rename(former)
+            root.rename(previous)
         unfinished.rename(root)
     except OSError as error:
         reason = error.strerror or error
@@ -292,5 +292,5 @@ def draw_data_set(
             "then try again"
         ) from error
     finally:
-        for leftover in (unfinished, former):
+        for leftover in (unfinished, previous):
             shutil.rmtree(leftover, ignore_errors=True)

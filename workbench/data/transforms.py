@@ -1,7 +1,7 @@
 """Steps from an image file to a batch: decode, resize, flip, normalise and pad.
 
 Images are uint8 RGB tensors until they are normalised into the batch's canvas. Boxes are NumPy arrays, because NumPy is
-faster for a few dozen numbers. Constants and the order of the steps are those of the released configurations.
+faster for a few dozen numbers. Constants and the order of the steps follow the released configurations.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
 """COCO's twelve metrics of detections, and the AP of each class, computed with pycocotools.
 
-The protocol is COCO's for boxes (https://cocodataset.org/#detection-eval): AP over IoU 0.50:0.05:0.95 at 101 recall
-points, at most 100 detections per image and class, sizes small < 32² <= medium <= 96² < large in pixels of the original
-image. This module does not import torch, so that the pipeline's evaluation step starts quickly.
+The protocol is COCO's for boxes (https://cocodataset.org/#detection-eval):
+
+- AP over IoU 0.50:0.05:0.95 at 101 recall points.
+- At most 100 detections per image and class.
+- Areas small < 32² <= medium <= 96² < large, in pixels of the original image.
+
+This module does not import torch, so that the pipeline's evaluation step starts quickly.
 """
 
 import contextlib
@@ -65,8 +69,11 @@ def metrics_of(evaluation: COCOeval) -> dict[str, Any]:
     """Metrics of a finished evaluation by pycocotools.
 
     Returns:
-        The twelve `METRICS` as fractions, None if there is no ground truth of that size; `per_class`, the AP by class
-        name, None for a class without ground truth; `images` and `detections`, the numbers of each that were evaluated.
+        Dictionary with
+
+        - the twelve `METRICS` as fractions; None if there is no ground truth of that size,
+        - `per_class`: AP by class name; None for a class without ground truth,
+        - `images` and `detections`: numbers of evaluated images and detections.
     """
     metrics: dict[str, Any] = {name: _or_none(value) for name, value in zip(METRICS, evaluation.stats, strict=True)}
     metrics["per_class"] = _ap_per_class(evaluation, evaluation.cocoGt.dataset["categories"])
@@ -76,8 +83,8 @@ def metrics_of(evaluation: COCOeval) -> dict[str, Any]:
 def read_detections(path: Path) -> list[dict]:
     """Read a results file in COCO's format: a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`.
 
-    Raises WorkbenchError if the file is missing, truncated or not a list, or if an entry lacks one of these keys or has
-    a number that is not finite. The message names the first such entry.
+    Raises WorkbenchError if the file is missing, truncated or not a list. It also raises WorkbenchError if an entry
+    lacks one of these keys or has a number that is not finite; the message names the first of these entries.
     """
     detections = read_json(path, "detections")
     if not isinstance(detections, list):

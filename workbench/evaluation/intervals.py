@@ -1,8 +1,8 @@
 """Confidence intervals of an AP, and of the paired difference of two APs, over test images and seeds.
 
-The bootstrap (Efron, "Bootstrap methods", Annals of Statistics 7, 1979) draws as many images as the data set has, with
-replacement, and computes the AP on each such resample. All rows use the same resamples. The difference of two rows is
-computed on each resample, so the part of the variation that both rows share cancels.
+The bootstrap (Efron, "Bootstrap methods", Annals of Statistics 7, 1979) computes the AP on resamples of the images. A
+resample is drawn with replacement and has as many images as the data set. All rows use the same resamples. The
+difference of two rows is computed on each resample, so the part of the variation that both rows share cancels.
 """
 
 from __future__ import annotations

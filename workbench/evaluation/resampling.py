@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pycocotools.cocoeval import COCOeval
 
 RECALLS = np.linspace(0.0, 1.0, 101)
-"""Recall points, bit for bit those of pycocotools: 35 of 100 objects do not reach the 36th, 0.35000000000000003."""
+"""Recall points, bit for bit as in pycocotools: 35 of 100 objects do not reach the 36th, 0.35000000000000003."""
 
 CHUNK = 2**21
 """Largest number of detections times resamples that is computed at once; it bounds the memory and fits the caches."""
@@ -90,8 +90,8 @@ def _class_matches(results: list[dict | None], first: int, images: int, limit: i
 def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
     """AP on each resample, in which an image counts as often as it was drawn.
 
-    The result is, up to rounding, pycocotools' AP on a data set that contains each image that many times. (If one image
-    has two detections of a class with equal scores, all copies of the first detection precede copies of the second.)
+    The result is, up to rounding, pycocotools' AP on a data set that contains each image that many times. If two
+    detections of one class in one image have equal scores, all copies of the first one precede copies of the other.
 
     Args:
         weights: `[R, I]` whole numbers, the number of times that each of R resamples contains each image.
@@ -145,7 +145,7 @@ def _class_precision(one: ClassMatches, drawn: np.ndarray, objects: np.ndarray) 
 
 def _recalls_reached(recall: np.ndarray) -> np.ndarray:
     """Number of `RECALLS` that are not greater than each recall, as ``searchsorted`` but in a quarter of the time."""
-    # A recall is a ratio of two counts. A hundred times this ratio is a whole number, or differs from whole numbers by
-    # at least 1 / objects, which is much more than 1e-7.
+    # A recall is a number of hits divided by the number of objects. A hundred times the recall is a whole number, or
+    # differs from all whole numbers by at least 1 / objects. This difference is much larger than 1e-7.
     below = (100 * recall + 1e-7).astype(np.int32)
     return below + (RECALLS[below] <= recall)

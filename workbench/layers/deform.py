@@ -1,8 +1,8 @@
 """Deformable convolution (DCN: Dai et al., ICCV 2017; DCNv2, with masks: Zhu et al., CVPR 2019), by several back ends.
 
-Offsets are ``(dy, dx)`` pairs, one for each kernel tap in row-major order, in pixels of the input map and relative to
-the tap's regular position. Samples are bilinear and zero outside the map. The back ends agree up to rounding, except
-for the gradient of an offset whose sample is exactly at a pixel, where the gradient is not defined.
+Offsets are ``(dy, dx)`` pairs in pixels of the input map, one for each kernel tap in row-major order. They are relative
+to the tap's regular position. Samples are bilinear and zero outside the map. The back ends agree up to rounding. The
+only exception is the gradient of an offset whose sample is exactly at a pixel, because this gradient is not defined.
 """
 
 from __future__ import annotations

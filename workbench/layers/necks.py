@@ -1,6 +1,6 @@
 """Necks: feature pyramid (FPN: Lin et al., CVPR 2017) with two additional levels, and the neck of VFNet-X.
 
-The additional levels are those of RetinaNet (ICCV 2017) and FCOS (ICCV 2019). The neck of VFNet-X also has a bottom-up
+RetinaNet (ICCV 2017) and FCOS (ICCV 2019) introduced the additional levels. The neck of VFNet-X also has a bottom-up
 path (PANet: Liu et al., CVPR 2018) and deformable convolutions at its outputs.
 """
 
@@ -86,7 +86,7 @@ class PAFPN(nn.Module):
             for _ in in_channels
         )
         self.extra = nn.ModuleList(_conv(channels, channels, 3, 2, norm_groups) for _ in range(2))
-        # As in the released code, this also initialises the offset predictors, so initial offsets are not zero.
+        # As in the released code, this also initialises the offset predictors, so the initial offsets are not 0.
         _initialise(self)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -24,7 +24,7 @@ def code_digest(rooms: tuple[str, ...] = TRAINING) -> str:
     """Digest (eight hex digits) of the code in some rooms of the package, equal on every version of Python.
 
     The digest covers definitions and constants. Comments, docstrings, imports, file names and the order of definitions
-    have no influence, so the digest stays the same if a function moves to another file of these rooms.
+    do not change it. A function can therefore move to another file of these rooms.
     """
     statements = []
     for room in rooms:
