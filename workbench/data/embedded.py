@@ -33,7 +33,7 @@ from workbench.settings.data import CATEGORIES, EmbeddedData
 from workbench.support.errors import WorkbenchError
 
 SPLITS = ("train2017", "val2017")
-MARKER = "embedded.json"  # file with the settings; a folder without this file is never replaced
+MARKER = "embedded.json"  # file with the settings; it marks a folder that may be replaced
 
 SMALLEST, LARGEST = 24.0, 0.9  # longer side of an object: in pixels, and as a share of the image's longer side
 MIN_SHORT = 16.0  # pixels; smallest shorter side at which the class of an object is recognisable

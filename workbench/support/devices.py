@@ -58,7 +58,7 @@ def reserved_gpus(count: int, folder: Path = Path(tempfile.gettempdir())) -> Ite
 
 
 def _lock(path: Path, locks: ExitStack) -> bool:
-    """Lock a file, if it is free, until the process ends; return whether the lock was free."""
+    """Lock a file and return whether that succeeded; the system also frees the lock when a process is killed."""
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
