@@ -194,13 +194,13 @@ TRAIN, VAL = "instances_train2017.json: ", "instances_val2017.json: "
 
 # What goes wrong: (command, how it comes about, pieces of the line that is said).
 MISTAKES = {
-    "no data": ("train", lambda s: shutil.rmtree(s.root), ["data: no such data folder", "choose the folder that contains"]),
+    "no data": ("train", lambda s: shutil.rmtree(s.root), ["data: no such data folder", "choose the folder"]),
     "no annotation file": ("train", lambda s: s.annotations().unlink(), [TRAIN, "no such annotation file; put"]),
     "no validation file": ("train", lambda s: s.annotations("val2017").unlink(), [VAL, "no such annotation file; put"]),
-    "annotations truncated": ("train", truncated(Scene.annotations), [TRAIN, "probably incomplete; copy the file again"]),
-    "annotations empty": ("train", lambda s: s.annotations().write_text(""), [TRAIN, "not valid JSON", "copy the file"]),
+    "annotations truncated": ("train", truncated(Scene.annotations), [TRAIN, "incomplete; copy the file again"]),
+    "annotations empty": ("train", lambda s: s.annotations().write_text(""), [TRAIN, "not valid JSON", "; copy"]),
     "annotations binary": ("train", lambda s: s.annotations().write_bytes(b"\xff\x00"), [TRAIN, "copy the file again"]),
-    "annotations not COCO's": ("train", lambda s: s.annotations().write_text("{}"), [TRAIN, "no list 'images'; use a file in COCO's instances format"]),
+    "annotations not COCO's": ("train", lambda s: s.annotations().write_text("{}"), [TRAIN, "no list 'images'; use a file"]),
     "image missing": ("train", lambda s: s.image().unlink(), ["{image}: no such image; copy it there or remove"]),
     "image truncated": ("train", truncated(Scene.image), ["{image}: not a readable", "copy or convert it again"]),
     "image empty": ("train", lambda s: s.image().write_text(""), ["{image}: not a readable", "copy or convert"]),

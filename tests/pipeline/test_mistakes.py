@@ -219,7 +219,7 @@ def small_disk():
     ("size", "scale", "step", "expected"),
     [
         ("4k", "mini", "dataset", (".json: cannot be written (No space left on device); free some space",)),
-        ("100k", "mini", "dataset", ("/results/dataset-", ": cannot be written (No space left on device); free some space or choose")),
+        ("100k", "mini", "dataset", ("/results/dataset-", ": cannot be written (No space left on device); free")),
         ("1m", "own", "train", ("/model.safetensors: the weights cannot be written (", "No space left", "; free some")),
     ],
 )
