@@ -200,7 +200,7 @@ MISTAKES = {
     "annotations truncated": ("train", truncated(Scene.annotations), [TRAIN, "incomplete; copy the file again"]),
     "annotations empty": ("train", lambda s: s.annotations().write_text(""), [TRAIN, "not valid JSON", "; copy"]),
     "annotations binary": ("train", lambda s: s.annotations().write_bytes(b"\xff\x00"), [TRAIN, "copy the file again"]),
-    "annotations not COCO's": ("train", lambda s: s.annotations().write_text("{}"), [TRAIN, "no list 'images'; use a file"]),
+    "annotations not COCO's": ("train", lambda s: s.annotations().write_text("{}"), [TRAIN, "no list 'images'; use"]),
     "image missing": ("train", lambda s: s.image().unlink(), ["{image}: no such image; copy it there or remove"]),
     "image truncated": ("train", truncated(Scene.image), ["{image}: not a readable", "copy or convert it again"]),
     "image empty": ("train", lambda s: s.image().write_text(""), ["{image}: not a readable", "copy or convert"]),
