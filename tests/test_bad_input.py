@@ -194,19 +194,19 @@ TRAIN, VAL = "instances_train2017.json: ", "instances_val2017.json: "
 
 # What goes wrong: (command, how it comes about, pieces of the line that is said).
 MISTAKES = {
-    "no data": ("train", lambda s: shutil.rmtree(s.root), ["data: no such data folder", "name the one that holds"]),
-    "no annotation file": ("train", lambda s: s.annotations().unlink(), [TRAIN, "no such annotation file: put"]),
-    "no validation file": ("train", lambda s: s.annotations("val2017").unlink(), [VAL, "no such annotation file: put"]),
-    "annotations truncated": ("train", truncated(Scene.annotations), [TRAIN, "the file is incomplete, copy it again"]),
-    "annotations empty": ("train", lambda s: s.annotations().write_text(""), [TRAIN, "not valid JSON", "copy it"]),
-    "annotations binary": ("train", lambda s: s.annotations().write_bytes(b"\xff\x00"), [TRAIN, "copy it again"]),
-    "annotations not COCO's": ("train", lambda s: s.annotations().write_text("{}"), [TRAIN, "has no list 'images'"]),
-    "image missing": ("train", lambda s: s.image().unlink(), ["{image}: no such image: copy it there or remove"]),
+    "no data": ("train", lambda s: shutil.rmtree(s.root), ["data: no such data folder", "choose the folder"]),
+    "no annotation file": ("train", lambda s: s.annotations().unlink(), [TRAIN, "no such annotation file; put"]),
+    "no validation file": ("train", lambda s: s.annotations("val2017").unlink(), [VAL, "no such annotation file; put"]),
+    "annotations truncated": ("train", truncated(Scene.annotations), [TRAIN, "incomplete; copy the file again"]),
+    "annotations empty": ("train", lambda s: s.annotations().write_text(""), [TRAIN, "not valid JSON", "; copy"]),
+    "annotations binary": ("train", lambda s: s.annotations().write_bytes(b"\xff\x00"), [TRAIN, "copy the file again"]),
+    "annotations not COCO's": ("train", lambda s: s.annotations().write_text("{}"), [TRAIN, "no list 'images'; use"]),
+    "image missing": ("train", lambda s: s.image().unlink(), ["{image}: no such image; copy it there or remove"]),
     "image truncated": ("train", truncated(Scene.image), ["{image}: not a readable", "copy or convert it again"]),
     "image empty": ("train", lambda s: s.image().write_text(""), ["{image}: not a readable", "copy or convert"]),
     "not an image": ("train", lambda s: s.image().write_text("text"), ["{image}: not a readable", "copy or convert"]),
-    "image of another size": ("train", resized, ["{image}: the image has 50x40 pixels, its annotation says"]),
-    "validation image missing": ("train", lambda s: s.image("val2017").unlink(), ["val2017/", ": no such image: copy"]),
+    "image of another size": ("train", resized, ["{image}: the image has 50x40 pixels, but the annotations state"]),
+    "validation image missing": ("train", lambda s: s.image("val2017").unlink(), ["val2017/", ": no such image; copy"]),
     "negative width": ("train", entry("annotations", id=901, bbox=[1, 2, -3, 4]), [TRAIN, "annotation 901", "correct"]),
     "NaN in a box": (
         "train",
@@ -218,12 +218,12 @@ MISTAKES = {
         entry("annotations", id=901, image_id=902),
         [TRAIN, "annotation 901 belongs to image 902", "add the image or remove the annotation"],
     ),
-    "image id twice": ("train", twice("images"), [TRAIN, "image id ", " occurs 2 times: ids must be unique"]),
-    "annotation id twice": ("train", twice("annotations"), [TRAIN, "annotation id ", "ids must be unique"]),
-    "category id twice": ("train", twice("categories"), [TRAIN, "category id ", "ids must be unique"]),
+    "image id twice": ("train", twice("images"), [TRAIN, "image id ", " occurs 2 times; make the ids unique"]),
+    "annotation id twice": ("train", twice("annotations"), [TRAIN, "annotation id ", "make the ids unique"]),
+    "category id twice": ("train", twice("categories"), [TRAIN, "category id ", "make the ids unique"]),
     "no images": ("train", emptied("images", "annotations"), [TRAIN, "no images are left", "check the file"]),
     "no annotations": ("train", emptied("annotations"), [TRAIN, "24 images without annotations", "check the file"]),
-    "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty", "needs at least one"]),
+    "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty; add at least one category"]),
     "too few classes": (
         "train",
         document(lambda c: c["categories"].pop()),
@@ -285,12 +285,12 @@ MISTAKES = {
     "no space for the log": (
         "train",
         full_disk(files, "write_bytes_atomically"),
-        ["train.csv: cannot be written (File too large); free the space"],
+        ["train.csv: cannot be written (File too large); free some space"],
     ),
     "no space to move": (
         "train",
         lambda s: s.monkeypatch.setattr(os, "replace", no_move),
-        ["train.csv: cannot be written (No space left on device); free the space"],
+        ["train.csv: cannot be written (No space left on device); free some space"],
     ),
     "not trained": ("detect", lambda s: shutil.rmtree(s.seed), ["model.safetensors: ", "has not been trained"]),
     "weights truncated": (
@@ -308,16 +308,16 @@ MISTAKES = {
         lambda s: (s.seed / "train.json").write_text("{}"),
         ["train.json: ", "train again"],
     ),
-    "test image missing": ("detect", lambda s: s.image("val2017").unlink(), ["val2017/", ": no such image: copy"]),
+    "test image missing": ("detect", lambda s: s.image("val2017").unlink(), ["val2017/", ": no such image; copy"]),
     "no space for detections": (
         "detect",
         full_disk(files, "write_bytes_atomically", 5000),
-        ["detections.json: cannot be written (File too large); free the space"],
+        ["detections.json: cannot be written (File too large); free some space"],
     ),
     "no space for metrics": (
         "evaluate",
         full_disk(files, "write_bytes_atomically"),
-        ["bootstrap.json: cannot be written (File too large); free the space"],
+        ["bootstrap.json: cannot be written (File too large); free some space"],
     ),
     "no variant": ("detect", lambda s: s.variant.unlink(), ["quick.json: ", "not found; check the path"]),
     "not detected": (
@@ -335,12 +335,12 @@ MISTAKES = {
     "images gone later": (
         "evaluate",
         document(lambda c: c["images"].pop(), "val2017"),
-        [VAL, "detections on images not in the file (ids ", "use the annotations that"],
+        [VAL, "detections on images not in the file (ids ", "use the annotations from"],
     ),
     "category gone later": (
         "evaluate",
         document(lambda c: c["categories"].clear(), "val2017"),
-        [VAL, "detections of unknown categories (ids ", "use the annotations that"],
+        [VAL, "detections of unknown categories (ids ", "use the annotations from"],
     ),
     "box spoilt later": (
         "evaluate",

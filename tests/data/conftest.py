@@ -1,4 +1,4 @@
-"""Small data sets made on the spot."""
+"""Small data sets in temporary folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 @pytest.fixture
 def document() -> dict:
-    """A sound annotation file: two categories, two images, one annotation each."""
+    """Valid annotation file with two categories and two images, one annotation each."""
     return {
         "images": [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 80} for i in (1, 2)],
         "annotations": [
@@ -26,7 +26,10 @@ def document() -> dict:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a document (or raw text) as the annotations of ``train2017``, with images, empty files if not asked for; returns the root."""
+    """Function that writes a document (or text) as the annotations of ``train2017`` and returns the root.
+
+    With ``images`` it also draws the images; otherwise the image files are empty.
+    """
 
     def write(document: dict | str, *, images: bool = False) -> Path:
         root = tmp_path / "set"
@@ -34,11 +37,11 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         text = document if isinstance(document, str) else json.dumps(document)
         (root / "annotations" / "instances_train2017.json").write_text(text)
         (root / "train2017").mkdir(exist_ok=True)
-        named = [] if isinstance(document, str) else document.get("images", [])
-        for image in named:
+        entries = [] if isinstance(document, str) else document.get("images", [])
+        for image in entries:
             if isinstance(image, dict) and isinstance(image.get("file_name"), str):
                 (root / "train2017" / image["file_name"]).touch()
-        for image in named if images else ():
+        for image in entries if images else ():
             pixels = np.random.default_rng(image["id"]).integers(0, 256, (image["height"], image["width"], 3), np.uint8)
             Image.fromarray(pixels).save(root / "train2017" / image["file_name"], quality=95)
         return root

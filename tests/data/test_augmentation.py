@@ -1,4 +1,4 @@
-"""Drawn sizes, crops and holes against their definitions, pixel by pixel, and that all of it can be drawn again."""
+"""Sizes, crops and holes agree with their definitions, pixel by pixel, and are reproducible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from workbench.data import augmentation, loader, transforms
-from workbench.data.augmentation import Augmentation, augmented
+from workbench.data.augmentation import Augmentation, augment
 from workbench.data.coco import ImageRecord, read_coco
 from workbench.data.transforms import MEAN, STD
 from workbench.settings.catalog import load_row
@@ -32,14 +32,14 @@ def generator(seed=0):
     return np.random.default_rng(seed)
 
 
-def uniform(values, wanted):
-    """Whether each of ``wanted`` occurs about equally often, and nothing else; six standard deviations are allowed."""
-    counts, share = Counter(values), len(values) / len(wanted)
-    return set(counts) == set(wanted) and max(abs(counts[w] - share) for w in wanted) < 6 * share**0.5
+def uniform(values, expected):
+    """Whether exactly the expected values occur, equally often within six standard deviations."""
+    counts, share = Counter(values), len(values) / len(expected)
+    return set(counts) == set(expected) and max(abs(counts[v] - share) for v in expected) < 6 * share**0.5
 
 
 def coordinates(height, width):
-    """An image ``[3, height, width]`` whose pixels say where they are: x, y, 255."""
+    """Image ``[3, height, width]`` whose pixels contain their coordinates: x, y, 255."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([x, y, torch.full_like(x, 255)]).to(torch.uint8)
 
@@ -49,39 +49,37 @@ def record(width, height, boxes):
     return ImageRecord(1, "x.jpg", "x.jpg", width, height, boxes, np.arange(len(boxes)))
 
 
-def test_sides_are_drawn_by_themselves_with_both_ends():
+def test_sides_are_drawn_independently_from_closed_ranges():
     rng = generator()
-    pairs = [augmentation.drawn_size(rng, ImageRange(long=(40, 44), short=(32, 34))) for _ in range(15000)]
+    pairs = [augmentation.draw_size(rng, ImageRange(long=(40, 44), short=(32, 34))) for _ in range(15000)]
     assert uniform(pairs, [(a, b) for a in range(40, 45) for b in range(32, 35)])
 
 
-def test_the_range_of_table_4():
+def test_the_range_of_table_4_draws_only_the_short_side():
     rng, bounds = generator(), ImageRange(long=(1333, 1333), short=(480, 960))
-    longs, shorts = zip(*(augmentation.drawn_size(rng, bounds) for _ in range(96200)), strict=True)
+    longs, shorts = zip(*(augmentation.draw_size(rng, bounds) for _ in range(96200)), strict=True)
     assert set(longs) == {1333}
     assert uniform(shorts, range(480, 961))
 
 
-def test_the_larger_side_is_the_long_one_whichever_bound_it_came_from():
+def test_the_larger_drawn_side_is_the_long_side():
     bounds = ImageRange(long=(750, 750), short=(1400, 1400))
-    assert augmentation.drawn_size(generator(), bounds) == (1400, 750)
-    image = augmented(
-        coordinates(100, 200), record(200, 100, []), (1, 1), Augmentation(image_range=bounds), generator()
-    )
+    assert augmentation.draw_size(generator(), bounds) == (1400, 750)
+    image = augment(coordinates(100, 200), record(200, 100, []), (1, 1), Augmentation(image_range=bounds), generator())
     assert image.image.shape == (3, 700, 1400)
 
 
-def test_every_window_of_three_quarters_or_more_occurs():
+def test_crops_are_uniform_from_three_quarters_to_the_whole_image():
     rng = generator()
-    windows = np.array([augmentation.crop_window(rng, 40, 21) for _ in range(20000)])
+    windows = np.array([augmentation.draw_crop(rng, 40, 21) for _ in range(20000)])
     top, left, height, width = windows.T
     for side, part, start in ((40, height, top), (21, width, left)):
-        # A part of n pixels is drawn where the real number rounds to n: the smallest and the largest half as often or so.
+        # A side of n pixels is drawn if the real number rounds to n: about half as often for the smallest and the largest.
         edges = [max(Fraction(3, 4) * side, n - Fraction(1, 2)) for n in range(side + 1)] + [Fraction(side)]
         chance = [float(max(0, b - a) / (Fraction(1, 4) * side)) for a, b in pairwise(edges)]
         assert sum(chance) == pytest.approx(1)
-        seen = np.bincount(part, minlength=side + 1) / len(part)
-        np.testing.assert_allclose(seen, chance, atol=0.015)
+        share = np.bincount(part, minlength=side + 1) / len(part)
+        np.testing.assert_allclose(share, chance, atol=0.015)
         for n in set(part.tolist()):
             assert uniform(start[part == n].tolist(), range(side - n + 1))
     assert abs(np.corrcoef(height, width)[0, 1]) < 0.03
@@ -97,15 +95,15 @@ def slow_boxes(boxes, left, top, width, height):
     return kept
 
 
-def test_crops_pixel_by_pixel(monkeypatch):
-    """Without resizing, the first pixel says where the window lies, and all the others and the boxes must follow."""
+def test_a_crop_has_the_pixels_and_boxes_of_its_window(monkeypatch):
+    """Without resizing, the first pixel contains the position of the crop."""
     monkeypatch.setattr(transforms, "resized_size", lambda height, width, *_: (height, width))
     rng, image = generator(), coordinates(90, 120)
     corner = rng.uniform(-10, 110, (30, 2))
     boxes = np.float32(np.concatenate([corner, corner + rng.uniform(1, 30, (30, 2))], axis=1))
     dropped, whole = 0, 0
     for _ in range(200):
-        sample = augmented(image, record(120, 90, boxes), (1, 1), Augmentation(crop=0.5), rng)
+        sample = augment(image, record(120, 90, boxes), (1, 1), Augmentation(crop=0.5), rng)
         _, height, width = sample.image.shape
         left, top = sample.image[:2, 0, 0].tolist()
         assert torch.equal(sample.image, image[:, top : top + height, left : left + width])
@@ -120,11 +118,11 @@ def test_crops_pixel_by_pixel(monkeypatch):
 
 
 def test_a_crop_comes_before_the_resize():
-    """So that its sides, too, fit into the size, and boxes grow by its own factor."""
-    image, one = coordinates(90, 120), record(120, 90, [(0, 0, 120, 90)])
+    """The crop's sides fit into the size, and the boxes have the crop's scale factor."""
+    image, entry = coordinates(90, 120), record(120, 90, [(0, 0, 120, 90)])
     shapes = set()
     for seed in range(30):
-        sample = augmented(image, one, (60, 60), Augmentation(crop=1.0), generator(seed))
+        sample = augment(image, entry, (60, 60), Augmentation(crop=1.0), generator(seed))
         assert max(sample.image.shape) == 60
         height, width = sample.image.shape[1:]
         np.testing.assert_allclose(sample.boxes, [[0, 0, width, height]], atol=1e-4)
@@ -133,18 +131,18 @@ def test_a_crop_comes_before_the_resize():
 
 
 @pytest.mark.parametrize("boxes", [[], [(0, 0, 1, 1)]])
-def test_a_crop_that_leaves_no_object_is_thrown_away(boxes):
+def test_a_crop_without_objects_is_rejected(boxes):
     samples = [
-        augmented(coordinates(90, 120), record(120, 90, boxes), (120, 90), Augmentation(crop=1.0), generator(seed))
+        augment(coordinates(90, 120), record(120, 90, boxes), (120, 90), Augmentation(crop=1.0), generator(seed))
         for seed in range(100)
     ]
-    left = sum(sample is not None for sample in samples)
-    assert left < 20 if boxes else left == 0
+    kept = sum(sample is not None for sample in samples)
+    assert 0 < kept < 20 if boxes else kept == 0
     assert all(len(sample.labels) == 1 for sample in samples if sample)
 
 
-def test_holes_are_those_of_the_list():
-    drawn = [augmentation.holes(rng, 1000, 2000, 4) for rng in [generator()] for _ in range(4000)]
+def test_holes_are_uniform_in_number_size_and_position():
+    drawn = [augmentation.draw_holes(rng, 1000, 2000, 4) for rng in [generator()] for _ in range(4000)]
     assert uniform([len(holes) for holes in drawn], range(5, 11))
     x1, y1, x2, y2 = np.concatenate(drawn).T
     unclipped = (x2 < 2000) & (y2 < 1000)
@@ -152,14 +150,14 @@ def test_holes_are_those_of_the_list():
     assert uniform(sizes, HOLES)
     assert (x2 <= 2000).all()
     assert (y2 <= 1000).all()
-    small = np.concatenate([augmentation.holes(rng, 3, 5, 1) for rng in [generator()] for _ in range(4000)])
+    small = np.concatenate([augmentation.draw_holes(rng, 3, 5, 1) for rng in [generator()] for _ in range(4000)])
     assert uniform([tuple(corner) for corner in small[:, :2].tolist()], [(x, y) for x in range(5) for y in range(3)])
     assert (small[:, 2:] <= (5, 3)).all()
-    units = np.concatenate([augmentation.holes(rng, 999, 999, 1) for rng in [generator()] for _ in range(500)])
+    units = np.concatenate([augmentation.draw_holes(rng, 999, 999, 1) for rng in [generator()] for _ in range(500)])
     assert {(4 * w, 4 * h) for w, h in (units[:, 2:] - units[:, :2]).tolist() if max(w, h) <= 12} >= set(HOLES)
 
 
-def test_holes_are_black_and_the_rest_is_as_it_was():
+def test_holes_are_black_and_other_pixels_unchanged():
     image = coordinates(50, 60).clamp(min=1)
     before, rectangles = image.clone(), np.array([(3, 4, 7, 12), (56, 40, 60, 50), (5, 5, 9, 7)])
     cut = augmentation.cut_out(image, rectangles)
@@ -171,13 +169,13 @@ def test_holes_are_black_and_the_rest_is_as_it_was():
 
 
 def test_holes_come_after_the_resize_and_before_normalisation():
-    """Their sides are whole and of the list in the resized image, in half of the images; boxes stay."""
-    image, one = torch.full((3, 30, 40), 200, dtype=torch.uint8), record(40, 30, [(0, 0, 40, 30)])
+    """In the resized image, half of the images have holes with sharp sides; boxes stay the same."""
+    image, entry = torch.full((3, 30, 40), 200, dtype=torch.uint8), record(40, 30, [(0, 0, 40, 30)])
     rng, plain, cut = generator(), 0, 0
     for _ in range(200):
-        chosen = Augmentation(image_range=ImageRange(long=(400, 400), short=(300, 300)), cutout=CutOut())
-        sample = augmented(image, one, (1, 1), chosen, rng)
-        assert set(sample.image.unique().tolist()) <= {0, 200}  # a hole that is resized has grey sides
+        settings = Augmentation(image_range=ImageRange(long=(400, 400), short=(300, 300)), cutout=CutOut())
+        sample = augment(image, entry, (1, 1), settings, rng)
+        assert set(sample.image.unique().tolist()) <= {0, 200}  # a resized hole would have grey sides
         assert (sample.image.amax(0) == sample.image.amin(0)).all()
         assert sample.boxes.tolist() == [[0, 0, 400, 300]]
         black = int((sample.image[0] == 0).sum())
@@ -193,7 +191,7 @@ def test_holes_come_after_the_resize_and_before_normalisation():
 
 @pytest.fixture
 def data(write):
-    """Twelve images, eight of them wide, two objects each; those with an even id have them in a corner only."""
+    """Twelve images with two objects each, eight of them wide; the objects of even ids are tiny and in a corner."""
     images, annotations = [], []
     for i in range(12):
         width, height = (60, 40) if i < 8 else (40, 60)
@@ -208,8 +206,10 @@ def data(write):
     return read_coco(root, "train2017", training=True)
 
 
-def batches(data, chosen=ALL, **options):
-    return loader.training_batches(data, **{"size": (64, 48), "batch": 2, "seed": 3, "augmentation": chosen} | options)
+def batches(data, settings=ALL, **options):
+    return loader.training_batches(
+        data, **{"size": (64, 48), "batch": 2, "seed": 3, "augmentation": settings} | options
+    )
 
 
 def same(one, other):
@@ -220,7 +220,7 @@ def same(one, other):
     return all(equal(vars(a)[k], vars(b)[k]) for a, b in zip(one, other, strict=True) for k in vars(a))
 
 
-def test_neither_workers_nor_the_cache_nor_a_resumption_change_anything(data, monkeypatch):
+def test_workers_cache_and_resumption_do_not_change_the_batches(data, monkeypatch):
     alone, shared = batches(data), batches(data, workers=3)
     for epoch in (0, 1, 0):
         whole = list(alone.epoch(epoch))
@@ -233,54 +233,54 @@ def test_neither_workers_nor_the_cache_nor_a_resumption_change_anything(data, mo
     assert same(whole, list(batches(data).epoch(0)))
 
 
-def test_ranks_see_what_one_process_sees(data):
+def test_ranks_share_the_batches_of_one_process(data):
     whole = list(batches(data).epoch(0))
     for rank in range(2):
         assert same(whole[rank::2], list(batches(data, rank=rank, world_size=2).epoch(0)))
 
 
-def test_the_flip_is_drawn_as_it_always_was(data):
-    """The first number of (seed, epoch, id), whatever else is drawn."""
-    for chosen in (Augmentation(), Augmentation(cutout=CutOut(unit=1))):
+def test_the_flip_is_the_first_number_of_an_image(data):
+    """Other augmentations do not change the flip, which depends on seed, epoch and image id."""
+    for settings in (Augmentation(), Augmentation(cutout=CutOut(unit=1))):
         plain = {
             i: b.images[k] for b in batches(data, Augmentation(flip=0)).epoch(0) for k, i in enumerate(b.image_ids)
         }
-        for batch in batches(data, chosen).epoch(0):
+        for batch in batches(data, settings).epoch(0):
             for i, image, (height, width) in zip(batch.image_ids, batch.images, batch.sizes.tolist(), strict=True):
                 image, whole = image[:, :height, :width], plain[i][:, :height, :width]
                 flipped = np.random.default_rng((3, 0, i)).random() < 0.5
                 kept = (image == (whole.flip(2) if flipped else whole)).float().mean()
-                assert kept == 1 if chosen.cutout is None else 0.2 < kept <= 1
+                assert kept == 1 if settings.cutout is None else 0.2 < kept <= 1
 
 
-def test_another_image_of_the_group_takes_the_place_of_an_empty_crop(data):
-    chosen = Augmentation(flip=0, crop=1.0)
-    seen = Counter()
+def test_another_image_of_the_group_replaces_a_crop_without_objects(data):
+    settings = Augmentation(flip=0, crop=1.0)
+    counts = Counter()
     for epoch in range(20):
         planned = list(batches(data, Augmentation(flip=0)).epoch(epoch))
-        for batch, plan in zip(batches(data, chosen).epoch(epoch), planned, strict=True):
+        for batch, plan in zip(batches(data, settings).epoch(epoch), planned, strict=True):
             assert batch.valid.any(dim=1).all()
             assert torch.equal(batch.original_sizes, plan.original_sizes)  # of the same group
-            for got, wanted in zip(batch.image_ids, plan.image_ids, strict=True):
-                seen[wanted % 2, got == wanted] += 1
-    assert seen[1, True] == 120  # a large object survives
-    assert seen[1, False] == 0
-    assert seen[0, False] > 50  # of 120
+            for image, expected in zip(batch.image_ids, plan.image_ids, strict=True):
+                counts[expected % 2, image == expected] += 1
+    assert counts[1, True] == 120  # every crop contains a part of a large object
+    assert counts[1, False] == 0
+    assert counts[0, False] > 50  # of 120
 
 
-def test_a_group_without_an_object_is_told(data):
+def test_a_group_without_objects_is_reported(data):
     for image in data.images[:8]:
         object.__setattr__(image, "boxes", image.boxes[:0])
         object.__setattr__(image, "labels", image.labels[:0])
     with pytest.raises(
-        WorkbenchError, match=r"\.png: no crop of it or of images like it holds an object; leave"
-    ) as told:
+        WorkbenchError, match=r"\.png: no crop of this image or of similar images contains an object; leave"
+    ) as error:
         list(batches(data, Augmentation(crop=1.0)).epoch(0))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"image_range": {"long": [9, 99], "short": [40, 50]}}, "x.yaml: image_range.long.0: input should be greater"),
         (
@@ -296,13 +296,13 @@ def test_a_group_without_an_object_is_told(data):
         ({"swa": {"cycles": 0}}, "x.yaml: swa.cycles: input should be greater than or equal to 1"),
     ],
 )
-def test_mistakes_are_told_in_one_line(settings, told):
-    with pytest.raises(WorkbenchError, match=told) as caught:
+def test_mistakes_are_reported_in_one_line(settings, message):
+    with pytest.raises(WorkbenchError, match=message) as error:
         validated(Training, {"epochs": 1} | settings, "x.yaml")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
-def test_new_settings_change_no_run_and_each_is_another_experiment():
+def test_each_augmentation_changes_the_run_id():
     row = load_row("table3", "t3_full_vfl")
     assert row.run == "vfnet-varifocal-resnet50-dabec4b1"
     changes = [{"image_range": RANGE}, {"crop": 0.5}, {"cutout": CutOut()}, {"cutout": CutOut(unit=1)}]

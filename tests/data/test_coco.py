@@ -1,4 +1,4 @@
-"""The COCO reader: id schemes, filters, and one clear line for each thing that can be wrong with a file."""
+"""The COCO reader: ids, filters, and a message in one line for each fault of a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workbench.settings.digest import annotation_digest
 from workbench.support.errors import WorkbenchError
 
 
-def train(root, **options):
+def read_training(root, **options):
     return read_coco(root, "train2017", training=True, **options)
 
 
@@ -23,13 +23,13 @@ def test_category_ids_become_contiguous_in_ascending_order(write, document, ids)
     document["categories"] = [{"id": i, "name": f"class {i}"} for i in ids]
     template = document["annotations"][0]
     document["annotations"] = [template | {"id": k, "category_id": i} for k, i in enumerate(ids)]
-    data = train(write(document))
+    data = read_training(write(document))
     assert data.category_ids == tuple(sorted(ids))
     assert data.class_names == tuple(f"class {i}" for i in sorted(ids))
     assert [data.category_ids[label] for label in data.images[0].labels] == list(ids)
 
 
-def test_record(write, document):
+def test_records_contain_the_entries_of_the_file(write, document):
     document["annotations"][1] |= {"image_id": 1, "bbox": [-5.5, 70, 20, 30]}
     root = write(document)
     data = read_coco(root, "train2017", training=False)
@@ -55,27 +55,27 @@ def test_record(write, document):
         ({"bbox": [10, 10, 20, 0.9]}, "annotations under 1 pixel"),
     ],
 )
-def test_annotation_filter(write, document, change, reason):
+def test_unusable_annotations_are_left_out(write, document, change, reason):
     document["annotations"][0] |= change
     root = write(document)
     data = read_coco(root, "train2017", training=False)
     assert data.skipped == {reason: 1}
     assert [len(image.labels) for image in data.images] == [0, 1]
-    # An image stays in training with any annotation of a known category, also one that is left out.
+    # An image is kept in training if any annotation has a listed category, even if the annotation is left out.
     expected = [2] if "unknown" in reason else [1, 2]
-    assert [image.id for image in train(root).images] == expected
+    assert [image.id for image in read_training(root).images] == expected
 
 
-def test_annotations_at_the_limits_stay(write, document):
+def test_annotations_at_the_limits_are_kept(write, document):
     document["annotations"][0] |= {"bbox": [99, 79, 1, 1]}
     document["annotations"][1].pop("iscrowd")
-    document["annotations"][1].pop("area")  # width times height stands in for it
+    document["annotations"][1].pop("area")  # the default is width times height
     document["annotations"].append(document["annotations"][1] | {"id": 50, "area": None})
-    data = train(write(document))
+    data = read_training(write(document))
     assert [len(image.labels) for image in data.images] == [1, 2]
 
 
-def test_image_filter(write, document):
+def test_unusable_images_are_left_out_of_training(write, document):
     document["images"] += [
         {"id": 3, "file_name": "3.jpg", "width": 200, "height": 31},
         {"id": 4, "file_name": "4.jpg", "width": 200, "height": 32},
@@ -84,15 +84,15 @@ def test_image_filter(write, document):
     template = document["annotations"][0]
     document["annotations"] += [template | {"id": 20 + i, "image_id": i, "bbox": [0, 0, 9, 9]} for i in (3, 4)]
     root = write(document)
-    data = train(root)
+    data = read_training(root)
     assert [image.id for image in data.images] == [1, 2, 4]
     assert data.skipped == {"images without annotations": 1, "images under 32 pixels": 1}
     assert [image.id for image in read_coco(root, "train2017", training=False).images] == [1, 2, 3, 4, 5]
-    assert [image.id for image in train(root, limit=2).images] == [1, 2]
+    assert [image.id for image in read_training(root, limit=2).images] == [1, 2]
 
 
 def broken(**changes):
-    """A change of the document's first entry of a list, as a function."""
+    """Function that changes the first entry of lists of the document."""
 
     def apply(document):
         for name, change in changes.items():
@@ -102,6 +102,8 @@ def broken(**changes):
 
 
 def without(name, key):
+    """Function that deletes a key of the first entry of a list."""
+
     def apply(document):
         del document[name][0][key]
 
@@ -109,6 +111,8 @@ def without(name, key):
 
 
 def emptied(*names):
+    """Function that empties lists of the document."""
+
     def apply(document):
         for name in names:
             document[name] = []
@@ -130,13 +134,13 @@ def emptied(*names):
         (broken(categories={"id": 2}), "category id 2 occurs 2 times"),
         (broken(annotations={"bbox": [1, 2, -3, 4]}), "annotation 11 has a box with a negative width or height"),
         (broken(annotations={"bbox": [1, 2, float("nan"), 4]}), "annotation 11 has a box with NaN or infinity"),
-        (broken(annotations={"bbox": [1, 2, 3]}), "annotation 11 has the 'bbox' [1, 2, 3]: it needs 4 number(s)"),
+        (broken(annotations={"bbox": [1, 2, 3]}), "annotation 11 has the 'bbox' [1, 2, 3]; use 4 numbers"),
         (broken(annotations={"bbox": {"x": 1}}), "annotation 11 has the 'bbox'"),
-        (broken(annotations={"area": "big"}), "annotation 11 has the 'area' 'big'"),
+        (broken(annotations={"area": "big"}), "annotation 11 has the 'area' 'big'; use a number"),
         (broken(annotations={"image_id": 77}), "annotation 11 belongs to image 77"),
-        (broken(images={"id": "1"}), "image number 1 of the file has the 'id' '1': make it a whole number"),
+        (broken(images={"id": "1"}), "image number 1 of the file has the 'id' '1'; use a whole number"),
         (broken(annotations={"category_id": 1.5}), "the 'category_id' 1.5"),
-        (broken(annotations={"id": 2**70}), "make it a whole number"),
+        (broken(annotations={"id": 2**70}), "use a whole number"),
         (broken(images={"width": 0}), "image 1 has the size 0x80"),
         (broken(images={"file_name": None}), "image 1 has the 'file_name' None"),
         (without("images", "width"), "image number 1 of the file has no 'width'"),
@@ -145,54 +149,58 @@ def emptied(*names):
         (lambda d: d["annotations"].insert(0, "x"), "annotation number 1 of the file has no 'id'"),
     ],
 )
-def test_faulty_files_are_told_in_one_line(write, document, change, message):
+def test_faults_of_a_file_are_reported_in_one_line(write, document, change, message):
     change(document)
     root = write(document)
-    with pytest.raises(WorkbenchError) as caught:
-        train(root)
-    text = str(caught.value)
+    with pytest.raises(WorkbenchError) as error:
+        read_training(root)
+    text = str(error.value)
     assert message in text
     assert text.startswith(str(root / "annotations" / "instances_train2017.json"))
     assert "\n" not in text
 
 
-def test_missing_images_are_told_at_once(write, document):
-    """Those that are left out need not be there; one in a folder of its own is looked for there."""
+def test_missing_images_are_reported_when_the_file_is_read(write, document):
+    """Images that are left out are not checked; an image in a subfolder is checked in the subfolder."""
     document["images"][1] |= {"file_name": "more/2.jpg"}
     document["annotations"][1] |= {"image_id": document["images"][1]["id"]}
     (write({}) / "train2017" / "more").mkdir()
     root = write(document)
     folder = root / "train2017"
-    assert [image.path.name for image in train(root).images] == ["1.jpg", "2.jpg"]
+    assert [image.path.name for image in read_training(root).images] == ["1.jpg", "2.jpg"]
     (folder / "more" / "2.jpg").rename(folder / "2.jpg")
-    with pytest.raises(WorkbenchError, match=r"/more/2\.jpg: no such image: copy it there or remove it from the ann"):
-        train(root)
-    assert len(train(root, limit=1).images) == 1
+    with pytest.raises(WorkbenchError, match=r"/more/2\.jpg: no such image; copy it there or remove it from the ann"):
+        read_training(root)
+    assert len(read_training(root, limit=1).images) == 1
     (folder / "1.jpg").unlink()
-    with pytest.raises(WorkbenchError, match=r"/1\.jpg: no such image \(nor 1 more of the 2 in .+\.json\): copy it"):
-        train(root)
+    with pytest.raises(
+        WorkbenchError, match=r"/1\.jpg: no such image \(2 of 2 images of .+\.json are missing\); copy it"
+    ):
+        read_training(root)
     (folder / "more").rmdir()
-    with pytest.raises(WorkbenchError, match=r"/1\.jpg: no such image \(nor 1 more"):
-        train(root)
+    with pytest.raises(WorkbenchError, match=r"/1\.jpg: no such image \(2 of 2"):
+        read_training(root)
 
 
-def test_missing_and_truncated_files(write, document, tmp_path):
+def test_missing_and_truncated_files_are_reported(write, document, tmp_path):
     with pytest.raises(WorkbenchError, match="no such data folder"):
-        train(tmp_path / "nowhere")
+        read_training(tmp_path / "nowhere")
     with pytest.raises(WorkbenchError, match=r"instances_val2017\.json: no such annotation file"):
         read_coco(write(document), "val2017", training=False)
-    with pytest.raises(WorkbenchError, match=r"not valid JSON at line 4, column 12 .*the file is incomplete"):
-        train(write(json.dumps(document, indent=1)[:30]))
+    with pytest.raises(
+        WorkbenchError, match=r"not valid JSON at line 4, column 12 .*probably incomplete; copy the file again"
+    ):
+        read_training(write(json.dumps(document, indent=1)[:30]))
     with pytest.raises(WorkbenchError, match="no list 'images'"):
-        train(write("[1, 2]"))
+        read_training(write("[1, 2]"))
 
 
-def test_reading_needs_no_torch():
-    code = "import sys, workbench.data.coco, workbench.data.digest; assert 'torch' not in sys.modules"
+def test_reading_does_not_import_torch():
+    code = "import sys, workbench.data.coco, workbench.settings.digest; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_real_data(shared_data):
+def test_coco_and_bccd_are_read(shared_data):
     data = read_coco(shared_data / "coco-tiny", "train2017", training=True)
     assert (len(data.images), len(data.category_ids), data.category_ids[-1]) == (80, 80, 90)
     assert sum(len(image.labels) for image in data.images) == 705 - sum(data.skipped.values())
@@ -200,7 +208,7 @@ def test_real_data(shared_data):
     assert (len(data.images), data.category_ids) == (72, (1, 2, 3))
 
 
-def test_digest_follows_the_content(tmp_path):
+def test_the_digest_depends_on_the_content_and_is_cached(tmp_path):
     file, cache = tmp_path / "a.json", tmp_path / "cache" / "digests.json"
     file.write_text("one")
     digest = annotation_digest(file, cache)
@@ -215,7 +223,7 @@ def test_digest_follows_the_content(tmp_path):
     assert [path.name for path in cache.parent.iterdir()] == ["digests.json"]
 
 
-def test_digest_without_a_usable_cache(tmp_path):
+def test_the_digest_does_not_need_a_usable_cache(tmp_path):
     file = tmp_path / "a.json"
     file.write_text("one")
     (tmp_path / "broken").write_text("{")

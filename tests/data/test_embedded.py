@@ -1,4 +1,4 @@
-"""The embedded data set: its bytes, its statistics, its COCO format, and what is left of a run that was killed."""
+"""The embedded data set: reproducible bytes, statistics, COCO format, and no incomplete data set after a kill."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def annotations(root: Path, split: str) -> dict:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Large enough for the statistics; drawn once."""
+    """Data set that is large enough for statistics."""
     root = tmp_path_factory.mktemp("embedded") / "data"
     draw_data_set(EmbeddedData(train_images=220, val_images=100), root)
     return root
@@ -49,19 +49,19 @@ def small(tmp_path_factory):
     return root
 
 
-def test_same_bytes_with_any_number_of_processes(small, tmp_path):
+def test_the_number_of_processes_does_not_change_the_bytes(small, tmp_path):
     draw_data_set(SMALL, tmp_path / "two", processes=2)
     assert digests(tmp_path / "two") == digests(small)
 
 
-def test_other_seed_other_pictures(small, tmp_path):
+def test_another_seed_draws_other_images(small, tmp_path):
     draw_data_set(SMALL.model_copy(update={"seed": 6}), tmp_path / "other", processes=1)
     other = digests(tmp_path / "other")
     assert other.keys() == digests(small).keys()
     assert all(other[name] != digest for name, digest in digests(small).items())
 
 
-def test_more_images_keep_the_first_ones(small, tmp_path):
+def test_the_first_images_do_not_depend_on_the_number_of_images(small, tmp_path):
     draw_data_set(SMALL.model_copy(update={"train_images": 30, "val_images": 12}), tmp_path / "more", processes=1)
     more = digests(tmp_path / "more")
     assert all(more[name] == digest for name, digest in digests(small).items() if name.endswith(".jpg"))
@@ -72,12 +72,12 @@ def test_more_images_keep_the_first_ones(small, tmp_path):
             assert len(many[key]) > len(few[key])
 
 
-def test_train_and_val_differ():
+def test_train_and_val_have_different_images():
     assert np.asarray(draw_image(SMALL, 0, 0)[0]).tobytes() != np.asarray(draw_image(SMALL, 1, 0)[0]).tobytes()
 
 
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_format_is_cocos(data, split):
+def test_the_data_set_has_the_format_of_coco(data, split):
     content = annotations(data, split)
     assert list(content) == ["info", "licenses", "images", "annotations", "categories"]
     assert [(c["id"], c["name"]) for c in content["categories"]] == list(CATEGORIES)
@@ -91,16 +91,16 @@ def test_format_is_cocos(data, split):
     assert {path.name for path in (data / split).iterdir()} == {image["file_name"] for image in content["images"]}
 
 
-def test_no_id_twice(data):
+def test_image_and_annotation_ids_are_unique(data):
     images = [image["id"] for split in ("train2017", "val2017") for image in annotations(data, split)["images"]]
     assert len(set(images)) == len(images) == 320
     for split in ("train2017", "val2017"):
-        found = [a["id"] for a in annotations(data, split)["annotations"]]
-        assert found == list(range(1, len(found) + 1))  # not from 0, which pycocotools takes for "no match"
+        ids = [a["id"] for a in annotations(data, split)["annotations"]]
+        assert ids == list(range(1, len(ids) + 1))  # not from 0, which pycocotools interprets as "no match"
 
 
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_size_bands_empty_images_and_crowds(data, split):
+def test_size_ranges_empty_images_and_crowds_have_their_shares(data, split):
     content = annotations(data, split)
     objects = [a for a in content["annotations"] if not a["iscrowd"]]
     share = np.bincount(np.digitize([a["area"] for a in objects], [32**2, 96**2])) / len(objects)
@@ -112,14 +112,14 @@ def test_size_bands_empty_images_and_crowds(data, split):
     assert 0.005 < len(crowds) / len(content["images"]) < 0.05
 
 
-def test_aspect_ratios_span_three_to_one_both_ways(data):
+def test_aspect_ratios_range_from_one_third_to_three(data):
     ratio = np.array([a["bbox"][2] / a["bbox"][3] for a in annotations(data, "train2017")["annotations"]])
     assert ratio.min() < 1 / 2.8
     assert ratio.max() > 2.8
     assert (ratio > 1).mean() == pytest.approx(0.5, abs=0.08)
 
 
-def test_boxes_and_areas_lie_inside_the_image_and_fit_each_other(data):
+def test_boxes_areas_and_polygons_are_consistent_and_inside_the_image(data):
     content = annotations(data, "train2017")
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     for a in content["annotations"]:
@@ -136,15 +136,15 @@ def test_boxes_and_areas_lie_inside_the_image_and_fit_each_other(data):
         polygon = np.array(a["segmentation"][0]).reshape(-1, 2)
         assert (polygon >= 0).all()
         assert (polygon <= [width, height]).all()
-        # The box holds what is visible, the polygon the whole object; masks have thirds of a pixel.
+        # The box contains the visible part, the polygon the whole object. Masks are exact to 1/3 pixel.
         assert (polygon.min(axis=0) <= np.array([x, y]) + 0.35).all()
         assert (polygon.max(axis=0) >= np.array([x + w, y + h]) - 0.35).all()
 
 
-def test_box_of_an_object_that_nothing_hides_is_that_of_its_outline(data):
-    """Not a third of a pixel outside it, nor a pixel inside: the last of a sharp tip is too thin to be painted.
+def test_the_box_of_a_fully_visible_object_bounds_its_outline(data):
+    """At most 1/3 pixel larger, and less than a pixel smaller, because the end of a sharp tip is too thin to paint.
 
-    The area differs by a fringe along the outline.
+    The area differs by a narrow band along the outline.
     """
     single = Counter(a["image_id"] for a in annotations(data, "train2017")["annotations"])
     checked = 0
@@ -162,7 +162,7 @@ def test_box_of_an_object_that_nothing_hides_is_that_of_its_outline(data):
     assert checked >= 10
 
 
-def test_pixels_change_where_the_mask_says_and_nowhere_else():
+def test_painting_changes_the_pixels_of_the_mask_only():
     rng = np.random.Generator(np.random.PCG64(0))
     for name in shapes.OUTLINES:
         points = shapes.outline(name, rng, 20, 14, 0.3) + np.array([24, 20])  # too small for a shadow or for soft edges
@@ -175,7 +175,7 @@ def test_pixels_change_where_the_mask_says_and_nowhere_else():
         assert (columns.max() + 1, rows.max() + 1) == (np.ceil(x + w - 1e-9), np.ceil(y + h - 1e-9))
 
 
-def test_clipped_outline_keeps_its_inside():
+def test_clipping_an_outline_keeps_the_part_inside():
     points = np.array([[-30.0, 10], [70, -20], [35, 80]])
     clipped = shapes.clip_outline(points, 48, 40)
     assert clipped.min() >= 0
@@ -190,7 +190,7 @@ def test_run_lengths_start_with_zeros():
     assert shapes.run_lengths(~mask) == {"size": [2, 2], "counts": [2, 1, 1]}
 
 
-def test_pycocotools_finds_the_truth_true(data):
+def test_the_ground_truth_as_detections_has_an_ap_of_1(data):
     coco = COCO(str(data / "annotations" / "instances_val2017.json"))
     keys = ("image_id", "category_id", "bbox")
     truth = [{**{key: a[key] for key in keys}, "score": 1.0} for a in coco.anns.values() if not a["iscrowd"]]
@@ -199,7 +199,7 @@ def test_pycocotools_finds_the_truth_true(data):
     evaluation.accumulate()
     evaluation.summarize()
     assert evaluation.stats[0] == 1.0
-    assert (evaluation.stats[3:6] > -1).all()  # all three size bands have objects
+    assert (evaluation.stats[3:6] > -1).all()  # all three size ranges have objects
 
 
 def test_pycocotools_reads_polygons_and_crowds(data):
@@ -211,26 +211,28 @@ def test_pycocotools_reads_polygons_and_crowds(data):
             assert area == pytest.approx(a["area"], rel=0.15)
 
 
-def test_complete_data_set_is_replaced_and_nothing_else_is(small, tmp_path):
+def test_only_a_data_set_or_an_empty_folder_is_replaced(small, tmp_path):
     root, settings = tmp_path / "data", EmbeddedData(train_images=2, val_images=1)
     (root / "annotations").mkdir(parents=True)  # empty folders, as a workflow manager makes them
     draw_data_set(settings, root, processes=1)
     draw_data_set(settings.model_copy(update={"train_images": 1}), root, processes=1)
     assert len(list((root / "train2017").iterdir())) == 1
     (tmp_path / "coco").mkdir()
-    (tmp_path / "coco" / "precious.txt").write_text("mine")
-    with pytest.raises(WorkbenchError, match="name another folder"):
+    (tmp_path / "coco" / "precious.txt").write_text("text")
+    with pytest.raises(
+        WorkbenchError, match=r"coco: contains files that are not an embedded data set; choose another folder$"
+    ):
         draw_data_set(settings, tmp_path / "coco", processes=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["coco", "data"]
-    assert (tmp_path / "coco" / "precious.txt").read_text() == "mine"
+    assert (tmp_path / "coco" / "precious.txt").read_text() == "text"
 
 
-def test_failure_leaves_nothing_and_says_one_line(tmp_path):
+def test_a_failure_leaves_no_files_and_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkbenchError) as caught:
+    with pytest.raises(WorkbenchError, match="cannot be written") as error:
         draw_data_set(SMALL, tmp_path / "file" / "data", processes=1)
-    assert "\n" not in str(caught.value)
-    assert str(tmp_path / "file") in str(caught.value)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path / "file") in str(error.value)
 
     def stop(done: int, total: int) -> None:
         assert total == 33
@@ -242,7 +244,7 @@ def test_failure_leaves_nothing_and_says_one_line(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_killed_run_leaves_no_data_set_and_no_process(tmp_path):
+def test_a_killed_process_leaves_no_data_set_and_no_process(tmp_path):
     script = tmp_path / "draw.py"
     script.write_text(
         "from pathlib import Path\n"
@@ -258,12 +260,13 @@ def test_killed_run_leaves_no_data_set_and_no_process(tmp_path):
     process.wait()
     assert not (tmp_path / "data").exists()
     wait_until(lambda: drawing_stopped(unfinished))
-    os.utime(unfinished, (0, 0))  # as if an hour had passed: the next run tidies up
+    os.utime(unfinished, (0, 0))  # older than an hour, so that the next call removes it
     draw_data_set(EmbeddedData(train_images=1, val_images=1), tmp_path / "data", processes=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "draw.py"]
 
 
 def drawing_stopped(folder: Path) -> bool:
+    """Whether the number of images stays the same for 0.3 s."""
     before = len(list(folder.glob("train2017/*.jpg")))
     time.sleep(0.3)
     return len(list(folder.glob("train2017/*.jpg"))) == before
@@ -272,16 +275,16 @@ def drawing_stopped(folder: Path) -> bool:
 def wait_until(condition, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"train_images": 0}, {"short_side": 200}, {"colour": "red"}])
-def test_wrong_settings_are_refused(wrong):
+@pytest.mark.parametrize("settings", [{"seed": -1}, {"train_images": 0}, {"short_side": 200}, {"colour": "red"}])
+def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValidationError):
-        EmbeddedData(**wrong)
+        EmbeddedData(**settings)
 
 
-def test_no_torch_is_imported():
+def test_drawing_does_not_import_torch():
     code = "import sys, workbench.data.embedded; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The sampler's promises, and that neither workers nor the cache nor a resumption change a byte."""
+"""The sampler: batches contain each image once, and do not depend on workers, the cache or a resumption."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workbench.data.augmentation import Augmentation
 from workbench.data.coco import read_coco
 from workbench.support.errors import WorkbenchError
 
-# Three workers on a machine of two cores are what the test wants.
+# The tests start three workers even on a machine with two cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 SIZE = (64, 48)
@@ -24,7 +24,7 @@ SIZE = (64, 48)
 
 @pytest.fixture
 def data(write):
-    """Eleven images, seven of them wide; one with no object, one with 300."""
+    """Eleven images, seven of which are wide; one has no object, and one has 300 objects."""
     shapes = [(60, 40)] * 7 + [(40, 60)] * 3 + [(50, 50)]
     counts = [1, 2, 3, 0, 300, 1, 1, 2, 2, 2, 2]
     images, annotations = [], []
@@ -44,7 +44,7 @@ def train(data, **options):
 
 
 def same(one, other):
-    """Whether two lists of batches are equal to the byte."""
+    """Whether two lists of batches are equal, bit for bit."""
 
     def equal(a, b):
         return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
@@ -59,7 +59,7 @@ def ids(batches):
     return [batch.image_ids for batch in batches]
 
 
-def test_an_epoch_holds_every_image_and_never_mixes_groups(data):
+def test_an_epoch_contains_every_image_and_never_mixes_groups(data):
     batches = train(data)
     epoch = list(batches.epoch(0))
     assert len(epoch) == batches.batches_per_epoch == 6  # seven wide images fill four batches, four others two
@@ -71,7 +71,7 @@ def test_an_epoch_holds_every_image_and_never_mixes_groups(data):
         assert set(map(tuple, batch.sizes.tolist())) <= ({(43, 64)} if wide.all() else {(64, 43), (48, 48)})
 
 
-def test_objects_of_a_batch(data):
+def test_a_batch_contains_all_objects_of_its_images(data):
     counts = {record.id: len(record.labels) for record in data.images}
     assert sorted(counts.values())[::10] == [0, 300]
     for batch in train(data).epoch(0):
@@ -83,7 +83,7 @@ def test_objects_of_a_batch(data):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_change_nothing(data, workers):
+def test_workers_do_not_change_the_batches(data, workers):
     torch.manual_seed(0)
     alone, shared = train(data), train(data, workers=workers)
     for epoch in (0, 1):
@@ -91,17 +91,17 @@ def test_workers_change_nothing(data, workers):
     assert same(list(alone.epoch(5, skip=4)), list(shared.epoch(5, skip=4)))
     after = torch.rand(1)
     torch.manual_seed(0)
-    assert torch.equal(after, torch.rand(1))  # the global random numbers were left alone
+    assert torch.equal(after, torch.rand(1))  # the global generator was not used
 
 
-def test_an_epoch_can_be_left_early(data):
+def test_an_epoch_may_end_early(data):
     batches = train(data, workers=1)
     first = next(iter(batches.epoch(0)))
     assert same([first], list(train(data).epoch(0))[:1])
     assert same(list(batches.epoch(1)), list(train(data).epoch(1)))
 
 
-def test_the_cache_changes_nothing(data, monkeypatch):
+def test_the_cache_does_not_change_the_batches(data, monkeypatch):
     cached = train(data)
     first = list(cached.epoch(0))
     assert same(first, list(cached.epoch(0)))
@@ -114,14 +114,14 @@ def test_the_cache_changes_nothing(data, monkeypatch):
         list(decoded.epoch(1))
 
 
-def test_epochs_and_seeds_differ_and_repeat(data):
+def test_batches_depend_on_epoch_and_seed_only(data):
     batches = train(data)
     assert ids(batches.epoch(0)) != ids(batches.epoch(1))
     assert ids(batches.epoch(0)) != ids(train(data, seed=4).epoch(0))
     assert same(list(batches.epoch(1)), list(train(data).epoch(1)))
 
 
-def test_skipping_is_the_tail_and_decodes_nothing_else(data, monkeypatch):
+def test_skipped_batches_are_not_decoded(data, monkeypatch):
     whole = list(train(data).epoch(2))
     decoded = []
     decode = loader.transforms.decode_image
@@ -133,7 +133,7 @@ def test_skipping_is_the_tail_and_decodes_nothing_else(data, monkeypatch):
     assert list(train(data).epoch(2, skip=6)) == []
 
 
-def test_ranks_share_an_epoch(data):
+def test_ranks_share_the_batches_of_an_epoch(data):
     whole = ids(train(data).epoch(0))
     ranks = [train(data, rank=rank, world_size=4) for rank in range(4)]
     assert {rank.batches_per_epoch for rank in ranks} == {2}
@@ -141,7 +141,7 @@ def test_ranks_share_an_epoch(data):
     assert [part[0] for part in parts] + [part[1] for part in parts] == whole + whole[:2]
 
 
-def test_plan_of_unlike_groups():
+def test_a_small_group_fills_a_batch_by_repetition():
     landscape = np.array([True] * 5 + [False])
     plan = loader.epoch_plan(landscape, batch=4, seed=0, epoch=0, world_size=1)
     assert plan.shape == (3, 4)
@@ -149,7 +149,7 @@ def test_plan_of_unlike_groups():
     assert loader.epoch_plan(landscape[:5], batch=4, seed=0, epoch=0, world_size=3).shape == (3, 4)
 
 
-def test_flips(data):
+def test_half_of_the_images_are_flipped(data):
     plain = {
         i: image
         for b in train(data, augmentation=Augmentation(flip=0.0)).epoch(0)
@@ -178,16 +178,16 @@ def test_evaluation_batches_keep_the_order_of_the_file(data, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_image_is_told_in_one_line(data, workers):
+def test_a_damaged_image_is_reported_in_one_line(data, workers):
     path = data.images[8].path
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(WorkbenchError, match="not a readable") as caught:
+    with pytest.raises(WorkbenchError, match="not a readable") as error:
         list(train(data, workers=workers).epoch(0))
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
 
 
-def test_workers_leave_interrupts_to_the_parent(data):
+def test_workers_ignore_interrupts(data):
     before = set(multiprocessing.active_children())
     epoch = train(data, workers=1, batch=1).epoch(0)
     batches = [next(epoch)]
@@ -198,22 +198,22 @@ def test_workers_leave_interrupts_to_the_parent(data):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), EOFError()])
-def test_the_death_of_a_worker_is_told_in_one_line(error):
-    def dying():
+def test_a_killed_worker_is_reported_in_one_line(error):
+    def interrupted():
         raise error
         yield
 
-    with pytest.raises(WorkbenchError, match="a worker process that reads images died"):
-        list(loader._checked(dying()))
+    with pytest.raises(WorkbenchError, match=r"^workers: a process .* ended unexpectedly.*; use fewer workers$"):
+        list(loader._raise_errors(interrupted()))
 
 
-def test_other_errors_pass_unchanged(data, monkeypatch):
+def test_other_errors_are_raised_unchanged(data, monkeypatch):
     monkeypatch.setattr(loader.transforms, "collate", lambda samples: [].pop())
     with pytest.raises(IndexError):
         list(train(data).epoch(0))
 
 
-def test_real_images(shared_data):
+def test_batches_of_coco_fit_into_the_size(shared_data):
     data = read_coco(shared_data / "coco-tiny", "val2017", training=False, limit=8)
     for batch, record in zip(loader.evaluation_batches(data, size=(1333, 800)), data.images, strict=True):
         height, width = batch.sizes[0].tolist()

@@ -1,4 +1,4 @@
-"""Decoding, resizing, flipping, and the canvas of a batch."""
+"""Decoding, resizing and flipping of images, and the canvas of a batch."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def pixels(height, width, seed=0):
     ("width", "height", "expected"),
     [(640, 480, (1067, 800)), (640, 427, (1199, 800)), (480, 640, (800, 1067)), (2000, 500, (1333, 333))],
 )
-def test_resized_size(width, height, expected):
+def test_the_resized_image_is_the_largest_that_fits(width, height, expected):
     assert transforms.resized_size(height, width, 1333, 800) == expected[::-1]
 
 
-def test_resized_size_never_vanishes():
+def test_no_side_is_resized_to_zero():
     assert transforms.resized_size(1, 10_000, 1333, 800) == (1, 1333)
 
 
-def test_decoding_returns_the_stored_pixels(tmp_path):
+def test_decoding_ignores_the_orientation_in_exif_data(tmp_path):
     image = pixels(20, 30)
     exif = Image.Exif()
-    exif[274] = 6  # "rotate by 90 degrees", which boxes know nothing of
+    exif[274] = 6  # "rotate by 90 degrees", which boxes do not take into account
     Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
     decoded = transforms.decode_image(tmp_path / "a.png", 20, 30)
     assert decoded.dtype == torch.uint8
@@ -55,7 +55,7 @@ def test_grey_and_cmyk_images_become_rgb(tmp_path, mode):
     np.testing.assert_allclose(decoded.permute(1, 2, 0).numpy().astype(int), expected.astype(int), atol=2)
 
 
-def test_unusable_images_are_told_in_one_line(tmp_path):
+def test_unusable_images_are_reported_in_one_line(tmp_path):
     Image.fromarray(pixels(20, 30)).save(tmp_path / "good.jpg")
     content = (tmp_path / "good.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
@@ -67,19 +67,21 @@ def test_unusable_images_are_told_in_one_line(tmp_path):
         "cut.jpg": "truncated",
         "text.jpg": "not a readable JPEG",
         "empty.jpg": "not a readable JPEG",
-        "deep.png": "8 bits a colour",
+        "deep.png": "8 bits per colour; convert it",
     }
     for name, message in cases.items():
-        with pytest.raises(WorkbenchError, match=message) as caught:
+        with pytest.raises(WorkbenchError, match=message) as error:
             transforms.decode_image(tmp_path / name, 20, 30)
-        assert str(caught.value).startswith(str(tmp_path / name))
-        assert "\n" not in str(caught.value)
-    with pytest.raises(WorkbenchError, match="the image has 30x20 pixels, its annotation says 20x30"):
+        assert str(error.value).startswith(str(tmp_path / name))
+        assert "\n" not in str(error.value)
+    with pytest.raises(
+        WorkbenchError, match="the image has 30x20 pixels, but the annotations state 20x30; correct one"
+    ):
         transforms.decode_image(tmp_path / "good.jpg", 30, 20)
 
 
 def bilinear(image, height, width):
-    """OpenCV's rule written out: half-pixel centres, edges repeated, no antialiasing; ``[h, w, 3]`` float64."""
+    """Slow OpenCV interpolation: half-pixel centres, repeated edges, no antialiasing; ``[h, w, 3]`` float64."""
 
     def taps(new, old):
         centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
@@ -92,7 +94,7 @@ def bilinear(image, height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 80), (90, 45), (12, 17), (30, 40)])
-def test_resizing_agrees_with_the_rule_within_one_grey_level(height, width):
+def test_resizing_agrees_with_opencv_s_rule_within_one_grey_level(height, width):
     image = pixels(30, 40)
     resized = transforms.resize_image(torch.from_numpy(image).permute(2, 0, 1), height, width)
     assert resized.dtype == torch.uint8
@@ -104,7 +106,7 @@ def test_boxes_scale_by_axis_and_are_clipped():
     boxes = [(10, 20, 30, 40), (-5, -5, 5, 5), (90, 70, 130, 95), (100, 10, 120, 30)]
     resized, labels = transforms.resize_boxes(record(100, 80, boxes), height=160, width=300)
     np.testing.assert_allclose(resized, [(30, 40, 90, 80), (0, 0, 15, 10), (270, 140, 300, 160)])
-    assert labels.tolist() == [0, 1, 2]  # of the last one nothing was inside
+    assert labels.tolist() == [0, 1, 2]  # the last box is outside the image
     assert resized.dtype == np.float32
 
 
@@ -122,7 +124,7 @@ def test_flipping_mirrors_image_and_boxes():
     assert sample.boxes.tolist() == [[1, 2, 7, 5]]
 
 
-def test_canvas_is_normalised_and_zero_beside_the_images():
+def test_images_are_normalised_and_their_padding_is_zero():
     shapes, counts = [(40, 70), (65, 33)], (2, 0)
     samples = []
     for (height, width), count in zip(shapes, counts, strict=True):
@@ -146,7 +148,7 @@ def test_canvas_is_normalised_and_zero_beside_the_images():
     assert batch.boxes[1].eq(0).all()
 
 
-def test_a_batch_without_any_object():
+def test_a_batch_without_objects_has_boxes_of_the_right_shape():
     sample = transforms.Sample(
         torch.zeros(3, 32, 32, dtype=torch.uint8), *[np.zeros((0, 4)), np.zeros(0)], record(9, 9)
     )

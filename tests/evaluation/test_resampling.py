@@ -1,4 +1,4 @@
-"""AP under resampling: to the last digit what pycocotools says of a data set that repeats the images."""
+"""AP on resampled images agrees with pycocotools on a data set that repeats the images."""
 
 import json
 
@@ -11,12 +11,12 @@ from workbench.evaluation.resampling import RECALLS, _recalls_reached, average_p
 CLASSES = 5
 
 
-def made_up(random, images=12, digits=3):
-    """Annotations and detections of a few images with odd ids, in no order: crowds, misses, repeats and noise.
+def random_case(random, images=12, digits=3):
+    """Random annotations and shuffled detections, with crowds, misses, duplicates and noise.
 
-    Images 0 and 1 hold no object, images 1 and 2 have no detection; class 4 has no object, class 5 no detection.
+    Images 0 and 1 have no object, images 1 and 2 have no detection. Class 4 has no object, class 5 has no detection.
     """
-    truth, found = [], []
+    truth, detections = [], []
     for image in range(images):
         for _ in range(0 if image < 2 else random.integers(1, 9)):
             box = np.array([*random.uniform(0, 300, 2), *random.uniform(20, 120, 2)])
@@ -24,18 +24,18 @@ def made_up(random, images=12, digits=3):
             truth.append({"image_id": image, "category_id": name, "bbox": box.tolist(), "iscrowd": crowd})
             for _ in range(int(random.integers(0, 4))):
                 moved = box + random.normal(0, 0.08, 4) * box[[2, 3, 2, 3]] - (0.3 * box[2] * crowd, 0, 0, 0)
-                found.append({"image_id": image, "category_id": name, "bbox": moved.tolist()})
+                detections.append({"image_id": image, "category_id": name, "bbox": moved.tolist()})
         for _ in range(random.integers(0, 4)):
             box = [*random.uniform(0, 300, 2).tolist(), 60.0, 60.0]
-            found.append({"image_id": image, "category_id": int(random.integers(1, 5)), "bbox": box})
-    found = [{**d, "score": round(random.random(), digits)} for d in found if d["image_id"] not in (1, 2)]
-    random.shuffle(found)
-    found = [d for d in found if d["category_id"] != 5]
-    return list(range(images)), truth, found
+            detections.append({"image_id": image, "category_id": int(random.integers(1, 5)), "bbox": box})
+    detections = [{**d, "score": round(random.random(), digits)} for d in detections if d["image_id"] not in (1, 2)]
+    random.shuffle(detections)
+    detections = [d for d in detections if d["category_id"] != 5]
+    return list(range(images)), truth, detections
 
 
-def evaluation(folder, images, truth, found, copies=None):
-    """pycocotools' evaluation of these images, each as often as `copies` says, the copies side by side."""
+def evaluation(folder, images, truth, detections, copies=None):
+    """Evaluate by pycocotools, with as many copies of each image as `copies` states; the copies are consecutive."""
     copies = np.ones(len(images), dtype=int) if copies is None else copies
     ids = {image: [1000 * image + 7 + c for c in range(n)] for image, n in zip(images, copies, strict=True)}
     dataset = {
@@ -45,34 +45,35 @@ def evaluation(folder, images, truth, found, copies=None):
     }
     path = folder / "instances.json"
     path.write_text(json.dumps(dataset))
-    return run_evaluation(path, [{**d, "image_id": i} for d in found for i in ids[d["image_id"]]])
+    return run_evaluation(path, [{**d, "image_id": i} for d in detections for i in ids[d["image_id"]]])
 
 
-def said(evaluated):
+def ap_of(evaluated):
+    """AP of an evaluation by pycocotools; NaN without ground truth."""
     return np.nan if evaluated.stats[0] < 0 else evaluated.stats[0]
 
 
-def ranked(found):
-    """The same detections with no two of one score, ties broken as pycocotools breaks them."""
-    order = sorted(range(len(found)), key=lambda i: (-found[i]["score"], found[i]["image_id"]))
-    return [{**found[i], "score": 1 - rank / len(found)} for rank, i in enumerate(order)]
+def ranked(detections):
+    """Replace the scores by distinct ones in the same order, with ties broken as pycocotools breaks them."""
+    order = sorted(range(len(detections)), key=lambda i: (-detections[i]["score"], detections[i]["image_id"]))
+    return [{**detections[i], "score": 1 - rank / len(detections)} for rank, i in enumerate(order)]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_resample_is_pycocotools_on_repeated_images(tmp_path, seed):
+def test_ap_on_a_resample_agrees_with_pycocotools_on_repeated_images(tmp_path, seed):
     random = np.random.default_rng(seed)
-    case = made_up(random)
+    case = random_case(random)
     matches = matches_of(evaluation(tmp_path, *case))
     weights = random.multinomial(12, np.full(12, 1 / 12), size=12)
-    weights[0], weights[1, :2], weights[1, 2:] = 1, 6, 0  # all as they are; none that holds an object
-    brute = [said(evaluation(tmp_path, *case, row)) for row in weights]
-    assert 0.1 < brute[0] < 0.9
-    assert np.isnan(brute[1])
-    np.testing.assert_allclose(average_precision(matches, weights), brute, rtol=0, atol=1e-12)
+    weights[0], weights[1, :2], weights[1, 2:] = 1, 6, 0  # every image once; only images without objects
+    expected = [ap_of(evaluation(tmp_path, *case, row)) for row in weights]
+    assert 0.1 < expected[0] < 0.9
+    assert np.isnan(expected[1])
+    np.testing.assert_allclose(average_precision(matches, weights), expected, rtol=0, atol=1e-12)
 
 
-def test_the_cases_have_crowds_that_count_at_some_thresholds_only(tmp_path):
-    matches = matches_of(evaluation(tmp_path, *made_up(np.random.default_rng(0))))
+def test_the_random_case_has_crowds_that_are_matched_at_some_thresholds_only(tmp_path):
+    matches = matches_of(evaluation(tmp_path, *random_case(np.random.default_rng(0))))
     assert len(matches.image_ids) == 12
     assert len(matches.classes) == 4
     assert any((one.ignored.any(axis=0) & ~one.ignored.all(axis=0)).any() for one in matches.classes)
@@ -80,46 +81,46 @@ def test_the_cases_have_crowds_that_count_at_some_thresholds_only(tmp_path):
     assert not any((one.matched & one.ignored).any() for one in matches.classes)
 
 
-def test_ties(tmp_path):
-    """One digit: many detections share a score, also those of one class and image, whose copies stay side by side."""
+def test_ties_within_an_image_are_broken_as_by_pycocotools(tmp_path):
+    """Scores with one digit, so that detections of one class and image have ties; their copies stay consecutive."""
     random = np.random.default_rng(0)
-    images, truth, found = made_up(random, digits=1)
-    evaluated = evaluation(tmp_path, images, truth, found)
+    images, truth, detections = random_case(random, digits=1)
+    evaluated = evaluation(tmp_path, images, truth, detections)
     weights = np.concatenate([np.ones((1, 12), dtype=int), random.multinomial(12, np.full(12, 1 / 12), size=12)])
     ours = average_precision(matches_of(evaluated), weights)
-    assert ours[0] == pytest.approx(said(evaluated), abs=1e-12)
-    brute = [said(evaluation(tmp_path, images, truth, ranked(found), row)) for row in weights]
-    np.testing.assert_allclose(ours, brute, rtol=0, atol=1e-12)
+    assert ours[0] == pytest.approx(ap_of(evaluated), abs=1e-12)
+    expected = [ap_of(evaluation(tmp_path, images, truth, ranked(detections), row)) for row in weights]
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
 
 
-def test_ties_across_images_are_broken_by_the_image(tmp_path):
+def test_ties_across_images_are_broken_by_the_order_of_the_images(tmp_path):
     random = np.random.default_rng(1)
-    images, truth, found = made_up(random, digits=1)
-    found = list({(d["image_id"], d["category_id"], d["score"]): d for d in found}.values())
-    matches = matches_of(evaluation(tmp_path, images, truth, found))
+    images, truth, detections = random_case(random, digits=1)
+    detections = list({(d["image_id"], d["category_id"], d["score"]): d for d in detections}.values())
+    matches = matches_of(evaluation(tmp_path, images, truth, detections))
     weights = random.multinomial(12, np.full(12, 1 / 12), size=12)
-    brute = [said(evaluation(tmp_path, images, truth, found, row)) for row in weights]
-    np.testing.assert_allclose(average_precision(matches, weights), brute, rtol=0, atol=1e-12)
+    expected = [ap_of(evaluation(tmp_path, images, truth, detections, row)) for row in weights]
+    np.testing.assert_allclose(average_precision(matches, weights), expected, rtol=0, atol=1e-12)
 
 
-def test_no_detections_and_no_objects(tmp_path):
-    images, truth, found = made_up(np.random.default_rng(2))
+def test_ap_is_zero_without_detections_and_nan_without_objects(tmp_path):
+    images, truth, detections = random_case(np.random.default_rng(2))
     once = np.ones((1, 12), dtype=int)
     assert average_precision(matches_of(evaluation(tmp_path, images, truth, [])), once) == [0.0]
-    assert np.isnan(average_precision(matches_of(evaluation(tmp_path, images, [], found)), once))
+    assert np.isnan(average_precision(matches_of(evaluation(tmp_path, images, [], detections)), once))
 
 
-def test_many_resamples_are_worked_on_in_parts(tmp_path, monkeypatch):
+def test_resamples_in_chunks_have_the_same_ap(tmp_path, monkeypatch):
     random = np.random.default_rng(3)
-    matches = matches_of(evaluation(tmp_path, *made_up(random)))
+    matches = matches_of(evaluation(tmp_path, *random_case(random)))
     weights = random.integers(0, 4, (50, 12))
     whole = average_precision(matches, weights)
-    monkeypatch.setattr("workbench.evaluation.resampling.CELLS", 100)
+    monkeypatch.setattr("workbench.evaluation.resampling.CHUNK", 100)
     assert np.array_equal(average_precision(matches, weights), whole)
 
 
-def test_recalls_are_reached_as_floats_compare():
-    """35 of 100 objects do not reach pycocotools' recall of 0.35, which is 35 times 0.01 and lies above."""
+def test_recall_points_are_compared_as_floats():
+    """35 of 100 objects do not reach pycocotools' recall point 35 × 0.01, which is larger than 0.35."""
     assert _recalls_reached(np.array([0.34, 0.35, 0.36])).tolist() == [35, 35, 37]
     for objects in [*range(1, 500), 10_000, 36_335, 99_999]:
         recall = np.arange(objects + 1) / objects
@@ -127,21 +128,21 @@ def test_recalls_are_reached_as_floats_compare():
 
 
 def coco_detections(path, random):
-    """Detections made up of a file's objects: moved, some twice, some of another class."""
+    """Random detections near the objects of a file: shifted, some duplicated, some of another class."""
     dataset = json.loads(path.read_text())
     classes = [category["id"] for category in dataset["categories"]]
-    found = []
+    detections = []
     for annotation in dataset["annotations"]:
         for _ in range(int(random.integers(0, 3))):
             x, y, w, h = annotation["bbox"]
             box = np.array([x, y, w, h]) + random.normal(0, 0.07, 4) * (w, h, w, h)
             name = annotation["category_id"] if random.random() < 0.8 else int(random.choice(classes))
             scored = {"bbox": box.tolist(), "score": float(random.random())}
-            found.append({"image_id": annotation["image_id"], "category_id": name, **scored})
-    return found
+            detections.append({"image_id": annotation["image_id"], "category_id": name, **scored})
+    return detections
 
 
-def test_the_identity_is_pycocotools_on_coco_s_annotations(shared_data):
+def test_ap_on_the_images_agrees_with_pycocotools_on_coco(shared_data):
     path = shared_data / "coco-tiny" / "annotations" / "instances_val2017.json"
     evaluated = run_evaluation(path, coco_detections(path, np.random.default_rng(0)))
     matches = matches_of(evaluated)

@@ -1,4 +1,4 @@
-"""Maps of the residual backbone, and what is frozen in it."""
+"""Feature maps, frozen parts, pretrained weights and deformable convolutions of the residual backbones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def small(**settings):
 
 
 def one_step(backbone):
-    """A training step of plain gradient descent on random images; the state before it."""
+    """Make one step of gradient descent on random images; return the state before the step."""
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     backbone.train()
     sum(x.square().mean() for x in backbone(torch.randn(2, 3, 64, 96) + 1)).backward()
@@ -33,11 +33,12 @@ def one_step(backbone):
 
 
 def changed(backbone, before):
+    """Names of the tensors that differ from the state before."""
     return {key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])}
 
 
 @pytest.mark.parametrize("size", [(64, 64), (160, 32), (96, 224)])
-def test_strides_and_channels(size):
+def test_maps_have_their_strides_and_channels(size):
     backbone = small()
     assert list(backbone.channels) == [48, 64, 96]
     maps = backbone(torch.zeros(2, 3, *size))
@@ -46,7 +47,7 @@ def test_strides_and_channels(size):
     ]
 
 
-def test_full_size_has_the_papers_channels_and_stride_in_the_3x3():
+def test_the_full_size_network_has_the_paper_s_channels_and_strides_in_the_3x3():
     with torch.device("meta"):
         backbone = ResidualBackbone(Backbone(name="resnet50"))
     assert list(backbone.channels) == [512, 1024, 2048]
@@ -57,8 +58,8 @@ def test_full_size_has_the_papers_channels_and_stride_in_the_3x3():
 
 
 @pytest.mark.parametrize(("stem", "first"), [(16, 16), (24, 16), (32, 8), (64, 16)])
-def test_stem_width(stem, first):
-    """timm itself ignores a width for this stem; the net keeps its structure otherwise."""
+def test_the_stem_has_the_width_of_the_settings(stem, first):
+    """timm ignores the width of this stem; the rest of the network is the same."""
     backbone = small(stem=stem, channels=(first, 24, 32, 48))
     assert (backbone.net.conv1.out_channels, backbone.net.bn1.num_features) == (stem, stem)
     assert [tuple(x.shape[-2:]) for x in backbone(torch.zeros(1, 3, 64, 96))] == [(8, 12), (4, 6), (2, 3)]
@@ -77,63 +78,65 @@ def test_frozen_stages_have_no_gradient(stages):
         assert not any(key.startswith(frozen or "none") for key in trained)
 
 
-def test_frozen_norm_keeps_its_statistics_while_weight_and_bias_train():
+def test_a_frozen_norm_keeps_its_statistics_and_trains_weight_and_bias():
     backbone = small(frozen_stages=1, norm="frozen")
-    moved = changed(backbone, one_step(backbone))
-    assert not any("running" in key or "num_batches" in key for key in moved)
-    assert {"net.layer2.0.bn3.weight", "net.layer2.0.bn3.bias", "net.layer2.0.downsample.0.weight"} <= moved
+    trained = changed(backbone, one_step(backbone))
+    assert not any("running" in key or "num_batches" in key for key in trained)
+    assert {"net.layer2.0.bn3.weight", "net.layer2.0.bn3.bias", "net.layer2.0.downsample.0.weight"} <= trained
     assert not any(m.training for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
     assert backbone.net.layer2.training
 
 
-def test_trained_norm_follows_the_batches():
+def test_a_trained_norm_updates_its_statistics():
     backbone = small(norm="trained")
-    moved = changed(backbone, one_step(backbone))
-    assert {"net.bn1.running_mean", "net.layer2.0.bn1.running_var", "net.layer2.0.bn3.weight"} <= moved
+    trained = changed(backbone, one_step(backbone))
+    assert {"net.bn1.running_mean", "net.layer2.0.bn1.running_var", "net.layer2.0.bn3.weight"} <= trained
 
 
-def test_pretrained_weights(tmp_path):
+def test_pretrained_weights_are_loaded_without_the_classifier(tmp_path):
     file = tmp_path / "weights.pth"
-    given = {key: torch.randn_like(v) if v.is_floating_point() else v for key, v in small().net.state_dict().items()}
+    weights = {key: torch.randn_like(v) if v.is_floating_point() else v for key, v in small().net.state_dict().items()}
     classifier = {"fc.weight": torch.zeros(10, 96), "fc.bias": torch.zeros(10)}
-    torch.save({k: v for k, v in given.items() if "num_batches" not in k} | classifier, file)
+    torch.save({k: v for k, v in weights.items() if "num_batches" not in k} | classifier, file)
     backbone = small()
     backbone.load_pretrained(file)
-    assert all(torch.equal(value, given[key]) for key, value in backbone.net.state_dict().items())
+    assert all(torch.equal(value, weights[key]) for key, value in backbone.net.state_dict().items())
 
 
-@pytest.mark.parametrize("spoil", ["missing", "surplus", "shape", "garbage"])
-def test_foreign_weights_are_refused(tmp_path, spoil):
+@pytest.mark.parametrize("fault", ["missing", "surplus", "shape", "garbage"])
+def test_weights_of_another_network_are_refused(tmp_path, fault):
     file = tmp_path / "weights.pth"
     weights = small().net.state_dict()
-    if spoil == "missing":
+    if fault == "missing":
         del weights["layer3.0.conv2.weight"]
-    elif spoil == "surplus":
+    elif fault == "surplus":
         weights["layer3.7.conv2.weight"] = torch.zeros(1)
-    elif spoil == "shape":
+    elif fault == "shape":
         weights["conv1.weight"] = torch.zeros(1, 3, 7, 7)
     torch.save(weights, file)
-    if spoil == "garbage":
+    if fault == "garbage":
         file.write_bytes(b"<html>")
-    with pytest.raises(WorkbenchError, match=r"weights\.pth"):
+    reason = "not a readable checkpoint" if fault == "garbage" else "not weights of this backbone"
+    with pytest.raises(WorkbenchError, match=rf"weights\.pth: {reason} .*; "):
         small().load_pretrained(file)
 
 
-def test_impossible_structure_is_said_in_words():
-    with pytest.raises(WorkbenchError, match="resnet5000"):
+def test_an_unknown_backbone_is_reported():
+    with pytest.raises(WorkbenchError, match=r"^backbone 'resnet5000': .*; correct its settings$"):
         ResidualBackbone(Backbone(name="resnet5000"))
 
 
-# ---------------------------------------------------------------------------------- Table 4's networks, and DCNv2
+# ---------------------------------------------------------------------------------- the networks of Table 4, and DCNv2
 
 
-def on_paper(name, **settings):
+def without_weights(name, **settings):
+    """Backbone without memory for its weights."""
     with torch.device("meta"):
         return ResidualBackbone(Backbone(name=name, **settings))
 
 
 def three_by_three(backbone):
-    """Path → in channels, out channels, stride, groups of all 3×3 convolutions within stages."""
+    """In channels, out channels, stride and groups of all 3×3 convolutions of the stages, by path."""
     return {
         name: (m.weight.shape[1] * groups(m), len(m.weight), stride(m), groups(m))
         for name, m in backbone.net.named_modules()
@@ -142,8 +145,8 @@ def three_by_three(backbone):
     }
 
 
-def awake(backbone):
-    """With blocks that do something: timm starts the weight of each one's last norm at zero."""
+def with_active_blocks(backbone):
+    """Set the weights of all norms to 1: timm initialises the last norm of each block with zero."""
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
@@ -160,7 +163,7 @@ def groups(conv):
 
 
 @pytest.mark.parametrize(
-    ("name", "blocks", "width", "parts", "kept"),
+    ("name", "blocks", "width", "parts", "group_count"),
     [
         ("resnet50", (3, 4, 6, 3), 64, 1, 1),
         ("resnet101", (3, 4, 23, 3), 64, 1, 1),
@@ -170,9 +173,9 @@ def groups(conv):
     ],
 )
 @pytest.mark.parametrize("dcn", [False, True])
-def test_full_size_structure(name, blocks, width, parts, kept, dcn):
-    """Widths, strides and groups of the 3×3 convolutions, and which of them are deformable, as the paper's."""
-    backbone = on_paper(name, dcn=dcn)
+def test_full_size_networks_have_the_paper_s_structure(name, blocks, width, parts, group_count, dcn):
+    """The 3×3 convolutions have the paper's widths, strides and groups, and the same ones are deformable."""
+    backbone = without_weights(name, dcn=dcn)
     expected = {}
     for stage, count in enumerate(blocks):
         channels = width * 2**stage
@@ -180,68 +183,70 @@ def test_full_size_structure(name, blocks, width, parts, kept, dcn):
             step = 2 if block == 0 and stage > 0 else 1
             for part in range(parts):
                 path = f"convs.{part}" if parts > 1 else "conv2"
-                expected[f"layer{stage + 1}.{block}.{path}"] = (channels, channels, step, kept)
+                expected[f"layer{stage + 1}.{block}.{path}"] = (channels, channels, step, group_count)
     assert three_by_three(backbone) == expected
     assert list(backbone.channels) == [512, 1024, 2048]
     deformable = {n for n, m in backbone.net.named_modules() if isinstance(m, ModulatedDeformConv)}
     assert deformable == {n for n in expected if dcn and not n.startswith("layer1")}
 
 
-def test_res2net_pools_the_last_channels_only_where_a_stage_shrinks_the_map():
-    pools = {name: m.stride for name, m in on_paper("res2net101d").net.named_modules() if name.endswith("0.pool")}
+def test_res2net_pools_the_last_channels_only_if_the_stage_reduces_the_map():
+    pools = {
+        name: m.stride for name, m in without_weights("res2net101d").net.named_modules() if name.endswith("0.pool")
+    }
     assert pools == {"layer2.0.pool": 2, "layer3.0.pool": 2, "layer4.0.pool": 2}
 
 
 @pytest.mark.parametrize("dcn", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_narrow_networks_keep_groups_and_scales_and_learn(name, dcn):
+def test_narrow_networks_keep_their_groups_and_train_all_weights(name, dcn):
     settings = read_scale("mini")[1]["backbones"][name]
     torch.manual_seed(0)
     backbone = ResidualBackbone(Backbone(name=name, dcn=dcn, **settings))
     assert backbone.net.bn1.num_features == settings["stem"]
-    found, published = three_by_three(backbone), three_by_three(on_paper(name))
-    assert {path: kind[3] for path, kind in found.items()} == {path: published[path][3] for path in found}
+    narrow, published = three_by_three(backbone), three_by_three(without_weights(name))
+    assert {path: kind[3] for path, kind in narrow.items()} == {path: published[path][3] for path in narrow}
     assert sum(p.numel() for p in backbone.parameters()) < 600_000
     if name == "res2net101d":
-        assert {path.rpartition(".")[2] for path in found} == {"0", "1", "2"}
+        assert {path.rpartition(".")[2] for path in narrow} == {"0", "1", "2"}
         assert [block.is_first for block in backbone.net["layer3"]] == [True, False]
-    before = one_step(awake(backbone))
-    still = {k for k, v in before.items() if v.is_floating_point()} - changed(backbone, before)
-    assert not still
+    before = one_step(with_active_blocks(backbone))
+    unchanged = {k for k, v in before.items() if v.is_floating_point()} - changed(backbone, before)
+    assert not unchanged
     assert all(value.isfinite().all() for value in backbone.state_dict().values())
 
 
-def test_dcn_takes_pretrained_kernels_and_leaves_its_predictors(tmp_path):
+def test_dcn_loads_pretrained_weights_and_keeps_its_predictors(tmp_path):
     plain = small()
     torch.save(plain.net.state_dict(), tmp_path / "weights.pth")
     backbone = small(dcn=True)
     backbone.load_pretrained(tmp_path / "weights.pth")
-    taken = plain.net.state_dict()
-    predictors = {k: v for k, v in backbone.net.state_dict().items() if k not in taken}
+    loaded = plain.net.state_dict()
+    predictors = {k: v for k, v in backbone.net.state_dict().items() if k not in loaded}
     assert {key.rpartition(".")[0] for key in predictors} == {f"layer{i}.0.conv2.predictor" for i in (2, 3, 4)}
     assert not any(value.any() for value in predictors.values())
-    assert all(torch.equal(backbone.net.state_dict()[key], value) for key, value in taken.items())
+    assert all(torch.equal(backbone.net.state_dict()[key], value) for key, value in loaded.items())
 
 
-def test_frozen_parts_with_dcn():
-    backbone = awake(small(dcn=True, frozen_stages=1, norm="frozen"))
-    moved = changed(backbone, one_step(backbone))
-    assert {f"net.layer{i}.0.conv2.predictor.{p}" for i in (2, 3, 4) for p in ("weight", "bias")} <= moved
-    assert not any("layer1" in key or "running" in key for key in moved)
+def test_offset_predictors_are_trained_in_a_backbone_with_frozen_stages():
+    backbone = with_active_blocks(small(dcn=True, frozen_stages=1, norm="frozen"))
+    trained = changed(backbone, one_step(backbone))
+    assert {f"net.layer{i}.0.conv2.predictor.{p}" for i in (2, 3, 4) for p in ("weight", "bias")} <= trained
+    assert not any("layer1" in key or "running" in key for key in trained)
 
 
-def test_weights_of_open_mmlabs_deep_stem(tmp_path):
+def test_weights_of_a_deep_stem_of_open_mmlab_are_loaded(tmp_path):
     settings = {"name": "res2net101d", "layers": (1, 1, 2, 1), "channels": (16, 16, 16, 16), "stem": 8}
-    given = ResidualBackbone(Backbone(**settings)).net.state_dict()
-    theirs = {k.replace("conv1.", "stem.", 1) if k.startswith("conv1.") else k: v for k, v in given.items()}
+    weights = ResidualBackbone(Backbone(**settings)).net.state_dict()
+    theirs = {k.replace("conv1.", "stem.", 1) if k.startswith("conv1.") else k: v for k, v in weights.items()}
     theirs = {k.replace("bn1.", "stem.7.") if k.startswith("bn1.") else k: v for k, v in theirs.items()}
     torch.save({"state_dict": theirs}, tmp_path / "weights.pth")
     backbone = ResidualBackbone(Backbone(**settings))
     backbone.load_pretrained(tmp_path / "weights.pth")
-    assert all(torch.equal(value, given[key]) for key, value in backbone.net.state_dict().items())
+    assert all(torch.equal(value, weights[key]) for key, value in backbone.net.state_dict().items())
 
 
-def test_a_deep_stem_has_an_even_width():
+def test_an_odd_width_of_a_deep_stem_is_refused():
     with pytest.raises(WorkbenchError, match=r"res2net101d.*even, not 7"):
         ResidualBackbone(Backbone(name="res2net101d", stem=7))
 
@@ -249,6 +254,6 @@ def test_a_deep_stem_has_an_even_width():
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize(("name", "channels"), [("resnext101_32x4d", (8, 16, 16, 16)), ("res2net101d", (2, 8, 8, 8))])
 def test_blocks_without_channels_are_refused(name, channels):
-    """Their widths are rounded down, to nothing where there are too few."""
-    with pytest.raises(WorkbenchError, match=f"{name}.*without any"):
-        on_paper(name, channels=channels)
+    """timm rounds the channels of a block down, to zero if there are too few."""
+    with pytest.raises(WorkbenchError, match=f"{name}.*without channels; increase them"):
+        without_weights(name, channels=channels)

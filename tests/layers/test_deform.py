@@ -1,4 +1,4 @@
-"""The back ends of deformable convolution against each other, a plain convolution and a loop."""
+"""The back ends of deformable convolution agree with each other, with an ordinary convolution and with a loop."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from workbench.layers.deform import (
 )
 from workbench.support.errors import WorkbenchError
 
-BACK_ENDS = back_ends()  # mmcv among them where it is installed
+BACK_ENDS = back_ends()  # with mmcv, if it is installed
 MAPS = [(1, 1), (1, 7), (6, 1), (2, 2), (5, 9), (12, 4)]
 KINDS = {"plain": {}, "stride": {"stride": 2}, "groups": {"groups": 2}, "both": {"stride": 2, "groups": 4}}
 
 
-def case(rows, columns, masked=False, reach=3.0, batch=2, channels=None, out=4, stride=1, groups=1):
-    """Map, offsets at least a hundredth off the lattice and the border, weight, and a mask if asked for."""
+def random_tensors(rows, columns, masked=False, batch=2, stride=1, groups=1):
+    """Map, offsets that are at least 0.01 away from pixels, weight, and mask if requested."""
     generator = torch.Generator().manual_seed(rows * 100 + columns)
-    channels = channels or (3 if groups == 1 else 2 * groups)
+    channels = 3 if groups == 1 else 2 * groups
     x = torch.randn(batch, channels, rows, columns, generator=generator)
     rows, columns = math.ceil(rows / stride), math.ceil(columns / stride)
-    offset = (torch.rand(batch, 18, rows, columns, generator=generator) * 2 - 1) * reach
+    offset = (torch.rand(batch, 18, rows, columns, generator=generator) * 2 - 1) * 3.0
     fraction = offset - offset.floor()
     offset = offset.floor() + fraction.clamp(1e-2, 1 - 1e-2)
-    weight = torch.randn(out, channels // groups, 3, 3, generator=generator)
+    weight = torch.randn(4, channels // groups, 3, 3, generator=generator)
     mask = torch.rand(batch, 9, rows, columns, generator=generator)
     return (x, offset, weight, mask) if masked else (x, offset, weight)
 
 
 def slow(x, offset, weight, mask=None, stride=1):
-    """Sum over taps of weight times the bilinear sample, by loops over plain numbers."""
+    """Sum over taps of weight times bilinear sample, with loops over numbers."""
     batch, channels, height, width = x.shape
     rows, columns = offset.shape[2:]
     in_group, out_group = weight.shape[1], len(weight) * weight.shape[1] // channels
@@ -56,7 +56,7 @@ def slow(x, offset, weight, mask=None, stride=1):
             for dj in (0, 1)
         )
 
-    found = torch.zeros(batch, len(weight), rows, columns, dtype=torch.float64)
+    result = torch.zeros(batch, len(weight), rows, columns, dtype=torch.float64)
     for b, o, i, j in (
         (b, o, i, j) for b in range(batch) for o in range(len(weight)) for i in range(rows) for j in range(columns)
     ):
@@ -66,20 +66,20 @@ def slow(x, offset, weight, mask=None, stride=1):
             factor = 1.0 if mask is None else mask[b, tap, i, j].item()
             for k in range(in_group):
                 c = o // out_group * in_group + k
-                found[b, o, i, j] += factor * weight[o, k, tap // 3, tap % 3].item() * sample(b, c, y, column)
-    return found
+                result[b, o, i, j] += factor * weight[o, k, tap // 3, tap % 3].item() * sample(b, c, y, column)
+    return result
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 3), (3, 1), (2, 2), (3, 4)])
-def test_agrees_with_a_loop(back_end, masked, rows, columns, kind):
+def test_every_back_end_agrees_with_a_loop(back_end, masked, rows, columns, kind):
     stride = KINDS[kind].get("stride", 1)
-    tensors = case(rows, columns, masked, reach=2.0, batch=1, channels=4, **KINDS[kind])
+    tensors = random_tensors(rows, columns, masked, batch=1, **KINDS[kind])
     expected = slow(*(t.double() for t in tensors), stride=stride)
-    found = deform_conv2d(*tensors, back_end=back_end, stride=stride)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-5)
+    result = deform_conv2d(*tensors, back_end=back_end, stride=stride)
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=3e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,7 +89,7 @@ def test_agrees_with_a_loop(back_end, masked, rows, columns, kind):
 def test_back_ends_agree_forward_and_backward(back_end, masked, rows, columns, kind):
     results = []
     for name in (back_end, "sample"):
-        leaves = [t.requires_grad_() for t in case(rows, columns, masked, **KINDS[kind])]
+        leaves = [t.requires_grad_() for t in random_tensors(rows, columns, masked, **KINDS[kind])]
         y = deform_conv2d(*leaves, back_end=name, stride=KINDS[kind].get("stride", 1))
         (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
         results.append([y.detach(), *(leaf.grad for leaf in leaves)])
@@ -102,8 +102,8 @@ def test_back_ends_agree_forward_and_backward(back_end, masked, rows, columns, k
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize(("rows", "columns"), MAPS)
-def test_zero_offsets_are_a_plain_convolution(back_end, rows, columns, kind):
-    x, offset, weight = (t.requires_grad_() for t in case(rows, columns, **KINDS[kind]))
+def test_zero_offsets_are_an_ordinary_convolution(back_end, rows, columns, kind):
+    x, offset, weight = (t.requires_grad_() for t in random_tensors(rows, columns, **KINDS[kind]))
     stride, groups = KINDS[kind].get("stride", 1), KINDS[kind].get("groups", 1)
     plain = F.conv2d(x, weight, padding=1, stride=stride, groups=groups)
     deformed = deform_conv2d(x, torch.zeros_like(offset), weight, back_end=back_end, stride=stride)
@@ -119,7 +119,7 @@ def test_zero_offsets_are_a_plain_convolution(back_end, rows, columns, kind):
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("far", [40.0, -40.0, 1e6, -1e6, 1e20])
 def test_samples_far_outside_are_zero(back_end, far):
-    x, offset, weight = (t.requires_grad_() for t in case(5, 9))
+    x, offset, weight = (t.requires_grad_() for t in random_tensors(5, 9))
     y = deform_conv2d(x, offset * 0 + far, weight, back_end=back_end)
     y.sum().backward()
     assert (y == 0).all()
@@ -128,8 +128,8 @@ def test_samples_far_outside_are_zero(back_end, far):
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_one_cell_outside_is_zero_and_half_a_cell_is_half(back_end):
-    """Only the centre tap has weight; dy comes before dx."""
+def test_samples_at_the_border_are_interpolated_with_zero(back_end):
+    """Only the centre tap has a weight that is not zero; dy comes before dx."""
     x, weight = torch.ones(1, 1, 1, 3), torch.zeros(1, 1, 3, 3)
     weight[..., 1, 1] = 1
     for dy, dx, expected in [(1, 0, [0, 0, 0]), (-0.5, 0, [0.5] * 3), (0, 0.5, [1, 1, 0.5]), (0, -1, [0, 1, 1])]:
@@ -140,26 +140,28 @@ def test_one_cell_outside_is_zero_and_half_a_cell_is_half(back_end):
         )
 
 
-@pytest.mark.parametrize(("built_with", "on_gpu"), [("not available", "torchvision"), ("12.1", "mmcv")])
-def test_mmcv_built_for_a_cpu_alone_is_not_taken_on_a_gpu(monkeypatch, built_with, on_gpu):
-    mmcv = SimpleNamespace(get_compiling_cuda_version=lambda: built_with)
+@pytest.mark.parametrize(("cuda_version", "back_end"), [("not available", "torchvision"), ("12.1", "mmcv")])
+def test_mmcv_without_gpu_operators_is_not_used_on_a_gpu(monkeypatch, cuda_version, back_end):
+    mmcv = SimpleNamespace(get_compiling_cuda_version=lambda: cuda_version)
     monkeypatch.setattr(deform, "mmcv_ops", lambda: mmcv)
-    assert deform.fastest_back_end(torch.device("cuda")) == on_gpu
+    assert deform.fastest_back_end(torch.device("cuda")) == back_end
     assert "mmcv" in deform.back_ends("cpu")
 
 
-def test_regular_grid_is_row_major_pairs_of_dy_and_dx():
+def test_the_regular_grid_has_pairs_of_dy_and_dx_in_row_major_order():
     assert regular_grid("cpu").view(9, 2).tolist() == [[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)]
 
 
-def test_module_and_choice_of_back_end():
+def test_the_module_agrees_with_the_function_and_unknown_back_ends_are_refused():
     layer = DeformConv(3, 4)
-    x, offset, _ = case(5, 9)
+    x, offset, _ = random_tensors(5, 9)
     assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {"weight": (4, 3, 3, 3)}  # no bias
     torch.testing.assert_close(
         layer(x, offset), deform_conv2d(x, offset, layer.weight, back_end="torchvision"), atol=3e-5, rtol=0
     )
-    with pytest.raises(WorkbenchError, match=r"no back end 'mmdet' \(at hand: auto, sample, torchvision"):
+    with pytest.raises(
+        WorkbenchError, match=r"^back_end: 'mmdet' is not available; choose auto, sample or torchvision"
+    ):
         deform_conv2d(x, offset, layer.weight, back_end="mmdet")
 
 
@@ -167,7 +169,7 @@ def test_module_and_choice_of_back_end():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_untrained_dcnv2_is_half_a_plain_convolution(kind):
+def test_an_untrained_dcnv2_is_half_an_ordinary_convolution(kind):
     torch.manual_seed(0)
     layer, x = ModulatedDeformConv(8, 4, **KINDS[kind]), torch.randn(2, 8, 5, 9)
     plain = F.conv2d(x, layer.weight, padding=1, **KINDS[kind])
@@ -176,10 +178,11 @@ def test_an_untrained_dcnv2_is_half_a_plain_convolution(kind):
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_dcnv2_predicts_offsets_then_masks(kind, back_end):
-    """Channels 0 to 17 of its own convolution are ``dy, dx`` of the taps, 18 to 26 what the masks are sigmoids of."""
+def test_a_dcnv2_predicts_offsets_then_masks(monkeypatch, kind, back_end):
+    """Channels 0 to 17 of the predictor are ``dy, dx`` of the taps, channels 18 to 26 the logits of the masks."""
+    monkeypatch.setattr(deform, "fastest_back_end", lambda device: back_end)
     torch.manual_seed(1)
-    layer, x = ModulatedDeformConv(8, 4, back_end=back_end, **KINDS[kind]), torch.randn(1, 8, 4, 3)
+    layer, x = ModulatedDeformConv(8, 4, **KINDS[kind]), torch.randn(1, 8, 4, 3)
     torch.nn.init.normal_(layer.predictor.weight, std=0.2)
     torch.nn.init.normal_(layer.predictor.bias)
     stride = KINDS[kind].get("stride", 1)
@@ -190,7 +193,7 @@ def test_a_dcnv2_predicts_offsets_then_masks(kind, back_end):
         torch.testing.assert_close(layer(x).double(), expected, rtol=0, atol=1e-5)
 
 
-def test_start_values_and_parameters_of_a_dcnv2():
+def test_initial_weights_and_parameters_of_a_dcnv2():
     torch.manual_seed(0)
     layer = ModulatedDeformConv(64, 96, groups=32)
     shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
@@ -198,12 +201,12 @@ def test_start_values_and_parameters_of_a_dcnv2():
     assert isinstance(layer.predictor, OffsetPredictor)
     assert not layer.predictor.weight.any()
     assert not layer.predictor.bias.any()
-    bound = 1 / math.sqrt(9 * 64)  # of all channels, whatever the groups
+    bound = 1 / math.sqrt(9 * 64)  # of all channels, not of a group
     assert 0.99 * bound < layer.weight.abs().max() <= bound
     assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
-def test_an_untrained_dcnv2_learns_all_its_parts():
+def test_all_parameters_of_an_untrained_dcnv2_have_gradients():
     torch.manual_seed(0)
     layer = ModulatedDeformConv(4, 4, stride=2, groups=2)
     (layer(torch.randn(2, 4, 7, 9)) * torch.randn(2, 4, 4, 5)).sum().backward()

@@ -220,7 +220,7 @@ def test_gpus_are_asked_for_where_there_are_none(rehearsed):
         assert re.search(r"threads: 16\n.*\bgpu=4\b", said)
         config = ("--config", "limit_steps=3", "limit_images=4", "gpus=1")
         said = snakemake(rehearsed, "t3_raw_vfl", *config, check=False).stderr
-        assert said.splitlines()[-1].startswith("workbench: GPUs were asked for, and PyTorch can use none here: ")
+        assert said.splitlines()[-1].startswith("workbench: --gpu: PyTorch finds no GPU on this machine; ")
 
 
 def test_a_failed_job_has_the_last_word(rehearsed, tmp_path):

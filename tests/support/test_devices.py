@@ -1,4 +1,4 @@
-"""GPUs are handed out by locks: no two jobs on one device."""
+"""Jobs on one machine reserve GPUs by file locks, so that no two jobs use the same GPU."""
 
 import os
 import subprocess
@@ -14,20 +14,20 @@ from workbench.support.errors import WorkbenchError
 @pytest.fixture
 def two_gpus(monkeypatch):
     monkeypatch.setattr(devices, "gpu_indices", lambda: [0, 1])
-    # Set, then deleted: what the code under test sets is undone too.
+    # Set, then deleted, so that pytest also undoes the change that the code under test makes.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
 
 
 def reserve_elsewhere(folder, count):
-    """Another process that holds GPUs until its standard input ends."""
+    """Start another process that reserves GPUs until its standard input ends."""
     code = f"""
 import sys
 from pathlib import Path
 from workbench.support import devices
 devices.gpu_indices = lambda: [0, 1]
-with devices.reserved_gpus({count}, Path({str(folder)!r})) as mine:
-    print(*mine, flush=True)
+with devices.reserved_gpus({count}, Path({str(folder)!r})) as reserved:
+    print(*reserved, flush=True)
     sys.stdin.read()
 """
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
@@ -36,59 +36,59 @@ with devices.reserved_gpus({count}, Path({str(folder)!r})) as mine:
     )
 
 
-def test_a_taken_device_is_left_alone_and_freed_by_a_kill(two_gpus, tmp_path):
+def test_a_reserved_gpu_is_not_reserved_again_until_its_process_ends(two_gpus, tmp_path):
     other = reserve_elsewhere(tmp_path, 1)
     assert other.stdout.readline().strip() == "0"
-    with devices.reserved_gpus(1, tmp_path) as mine:
-        assert mine == [1]
+    with devices.reserved_gpus(1, tmp_path) as reserved:
+        assert reserved == [1]
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     del os.environ["CUDA_VISIBLE_DEVICES"]
     other.kill()
     other.wait()
-    with devices.reserved_gpus(2, tmp_path) as mine:
-        assert mine == [0, 1]
+    with devices.reserved_gpus(2, tmp_path) as reserved:
+        assert reserved == [0, 1]
 
 
 def test_in_a_container_cuda_counts_its_gpus_from_zero(two_gpus, tmp_path, monkeypatch):
-    """Whatever their device files' numbers on the machine."""
+    """CUDA's numbers do not depend on the numbers of the device files."""
     monkeypatch.setattr(devices, "gpu_indices", lambda: [3, 5])
-    with devices.reserved_gpus(2, tmp_path) as mine:
-        assert mine == [3, 5]
+    with devices.reserved_gpus(2, tmp_path) as reserved:
+        assert reserved == [3, 5]
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
-def test_a_scheduler_s_choice_stands(two_gpus, tmp_path, monkeypatch):
+def test_gpus_that_a_scheduler_assigned_are_kept(two_gpus, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    with devices.reserved_gpus(1, tmp_path) as mine:
-        assert mine == []
+    with devices.reserved_gpus(1, tmp_path) as reserved:
+        assert reserved == []
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
 
 
-def test_without_gpus_nothing_is_reserved(tmp_path, monkeypatch):
+def test_nothing_is_reserved_without_gpus(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "gpu_indices", list)
-    with devices.reserved_gpus(1, tmp_path) as mine:
-        assert mine == []
+    with devices.reserved_gpus(1, tmp_path) as reserved:
+        assert reserved == []
     assert not list(tmp_path.iterdir())
 
 
-def test_a_job_that_needs_a_gpu_refuses_a_cpu(monkeypatch):
+def test_a_job_that_requests_a_gpu_fails_on_a_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     devices.refuse_cpu()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(WorkbenchError, match=r"PyTorch can use none here: .* or leave gpus \(--gpu\) out"):
+    with pytest.raises(WorkbenchError, match=r"^--gpu: PyTorch finds no GPU .* or leave gpus \(--gpu\) out"):
         devices.refuse_cpu()
 
 
 @pytest.mark.parametrize(
-    ("threads", "asked", "count", "processes"),
+    ("threads", "workers", "count", "processes"),
     [("16", None, 1, 8), ("16", None, 8, 2), ("4", None, 8, 1), ("3", None, 1, 3), ("16", 0, 1, 0), ("16", 12, 1, 12)],
 )
-def test_decoding_processes_share_the_threads_of_a_job(monkeypatch, threads, asked, count, processes):
+def test_decoding_processes_share_the_threads_of_a_job(monkeypatch, threads, workers, count, processes):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    assert devices.decoding_processes(asked, count) == processes
+    assert devices.decoding_processes(workers, count) == processes
 
 
-def test_a_cpu_decodes_beside_its_other_work(monkeypatch):
+def test_a_job_on_a_cpu_starts_no_decoding_processes(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.decoding_processes(None) == 0

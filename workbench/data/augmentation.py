@@ -1,7 +1,7 @@
-"""What is drawn anew for a training image in each epoch: its size, a crop and black holes.
+"""Random changes of a training image in each epoch: a crop, its size, and black holes (cutout).
 
-Numbers and order are those of the released configuration of VFNet-X: crop, resize, holes, flip. Each function draws
-from the generator that it is given, so an image's fate depends on nothing else.
+Constants and order (crop, resize, holes, flip) follow the released configuration of VFNet-X. Each function draws from
+the generator in its arguments, so that the result depends only on the generator's state.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from workbench.data.transforms import Sample
 from workbench.settings.data import ImageRange
 from workbench.settings.experiment import CutOut
 
-SMALLEST_CROP = 0.75  # of a side
-HOLES = (5, 10)  # fewest and most
+SMALLEST_CROP = 0.75  # as a share of a side
+HOLES = (5, 10)  # smallest and largest number of holes
 HOLE_SIZES = np.array(  # width and height in units
     [(1, 1), (1, 2), (2, 1), (2, 2), (4, 2), (2, 4), (4, 4), (4, 8), (8, 4), (8, 8), (8, 12), (12, 8), (12, 12)]
 )
@@ -28,13 +28,13 @@ HOLE_SIZES = np.array(  # width and height in units
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What befalls training images; the default is a flip alone.
+    """Settings of the random changes of training images; the default is a flip only.
 
     Attributes:
-        flip: probability of a mirror image, left to right.
+        flip: probability of a horizontal flip.
         crop: probability of a random crop.
-        image_range: bounds of the sides are drawn from it; None keeps the data set's size.
-        cutout: black holes, or none.
+        image_range: range from which long and short side are drawn; None for the size of the data set.
+        cutout: settings of the black holes; None for no holes.
     """
 
     flip: float = 0.5
@@ -44,46 +44,49 @@ class Augmentation:
 
     @property
     def fixed_size(self) -> bool:
-        """Whether an image is resized to the same pixels in every epoch."""
+        """Whether the resized image is the same in every epoch."""
         return not self.crop and self.image_range is None
 
 
-def augmented(
-    image: Tensor, record: ImageRecord, size: tuple[int, int], chosen: Augmentation, rng: Generator
+def augment(
+    image: Tensor, record: ImageRecord, size: tuple[int, int], augmentation: Augmentation, rng: Generator
 ) -> Sample | None:
-    """The sample of a decoded image, all but the flip; None where the crop left it no object.
+    """Apply all changes but the flip to a decoded image; return None if its crop contains no object.
 
     Args:
-        image: ``[3, h, w]`` uint8 as stored, or, of ``chosen.fixed_size``, resized already.
-        record: of the image.
-        size: long and short side in pixels, into which the image is fitted where no range is given.
+        image: ``[3, h, w]`` uint8 as stored; already resized if ``augmentation.fixed_size``.
+        record: entry of the annotation file for the image.
+        size: long and short side in pixels into which the image must fit, unless ``augmentation`` has a range.
     """
-    part = record
-    if chosen.crop and rng.random() < chosen.crop:
-        top, left, height, width = crop_window(rng, record.height, record.width)
-        part = cropped_record(record, top, left, height, width)
-        if not len(part.labels):
+    view = record
+    if augmentation.crop and rng.random() < augmentation.crop:
+        top, left, height, width = draw_crop(rng, record.height, record.width)
+        view = crop_record(record, top, left, height, width)
+        if not len(view.labels):
             return None
         image = image[:, top : top + height, left : left + width]
-    if chosen.image_range is not None:
-        size = drawn_size(rng, chosen.image_range)
-    height, width = transforms.resized_size(part.height, part.width, *size)
-    boxes, labels = transforms.resize_boxes(part, height, width)
-    if not chosen.fixed_size:
+    if augmentation.image_range is not None:
+        size = draw_size(rng, augmentation.image_range)
+    height, width = transforms.resized_size(view.height, view.width, *size)
+    boxes, labels = transforms.resize_boxes(view, height, width)
+    if not augmentation.fixed_size:
         image = transforms.resize_image(image, height, width)
-    if chosen.cutout is not None and rng.random() < chosen.cutout.probability:
-        image = cut_out(image, holes(rng, height, width, chosen.cutout.unit))
+    if augmentation.cutout is not None and rng.random() < augmentation.cutout.probability:
+        image = cut_out(image, draw_holes(rng, height, width, augmentation.cutout.unit))
     return Sample(image, boxes, labels, record)
 
 
-def drawn_size(rng: Generator, bounds: ImageRange) -> tuple[int, int]:
-    """Long and short side in pixels: two whole numbers, each uniform in its bounds, the larger one first."""
+def draw_size(rng: Generator, bounds: ImageRange) -> tuple[int, int]:
+    """Draw long and short side in pixels: two whole numbers, each uniform in its bounds, the larger one first."""
     first, second = (int(rng.integers(low, high, endpoint=True)) for low, high in (bounds.long, bounds.short))
     return max(first, second), min(first, second)
 
 
-def crop_window(rng: Generator, height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width in pixels: sides uniform from three quarters to the whole, any place the same."""
+def draw_crop(rng: Generator, height: int, width: int) -> tuple[int, int, int, int]:
+    """Draw top, left, height and width of a crop in pixels.
+
+    Each side is uniform between three quarters of the image's side and the whole side. The position is uniform.
+    """
     sides = [int(side * rng.uniform(SMALLEST_CROP, 1) + 0.5) for side in (height, width)]
     top, left = (
         int(rng.integers(0, side - part, endpoint=True)) for side, part in zip((height, width), sides, strict=True)
@@ -91,18 +94,22 @@ def crop_window(rng: Generator, height: int, width: int) -> tuple[int, int, int,
     return top, left, *sides
 
 
-def cropped_record(record: ImageRecord, top: int, left: int, height: int, width: int) -> ImageRecord:
-    """The record of a window of an image: boxes shifted and clipped, those of which nothing is left dropped."""
+def crop_record(record: ImageRecord, top: int, left: int, height: int, width: int) -> ImageRecord:
+    """Record of a crop of an image: boxes are shifted and clipped; boxes that are then empty are left out."""
     shifted = record.boxes - np.array((left, top) * 2, dtype=np.float32)
     boxes = np.clip(shifted, 0, np.array((width, height) * 2, dtype=np.float32))
     keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     return replace(record, height=height, width=width, boxes=boxes[keep], labels=record.labels[keep])
 
 
-def holes(rng: Generator, height: int, width: int, unit: int) -> NDArray[np.int64]:
-    """5 to 10 holes ``[n, 4]``, ``x1, y1, x2, y2`` in pixels, of sizes from the list; the corner is any pixel.
+def draw_holes(rng: Generator, height: int, width: int, unit: int) -> NDArray[np.int64]:
+    """Draw 5 to 10 holes ``[n, 4]``, ``x1, y1, x2, y2`` in pixels.
 
-    They extend to the right and down, and are clipped to the image.
+    The top left corner of a hole is any pixel of the image, and its size is one of ``HOLE_SIZES``. Holes are clipped to
+    the image.
+
+    Args:
+        unit: pixels per unit of ``HOLE_SIZES``.
     """
     count = int(rng.integers(*HOLES, endpoint=True))
     corners = rng.integers(0, (width, height), (count, 2))
@@ -111,7 +118,7 @@ def holes(rng: Generator, height: int, width: int, unit: int) -> NDArray[np.int6
 
 
 def cut_out(image: Tensor, rectangles: NDArray[np.int64]) -> Tensor:
-    """A copy of the image ``[3, h, w]`` with rectangles ``[n, 4]`` in black."""
+    """Copy of an image ``[3, h, w]`` with black rectangles ``[n, 4]``."""
     image = image.clone()
     for x1, y1, x2, y2 in rectangles.tolist():
         image[:, y1:y2, x1:x2] = 0

@@ -1,4 +1,4 @@
-"""A batch of training or test images, the one form in which data reach a detector."""
+"""Batch of training or test images: the only input of a detector."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 class Batch:
     """Images of one batch with their ground truth, padded to common shapes.
 
-    B images on a canvas of H×W pixels, G the largest number of objects of any of them (may be 0).
+    B is the number of images, H×W the canvas in pixels, and G the largest number of objects per image (may be 0).
 
     Attributes:
         images: ``[B, 3, H, W]`` float32, RGB, normalised, zero-padded on the right and bottom; H and W are multiples
             of 32.
         boxes: ``[B, G, 4]`` float32, ``x1, y1, x2, y2`` in pixels of the resized image; zeros where not ``valid``.
         labels: ``[B, G]`` int64, contiguous class indices from 0; 0 where not ``valid``.
-        valid: ``[B, G]`` bool, True where a ground-truth object stands.
+        valid: ``[B, G]`` bool, True for an object, False for padding.
         sizes: ``[B, 2]`` int64, height and width of each resized image before padding.
         original_sizes: ``[B, 2]`` int64, height and width of each image on disk.
-        image_ids: B image ids as the annotation file has them.
+        image_ids: B image ids of the annotation file.
         file_names: B file names, for messages.
     """
 
@@ -36,6 +36,6 @@ class Batch:
     file_names: tuple[str, ...]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its tensors on ``device``."""
+        """Return the batch with its tensors on ``device``."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)

@@ -1,8 +1,8 @@
-"""Batches for training and for test, in this process or in worker processes, the same to the byte.
+"""Batches for training and test, decoded in this process or in worker processes, with equal bytes in both cases.
 
-Which images make up which batch of an epoch depends on the seed and the epoch alone, and the random numbers of an
-image on the seed, the epoch and its id: a resumed training, another number of workers or another split over ranks
-sees the same data. The sampler follows the grouped one of the released code.
+The images of each batch depend only on the seed and the epoch. The random numbers of an image depend only on the seed,
+the epoch and the image's id. A resumed training, another number of workers or another number of ranks therefore uses
+the same data. The sampler is the grouped sampler of the released code.
 """
 
 from __future__ import annotations
@@ -17,42 +17,45 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from workbench.data import transforms
-from workbench.data.augmentation import Augmentation, augmented
+from workbench.data.augmentation import Augmentation, augment
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection
 from workbench.data.transforms import Sample
 from workbench.support.errors import WorkbenchError
 
-CACHE_BYTES = 512 * 2**20  # a training set that fits into this, decoded and resized, is kept in memory
-CROPS = 1000  # tries to find a crop with an object in it, a generous number
+CACHE_BYTES = 512 * 2**20  # a training set that is smaller than this, decoded and resized, is kept in memory
+CROPS = 1000  # attempts to draw a crop with an object
 
-Plan = list[tuple[int, list[int]]]  # of each batch: the epoch, and the indices of its images
+Plan = list[tuple[int, list[int]]]
+"""For each batch, the epoch and the indices of its images."""
 
 
 class TrainingBatches:
-    """An endless supply of training batches, an epoch at a time; made by ``training_batches``.
+    """Training batches of any epoch; made by ``training_batches``.
 
     Attributes:
-        batches_per_epoch: how many micro-batches this rank sees in an epoch.
+        batches_per_epoch: number of micro-batches of this rank per epoch.
     """
 
     def __init__(self, source: _Source, batch: int, workers: int, rank: int, world_size: int) -> None:
         self._source, self._batch, self._rank, self._world_size = source, batch, rank, world_size
         self.batches_per_epoch = len(self._plan(epoch=0))
-        # The loader reads the list afresh each epoch, so its workers live as long as this object.
+        # The loader reads this list at the start of each epoch, so that its workers can be kept over all epochs.
         self._queue: Plan = []
         self._loader = _worker_loader(source, self._queue, workers) if workers else None
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, without the first ``skip`` (which are not decoded). Ends the epoch before it.
+        """Batches of an epoch without the first ``skip`` batches, which are not decoded.
+
+        Starting an epoch ends the iteration over the previous one.
 
         Raises:
             WorkbenchError: an image cannot be read.
         """
         self._queue[:] = self._plan(epoch)[skip:]
         if self._loader is None:
-            return _checked(map(self._source.__getitem__, list(self._queue)))
-        return _checked(iter(self._loader))
+            return _raise_errors(map(self._source.__getitem__, list(self._queue)))
+        return _raise_errors(iter(self._loader))
 
     def _plan(self, epoch: int) -> Plan:
         batches = epoch_plan(self._source.landscape, self._batch, self._source.seed, epoch, self._world_size)
@@ -70,14 +73,15 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> TrainingBatches:
-    """Shuffled, augmented batches.
+    """Shuffled and augmented batches for training.
 
     Args:
-        size: long and short side in pixels, into which images are fitted, unless the augmentation draws them.
-        batch: images of a micro-batch.
-        augmentation: what is drawn anew in each epoch.
-        workers: processes that decode; 0 decodes in this one and, if the set is small, each image only once.
-        rank, world_size: this process among those that share the epochs.
+        size: long and short side in pixels into which images must fit, unless the augmentation draws the sides.
+        batch: number of images of a micro-batch.
+        augmentation: random changes of the images.
+        workers: number of processes that decode. With 0, this process decodes, and it decodes each image of a small
+            data set only once.
+        rank, world_size: index of this process, and number of processes that share an epoch.
     """
     source = _Source(data, size, seed, augmentation, cache=not workers)
     return TrainingBatches(source, batch, workers, rank, world_size)
@@ -90,7 +94,9 @@ def evaluation_batches(
     batch: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """All images once, in file order, unflipped; images of one batch share a canvas. Arguments as in training.
+    """All images once, in file order, without augmentation; the images of a batch share a canvas.
+
+    Args: see ``training_batches``.
 
     Raises:
         WorkbenchError: an image cannot be read.
@@ -98,17 +104,18 @@ def evaluation_batches(
     source = _Source(data, size, 0, Augmentation(flip=0.0), cache=False)
     indices = range(len(data.images))
     plan = [(0, list(indices[start : start + batch])) for start in indices[::batch]]
-    return _checked(iter(_worker_loader(source, plan, workers)) if workers else map(source.__getitem__, plan))
+    return _raise_errors(iter(_worker_loader(source, plan, workers)) if workers else map(source.__getitem__, plan))
 
 
 def epoch_plan(landscape: NDArray[np.bool_], batch: int, seed: int, epoch: int, world_size: int) -> NDArray[np.int64]:
-    """The batches of an epoch, as indices of images ``[n, batch]``; rank r takes rows r, r + world_size, …
+    """Batches of an epoch as indices of images ``[n, batch]``; rank r takes the rows r, r + world_size, …
 
-    Wide and other images are never mixed. Both groups are shuffled, then filled up to whole batches with their own
-    first images; the batches are shuffled and filled up to a multiple of ``world_size`` with the first of them.
+    A batch contains either landscape images or other images. Each of the two groups is shuffled. Its last batch is
+    filled with the first images of the group. Then all batches are shuffled. Their number is made a multiple of
+    ``world_size`` by repeating the first batches.
 
     Args:
-        landscape: for each image, whether it is wider than high.
+        landscape: whether each image is wider than high.
     """
     rng = np.random.default_rng((seed, epoch))
     groups = [rng.permutation(np.flatnonzero(landscape == wide)) for wide in (False, True)]
@@ -118,7 +125,7 @@ def epoch_plan(landscape: NDArray[np.bool_], batch: int, seed: int, epoch: int, 
 
 
 class _Source:
-    """Makes any batch from its entry in a plan. It holds no state but the cache, so any process may make any batch."""
+    """Source of the batches of a plan. Its only state is a cache, so that any process can make any batch."""
 
     def __init__(
         self, data: CocoDetection, size: tuple[int, int], seed: int, augmentation: Augmentation, cache: bool
@@ -136,7 +143,7 @@ class _Source:
         return len(self.data.images)
 
     def __getitem__(self, entry: tuple[int, list[int]]) -> Batch | WorkbenchError:
-        """The batch; a user's mistake is returned, since one raised in a worker would come out in a traceback."""
+        """Return a batch, or a user's mistake: raised in a worker, the mistake would be reported with a traceback."""
         epoch, indices = entry
         try:
             return transforms.collate([self._sample(epoch, index) for index in indices])
@@ -144,30 +151,30 @@ class _Source:
             return error
 
     def _sample(self, epoch: int, index: int) -> Sample:
-        """The image's sample, or, where its crop holds no object, that of another one of its group."""
-        # Image ids may be negative in other people's files, seeds may not.
+        """Sample of the image; if its crop contains no object, sample of another image of its group."""
+        # Image ids can be negative, seeds cannot.
         rng = np.random.default_rng((self.seed, epoch, self.data.images[index].id % 2**64))
         flipped = rng.random() < self._augmentation.flip
         for _ in range(CROPS):
             record = self.data.images[index]
-            sample = augmented(self._image(index), record, self._size, self._augmentation, rng)
+            sample = augment(self._image(index), record, self._size, self._augmentation, rng)
             if sample is not None:
                 return transforms.flip(sample) if flipped else sample
             index = int(rng.choice(np.flatnonzero(self.landscape == self.landscape[index])))
         raise WorkbenchError(
-            f"{record.path}: no crop of it or of images like it holds an object; leave training.crop out"
+            f"{record.path}: no crop of this image or of similar images contains an object; leave training.crop out"
         )
 
     def _image(self, index: int) -> Tensor:
-        """The image decoded, and resized if that is the same in every epoch, ``[3, h, w]`` uint8."""
+        """Decoded image ``[3, h, w]`` uint8, resized if it has the same size in every epoch."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         record = self.data.images[index]
         image = transforms.decode_image(record.path, record.height, record.width)
-        kept = image  # as decoded: what is resized later must lie in memory as without a cache
+        kept = image  # not copied, so that a later resize reads the same memory layout with and without a cache
         if self._augmentation.fixed_size:
             image = transforms.resize_image(image, *self._sizes[index])
-            kept = image.contiguous()  # the decoder leaves colours interleaved, which is slower to read
+            kept = image.contiguous()  # the decoder interleaves the colours, which is slower to read
         if self._cache is not None:
             self._cache[index] = kept
         return image
@@ -176,33 +183,39 @@ class _Source:
 def _worker_loader(source: _Source, plan: Plan, workers: int) -> DataLoader:
     return DataLoader(
         source,
-        batch_size=None,  # an entry of the plan is a whole batch already
+        batch_size=None,  # an entry of the plan is already a batch
         sampler=plan,
         num_workers=workers,
         persistent_workers=True,
-        worker_init_fn=_leave_interrupts_to_the_parent,
-        generator=torch.Generator(),  # otherwise each epoch draws from the global one, and training would notice
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # the default, the global generator, would change the training
     )
 
 
-def _leave_interrupts_to_the_parent(_worker: int) -> None:
+def _ignore_interrupts(_worker: int) -> None:
+    """Leave interrupts from the keyboard to the parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _checked(batches: Iterator[Batch | WorkbenchError]) -> Iterator[Batch]:
-    """The batches, with mistakes and the death of a worker raised as one line."""
+def _raise_errors(batches: Iterator[Batch | WorkbenchError]) -> Iterator[Batch]:
+    """Yield the batches; raise a WorkbenchError for a user's mistake and for a worker that ended unexpectedly."""
     try:
         for batch in batches:
             if isinstance(batch, WorkbenchError):
                 raise batch
             yield batch
-    except (RuntimeError, EOFError, ConnectionError) as error:  # the latter two when it died while handing over
+    except (
+        RuntimeError,
+        EOFError,
+        ConnectionError,
+    ) as error:  # EOFError, ConnectionError: the worker ended while it sent a batch
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
             raise
         raise WorkbenchError(
-            "a worker process that reads images died, probably for want of memory (or of /dev/shm): use fewer workers"
+            "workers: a process that decodes images ended unexpectedly, probably out of memory (or of space in "
+            "/dev/shm); use fewer workers"
         ) from error
     finally:
-        # A kept traceback keeps this frame; were the workers in it, they would be left to the garbage collector, which
-        # takes the queues away first, and each would be waited for in vain for five seconds.
+        # A stored traceback keeps this frame alive, and with it the workers. The garbage collector would then delete
+        # the queues before the workers and wait five seconds for each worker.
         del batches

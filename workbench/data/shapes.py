@@ -1,9 +1,9 @@
-"""Outlines, textures and paint for the embedded data set: everything between a random generator and a pixel.
+"""Outlines, textures and painting for the embedded data set: from random numbers to pixels.
 
-An outline is ``[N, 2]`` float64, a closed simple polygon of ``x, y`` in pixels (pixel i, j covers [j, j+1) x [i, i+1)).
-A mask is a PIL image of mode L, `FINE` times as wide and as high as the picture, 255 inside and 0 outside: boxes and
-areas are read from it to a fraction of a pixel, and its average over FINE x FINE is the anti-aliased edge.
-A canvas is ``[H, W, 3]`` float32 in 0..255.
+- Outline: ``[N, 2]`` float64, a closed simple polygon of ``x, y`` in pixels (pixel i, j covers [j, j+1) x [i, i+1)).
+- Mask: PIL image of mode L, `FINE` times as wide and as high as the image, 255 inside and 0 outside. Boxes and areas
+  are measured on masks, exact to a fraction of a pixel. The mean over FINE x FINE is the anti-aliased edge.
+- Canvas: ``[H, W, 3]`` float32 in 0..255.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 
-FINE = 3  # supersampling of the masks
-USUAL_COLOUR = 0.92  # share of the objects that have their category's colour
-MARGIN = 8  # pixels around an object that its shadow and its blur can reach
+FINE = 3  # supersampling factor of masks
+USUAL_COLOUR = 0.92  # share of objects in the usual colour of their category
+MARGIN = 8  # pixels around an object for its shadow and blur
 
 
 def _arc(start: float, stop: float, points: int, radius: float = 1.0, centre: float = 0.0) -> np.ndarray:
@@ -44,7 +44,7 @@ def _star(rng: Generator) -> np.ndarray:
 
 
 def _crescent(rng: Generator) -> np.ndarray:
-    """The unit disc without a second disc that is pushed over its right side."""
+    """Unit disc minus a second disc that overlaps its right side."""
     shift, radius = rng.uniform(0.55, 0.75), rng.uniform(0.78, 0.92)
     x = (1 - radius**2 + shift**2) / (2 * shift)
     y = np.sqrt(1 - x**2)
@@ -82,7 +82,7 @@ OUTLINES: dict[str, Callable[[Generator], np.ndarray]] = {
 
 
 def outline(name: str, rng: Generator, width: float, height: float, angle: float) -> np.ndarray:
-    """A shape of its class, ``width`` x ``height`` pixels before it is turned by ``angle`` (radians), about (0, 0)."""
+    """Draw an outline of a class around (0, 0), ``width`` x ``height`` pixels, then rotated by ``angle`` in radians."""
     points = OUTLINES[name](rng)
     low, high = points.min(axis=0), points.max(axis=0)
     points = (points - (low + high) / 2) / (high - low) * [width, height]
@@ -98,10 +98,10 @@ def polygon_area(points: np.ndarray) -> float:
 
 
 def clip_outline(points: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The outline, pulled onto the picture's border where it leaves the picture.
+    """Move the points of an outline that are outside the image onto the image's border.
 
-    Pulling points onto a rectangle moves none across its inside, so that the part inside stays exactly what it was,
-    as long as the points lie close together: long edges are divided first.
+    Such a move never crosses the inside of the image. The part inside therefore stays the same if neighbouring points
+    are close, so long edges are divided first.
     """
     if (points >= 0).all() and (points <= [width, height]).all():
         return points
@@ -113,11 +113,11 @@ def clip_outline(points: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def draw_mask(outlines: Sequence[np.ndarray], width: int, height: int, line: float | None = None) -> Image.Image:
-    """Mask of the union of outlines, or of lines of ``line`` pixels along them."""
+    """Mask of the union of outlines or, with ``line``, of lines along the outlines, ``line`` pixels wide."""
     mask = Image.new("L", (width * FINE, height * FINE))
     pen = ImageDraw.Draw(mask)
     for points in outlines:
-        fine = (points * FINE).ravel().tolist()  # PIL fills each cell that the outline touches: up to 1/FINE px more
+        fine = (points * FINE).ravel().tolist()  # PIL also fills fine pixels that the outline only touches
         if line is None:
             pen.polygon(fine, fill=255)
         else:
@@ -126,21 +126,21 @@ def draw_mask(outlines: Sequence[np.ndarray], width: int, height: int, line: flo
 
 
 def mask_box(visible: np.ndarray) -> tuple[float, float, float, float]:
-    """Tight ``x, y, width, height`` in pixels of a boolean mask ``[FINE*H, FINE*W]`` that is not empty."""
+    """Tight box ``x, y, width, height`` in pixels of a boolean mask ``[FINE*H, FINE*W]`` that is not empty."""
     rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
     x, y = columns[0], rows[0]
     return x / FINE, y / FINE, (columns[-1] + 1 - x) / FINE, (rows[-1] + 1 - y) / FINE
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
-    """COCO's uncompressed RLE of ``[H, W]``: lengths of runs down the columns, beginning with one of zeros."""
+    """COCO's uncompressed RLE of a mask ``[H, W]``: lengths of runs along the columns, starting with a run of zeros."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     ends = np.flatnonzero(flat[1:] != flat[:-1])
     return {"size": list(mask.shape), "counts": np.diff(np.concatenate([[0], ends, [mask.size]])).tolist()}
 
 
 def colour_near(rng: Generator, colour: np.ndarray, distance: float) -> np.ndarray:
-    """A random colour ``[3]`` at about ``distance`` (Euclidean, of 0..255) from the given one."""
+    """Draw a colour ``[3]`` at about ``distance`` from ``colour`` (Euclidean distance of RGB in 0..255)."""
     step = rng.normal(size=3)
     step *= distance / np.linalg.norm(step)
     step = np.where((colour + step < 8) | (colour + step > 247), -step, step)
@@ -148,24 +148,24 @@ def colour_near(rng: Generator, colour: np.ndarray, distance: float) -> np.ndarr
 
 
 def colour_of(rng: Generator, hue: float, behind: np.ndarray) -> np.ndarray:
-    """A colour ``[3]`` about a hue (in turns), the one of a few drawn that stands out best from what lies behind."""
-    drawn = [
+    """Draw three colours ``[3]`` near a hue (in 0..1), and return the one that differs most from ``behind``."""
+    colours = [
         255 * np.array(colorsys.hsv_to_rgb((hue + rng.normal(0, 0.03)) % 1, rng.uniform(0.5, 1), rng.uniform(0.4, 1)))
         for _ in range(3)
     ]
-    return max(drawn, key=lambda colour: np.linalg.norm(colour - behind)).clip(8, 247).astype(np.float32)
+    return max(colours, key=lambda colour: np.linalg.norm(colour - behind)).clip(8, 247).astype(np.float32)
 
 
-def clouds(rng: Generator, width: int, height: int, cell: float, channels: int) -> np.ndarray:
-    """Smooth noise ``[height, width, channels]``, about 0..1, with lumps of ``cell`` pixels."""
-    grid = (max(2, round(width / cell)), max(2, round(height / cell)))
+def clouds(rng: Generator, width: int, height: int, scale: float, channels: int) -> np.ndarray:
+    """Draw smooth noise ``[height, width, channels]`` in about 0..1, with structures of about ``scale`` pixels."""
+    grid = (max(2, round(width / scale)), max(2, round(height / scale)))
     planes = rng.random((channels, grid[1], grid[0]), dtype=np.float32)
     smooth = [Image.fromarray(p).resize((width, height), Image.Resampling.BICUBIC) for p in planes]
     return np.stack([np.asarray(p) for p in smooth], axis=-1)
 
 
 def texture(rng: Generator, width: int, height: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """``[height, width, 3]``: flat, stripes, checks, a gradient or noise between two colours, unevenly lit."""
+    """Draw a plain area, stripes, checks, a gradient or noise ``[height, width, 3]`` of two colours, unevenly lit."""
     x, y = np.arange(width, dtype=np.float32)[None, :], np.arange(height, dtype=np.float32)[:, None]
     angle = rng.uniform(0, np.pi)
     along = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
@@ -188,11 +188,11 @@ def texture(rng: Generator, width: int, height: int, first: np.ndarray, second: 
 
 
 def paint_background(rng: Generator, width: int, height: int) -> np.ndarray:
-    """Canvas with coloured clouds, a few large textured areas, and strokes and specks that belong to no category."""
+    """Draw a canvas with coloured clouds, a few large textured areas, strokes and specks, but without objects."""
     base = rng.uniform(50, 205) + rng.normal(0, 22, 3)
     canvas = base + (clouds(rng, width, height, rng.uniform(40, 90), 3) - 0.5) * rng.uniform(15, 60)
     canvas += (clouds(rng, width, height, rng.uniform(3, 7), 1) - 0.5) * rng.uniform(4, 26)
-    for _ in range(rng.integers(0, 3)):  # walls, floors, horizons: half planes with a texture of their own
+    for _ in range(rng.integers(0, 3)):  # half planes with another texture, like walls, floors and horizons
         colour = colour_near(rng, np.clip(base, 8, 247), rng.uniform(15, 45))
         area = texture(rng, width, height, colour, colour_near(rng, colour, rng.uniform(8, 30)))
         angle, x, y = rng.uniform(0, 2 * np.pi), rng.uniform(0, width), rng.uniform(0, height)
@@ -205,7 +205,7 @@ def paint_background(rng: Generator, width: int, height: int) -> np.ndarray:
 
 
 def _scatter(rng: Generator, pen: ImageDraw.ImageDraw, size: tuple[int, int], base: np.ndarray) -> None:
-    """Clutter at twice the picture's scale: bent strokes, and irregular specks below the size of any object."""
+    """Draw clutter at twice the image's scale: bent strokes, and irregular specks that are smaller than all objects."""
     base = np.clip(base, 8, 247)
     for _ in range(rng.integers(3, 16)):
         heading, points = rng.uniform(0, 2 * np.pi), [rng.uniform(0, size)]
@@ -223,11 +223,11 @@ def _scatter(rng: Generator, pen: ImageDraw.ImageDraw, size: tuple[int, int], ba
 
 
 def paint_object(rng: Generator, canvas: np.ndarray, mask: Image.Image, points: np.ndarray, hue: float) -> None:
-    """Paints one outline with its ``mask`` onto the canvas, in place, most often in its category's ``hue``.
+    """Paint one outline with its ``mask`` onto the canvas, in place, mostly in the ``hue`` of its category.
 
-    As in the world most kinds of things have a usual colour, but none can be told by it alone: some have any other.
-    Some objects hardly differ from what lies behind them, some have soft edges, some a shadow or a rim:
-    how well a box can be placed must differ from object to object, else there is no quality to predict.
+    Most objects have the usual colour of their category, but some have another colour, so that colour alone does not
+    identify a category. Some objects have low contrast, soft edges, a shadow or a rim. The difficulty of predicting the
+    box must vary between objects, otherwise there is no quality to predict.
     """
     height, width = canvas.shape[:2]
     x1, y1 = np.maximum(np.floor(points.min(axis=0)).astype(int) - MARGIN, 0).tolist()

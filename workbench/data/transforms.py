@@ -1,7 +1,7 @@
-"""What happens to one image between the disk and the batch: decode, resize, flip, normalise, pad.
+"""Steps from an image file to a batch: decode, resize, flip, normalise and pad.
 
-Images are uint8 RGB tensors until they are normalised into the batch's canvas; boxes are NumPy arrays, since a few
-dozen numbers are handled faster there. Numbers and order from the released configurations.
+Images are uint8 RGB tensors until they are normalised into the batch's canvas. Boxes are NumPy arrays, because NumPy is
+faster for a few dozen numbers. Constants and the order of the steps follow the released configurations.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from workbench.data.batch import Batch
 from workbench.data.coco import ImageRecord
 from workbench.support.errors import WorkbenchError
 
-MEAN = (123.675, 116.28, 103.53)  # of R, G, B in 0..255, over ImageNet
+MEAN = (123.675, 116.28, 103.53)  # of R, G and B over ImageNet, in 0..255
 STD = (58.395, 57.12, 57.375)
-STRIDE = 32  # pixels; the canvas is a multiple of this
+STRIDE = 32  # pixels; height and width of the canvas are multiples of the stride
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image ready for a batch.
+    """Image that is ready for a batch, with its ground truth.
 
     Attributes:
         image: ``[3, h, w]`` uint8, RGB, resized.
         boxes: ``[n, 4]`` float32, ``x1, y1, x2, y2`` in pixels of ``image``.
         labels: ``[n]`` int64.
-        record: what the annotation file says of the image.
+        record: entry of the annotation file for the image.
     """
 
     image: Tensor
@@ -43,48 +43,51 @@ class Sample:
 
 
 def decode_image(path: Path, height: int, width: int) -> Tensor:
-    """An image file as ``[3, height, width]`` uint8, RGB.
+    """Decode an image file to ``[3, height, width]`` uint8, RGB.
 
-    COCO's boxes refer to the pixels as stored, so an orientation in the EXIF data is not applied. Grey and CMYK images
-    are converted to RGB.
+    The orientation in the EXIF data is not applied, because COCO's boxes refer to the pixels as stored. Grey and CMYK
+    images are converted to RGB.
 
     Raises:
-        WorkbenchError: the file is missing, damaged, of another format or bit depth, or not ``width`` × ``height``.
+        WorkbenchError: the file is missing, damaged, in another format, not 8-bit, or not ``width`` × ``height``.
     """
     try:
         image = io.decode_image(io.read_file(str(path)), mode=io.ImageReadMode.RGB)
     except RuntimeError as error:
         if not path.is_file():
-            raise WorkbenchError(f"{path}: no such image: copy it there or remove it from the annotations") from error
+            raise WorkbenchError(f"{path}: no such image; copy it there or remove it from the annotations") from error
         reason = str(error).splitlines()[0]
         raise WorkbenchError(
-            f"{path}: not a readable JPEG, PNG, WebP or GIF image ({reason}): copy or convert it again"
+            f"{path}: not a readable JPEG, PNG, WebP or GIF image ({reason}); copy or convert it again"
         ) from error
     if image.ndim != 3 or image.dtype != torch.uint8:
-        raise WorkbenchError(f"{path}: not a single image of 8 bits a colour: convert it")
+        raise WorkbenchError(f"{path}: not a single image with 8 bits per colour; convert it")
     if image.shape[1:] != (height, width):
         stored = f"{image.shape[2]}x{image.shape[1]}"
         raise WorkbenchError(
-            f"{path}: the image has {stored} pixels, its annotation says {width}x{height}: correct one of them"
+            f"{path}: the image has {stored} pixels, but the annotations state {width}x{height}; correct one of them"
         )
     return image
 
 
 def resized_size(height: int, width: int, long: int, short: int) -> tuple[int, int]:
-    """Height and width, aspect kept, of the largest image that fits with its sides into ``long`` × ``short``."""
+    """Height and width of the largest image of the same aspect ratio whose sides fit into ``long`` × ``short``."""
     factor = min(long / max(height, width), short / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def resize_image(image: Tensor, height: int, width: int) -> Tensor:
-    """``[3, h, w]`` → ``[3, height, width]``, bilinear without antialiasing: OpenCV's rule, within one grey level."""
+    """Resize ``[3, h, w]`` to ``[3, height, width]``.
+
+    The interpolation is bilinear without antialiasing. It differs from OpenCV's by at most one grey level.
+    """
     return F.resize(image, [height, width], interpolation=F.InterpolationMode.BILINEAR, antialias=False)
 
 
 def resize_boxes(record: ImageRecord, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The boxes ``[n, 4]`` and labels ``[n]`` of an image resized to ``height`` × ``width``.
+    """Boxes ``[n, 4]`` and labels ``[n]`` of an image that is resized to ``height`` × ``width``.
 
-    Clipped to ``[0, width]`` × ``[0, height]``; boxes of which nothing is left are dropped.
+    Boxes are clipped to ``[0, width]`` × ``[0, height]``; boxes that are then empty are left out.
     """
     ratios = (width / record.width, height / record.height)
     limits = np.array((width, height) * 2, dtype=np.float32)
@@ -94,22 +97,23 @@ def resize_boxes(record: ImageRecord, height: int, width: int) -> tuple[NDArray[
 
 
 def flip_boxes(boxes: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Boxes ``[n, 4]`` of the image mirrored left to right: ``x1' = width - x2``."""
+    """Boxes ``[n, 4]`` of the horizontally flipped image: ``x1' = width - x2``."""
     flipped = boxes.copy()
     flipped[:, 0], flipped[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
     return flipped
 
 
 def flip(sample: Sample) -> Sample:
-    """The sample mirrored left to right."""
+    """Flip a sample horizontally."""
     width = sample.image.shape[2]
     return Sample(sample.image.flip(2), flip_boxes(sample.boxes, width), sample.labels, sample.record)
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Normalises images onto a common canvas, zero (the mean colour) where an image has no pixels, and pads boxes.
+    """Normalise images onto a common canvas and pad boxes.
 
-    The canvas is as high and as wide as the highest and widest image, rounded up to a multiple of 32.
+    The canvas has the largest height and the largest width of the images, rounded up to multiples of 32. Its padding is
+    zero, which is the mean colour after normalisation.
     """
     count, most = len(samples), max(len(sample.labels) for sample in samples)
     sizes = torch.tensor([sample.image.shape[1:] for sample in samples])

@@ -1,15 +1,19 @@
-"""Detections to COCO's twelve numbers, and the AP of each class, with pycocotools.
+"""COCO's twelve metrics of detections, and the AP of each class, computed with pycocotools.
 
-The protocol is COCO's for boxes (https://cocodataset.org/#detection-eval): AP over IoU 0.50:0.05:0.95 at 101 recall
-points, at most 100 detections per image and class, sizes small < 32² <= medium <= 96² < large in pixels of the original
-image. Torch-free, so that the pipeline's evaluation step starts at once.
+The protocol is COCO's for boxes (https://cocodataset.org/#detection-eval):
+
+- AP over IoU 0.50:0.05:0.95 at 101 recall points.
+- At most 100 detections per image and class.
+- Areas small < 32² <= medium <= 96² < large, in pixels of the original image.
+
+This module does not import torch, so that the pipeline's evaluation step starts quickly.
 """
 
 import contextlib
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
-"""The keys of COCO's twelve numbers, in the order of `COCOeval.stats`."""
+"""Keys of COCO's twelve metrics, in the order of `COCOeval.stats`."""
 
 _DETECTION_KEYS = ("image_id", "category_id", "bbox", "score")
 
@@ -34,34 +38,42 @@ def evaluate_detections(
 
 
 def run_evaluation(annotations: Path, detections: list[dict], image_ids: Sequence[int] | None = None) -> COCOeval:
-    """pycocotools' evaluation of detections against an annotation file, run to its end.
+    """Run pycocotools' evaluation of detections against an annotation file.
 
     Args:
-        annotations: a file in COCO format. Annotations may lack `iscrowd` (then 0) and `area` (then that of the box).
+        annotations: file in COCO format. `iscrowd` is optional (default: 0), `area` too (default: area of the box).
         detections: entries in COCO's results format, `bbox` as x, y, width, height in pixels of the original image.
-        image_ids: the images to evaluate, each counted once; None for all. Detections on other images are left out.
+        image_ids: images to evaluate, each counted once; None for all. Detections on other images are left out.
 
     Raises:
-        WorkbenchError: a file that is not COCO's, no image to evaluate, image or category ids that the file lacks.
+        WorkbenchError: the file is not in COCO format, there is no image to evaluate, or the file lacks image or
+            category ids of the detections.
     """
     dataset = _read_annotations(Path(annotations))
-    known = {image["id"] for image in dataset["images"]}
-    chosen = known if image_ids is None else {int(i) for i in image_ids}
-    _refuse_unknown(chosen, known, f"{annotations}: the images to evaluate have ids that are not in the file")
-    _refuse_unknown((d["image_id"] for d in detections), known, f"{annotations}: detections on images not in the file")
+    file_ids = {image["id"] for image in dataset["images"]}
+    chosen = file_ids if image_ids is None else {int(i) for i in image_ids}
+    _refuse_unknown(chosen, file_ids, f"{annotations}: images to evaluate that are not in the file")
+    _refuse_unknown(
+        (d["image_id"] for d in detections), file_ids, f"{annotations}: detections on images not in the file"
+    )
     classes = {category["id"] for category in dataset["categories"]}
     _refuse_unknown((d["category_id"] for d in detections), classes, f"{annotations}: detections of unknown categories")
     if not chosen:
-        raise WorkbenchError(f"{annotations}: no images to evaluate; give a file, or a selection, with at least one")
+        raise WorkbenchError(
+            f"{annotations}: no images to evaluate; choose a file, or image ids, with at least one image"
+        )
     return _run_pycocotools(dataset, [d for d in detections if d["image_id"] in chosen], sorted(chosen))
 
 
 def metrics_of(evaluation: COCOeval) -> dict[str, Any]:
-    """What a run of pycocotools' evaluation found.
+    """Metrics of a finished evaluation by pycocotools.
 
     Returns:
-        The twelve `METRICS` as fractions, None where there is no ground truth of that size; `per_class`, the AP by
-        class name, None for a class without ground truth; `images` and `detections`, how many were evaluated.
+        Dictionary with
+
+        - the twelve `METRICS` as fractions; None if there is no ground truth of that size,
+        - `per_class`: AP by class name; None for a class without ground truth,
+        - `images` and `detections`: numbers of evaluated images and detections.
     """
     metrics: dict[str, Any] = {name: _or_none(value) for name, value in zip(METRICS, evaluation.stats, strict=True)}
     metrics["per_class"] = _ap_per_class(evaluation, evaluation.cocoGt.dataset["categories"])
@@ -71,21 +83,21 @@ def metrics_of(evaluation: COCOeval) -> dict[str, Any]:
 def read_detections(path: Path) -> list[dict]:
     """Read a results file in COCO's format: a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`.
 
-    Raises WorkbenchError, in one line that names the first bad entry, where the file is missing, truncated, not a list,
-    or has entries without these keys or with numbers that are not finite.
+    Raises WorkbenchError if the file is missing, truncated or not a list. It also raises WorkbenchError if an entry
+    lacks one of these keys or has a number that is not finite; the message names the first of these entries.
     """
     detections = read_json(path, "detections")
     if not isinstance(detections, list):
-        raise WorkbenchError(f"{path}: not a list of detections; give a file in COCO's results format")
+        raise WorkbenchError(f"{path}: not a list of detections; use a file in COCO's results format")
     for index, entry in enumerate(detections):
         fault = _fault(entry)
         if fault:
-            raise WorkbenchError(f"{path}: detection {index} {fault}; give a file in COCO's results format")
+            raise WorkbenchError(f"{path}: detection {index} {fault}; use a file in COCO's results format")
     return detections
 
 
 def _fault(entry: Any) -> str | None:
-    """What is wrong with one entry of a results file, or None."""
+    """Description of the fault of one entry of a results file; None if it has no fault."""
     if not isinstance(entry, dict):
         return "is not an object with keys"
     missing = [key for key in _DETECTION_KEYS if key not in entry]
@@ -104,29 +116,28 @@ def _is_finite(value: Any) -> bool:
 
 
 def _read_annotations(path: Path) -> dict[str, Any]:
-    """The annotation file as pycocotools wants it: with `info`, `iscrowd`, `area`, and ids that count from 1."""
+    """Annotation file in the form that pycocotools needs: with `info`, `iscrowd`, `area`, and ids that count from 1."""
     dataset = read_json(path, "annotations")
-    hint = "give a file in COCO's instances format"
+    hint = "use a file in COCO's instances format"
     for key, needed in {"images": {"id"}, "annotations": set(), "categories": {"id", "name"}}.items():
         entries = dataset.get(key) if isinstance(dataset, dict) else None
         if not isinstance(entries, list) or not all(isinstance(e, dict) and needed <= e.keys() for e in entries):
             keys = f" with {' and '.join(sorted(needed))}" if needed else ""
             raise WorkbenchError(f'{path}: no list of "{key}"{keys}; {hint}')
     annotations = []
-    # New ids, for pycocotools marks a match by the id of the annotation: one with id 0 would count as never found, and
-    # of two with the same id one would be lost.
+    # New ids, because pycocotools stores a match as the annotation's id. An annotation with id 0 would never count as
+    # matched, and of two annotations with the same id one would be lost.
     for number, annotation in enumerate(dataset["annotations"], start=1):
         try:
             _, _, width, height = annotation["bbox"]
             if not all(map(_is_finite, annotation["bbox"])):
-                raise ValueError("a box with NaN, infinity or text")
+                raise ValueError("not a finite number")
             area = annotation.get("area")
             area = width * height if area is None else area
             keys = {"image_id": annotation["image_id"], "category_id": annotation["category_id"]}
         except (KeyError, TypeError, ValueError) as error:
-            where = f"{path}: annotation {number - 1}"
             raise WorkbenchError(
-                f"{where} lacks image_id, category_id or a bbox of four finite numbers; {hint}"
+                f"{path}: annotation {number - 1} lacks image_id, category_id or a bbox of four finite numbers; {hint}"
             ) from error
         keys |= {"bbox": annotation["bbox"], "area": area, "iscrowd": annotation.get("iscrowd") or 0}
         annotations.append(keys | {"id": number})
@@ -138,16 +149,16 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     }
 
 
-def _refuse_unknown(ids, known: set[int], message: str) -> None:
-    unknown = sorted(set(ids) - known)
+def _refuse_unknown(ids: Iterable[int], expected: set[int], message: str) -> None:
+    unknown = sorted(set(ids) - expected)
     if unknown:
-        some = ", ".join(map(str, unknown[:3])) + (", …" if len(unknown) > 3 else "")
-        raise WorkbenchError(f"{message} (ids {some}); use the annotations that the images were listed from")
+        first = ", ".join(map(str, unknown[:3])) + (", …" if len(unknown) > 3 else "")
+        raise WorkbenchError(f"{message} (ids {first}); use the annotations from which the images were listed")
 
 
 def _run_pycocotools(dataset: dict[str, Any], detections: list[dict], image_ids: list[int]) -> COCOeval:
-    """pycocotools' evaluation, run to its end without its prints."""
-    # Not `COCO.loadRes`, which cannot load an empty list.
+    """Run pycocotools' evaluation without its prints."""
+    # `COCO.loadRes` is not used, because it cannot load an empty list.
     results = [
         {**d, "id": number, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
         for number, d in enumerate(detections, start=1)
@@ -169,12 +180,12 @@ def _coco(dataset: dict[str, Any]) -> COCO:
 
 
 def _or_none(value: float) -> float | None:
-    """pycocotools says -1 where there is no ground truth to find."""
+    """Return a metric, or None for -1, with which pycocotools marks a metric without ground truth."""
     return None if value < 0 else float(value)
 
 
 def _ap_per_class(evaluation: COCOeval, categories: list[dict]) -> dict[str, float | None]:
-    """AP by class name, in the file's order; a name that two categories share gets its id behind it."""
+    """AP by class name, in the order of the file; a name of several categories is followed by the id."""
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, 100 detections
     by_id = dict(zip(evaluation.params.catIds, precision.transpose(2, 0, 1), strict=True))
     shared = Counter(category["name"] for category in categories)
@@ -182,5 +193,5 @@ def _ap_per_class(evaluation: COCOeval, categories: list[dict]) -> dict[str, flo
     for category in categories:
         name, values = category["name"], by_id[category["id"]]
         key = name if shared[name] == 1 else f"{name} ({category['id']})"
-        per_class[key] = _or_none(np.mean(values))  # of one class, all values are -1 or none is
+        per_class[key] = _or_none(np.mean(values))  # either all values are -1 (no ground truth), or none is
     return per_class

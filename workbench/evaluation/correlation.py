@@ -1,22 +1,22 @@
-"""Rank correlations: do two quantities put things in the same order?"""
+"""Rank correlations: agreement of two quantities on the order of the same items."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-ROWS = 256  # compared with all others at a time
+ROWS = 256  # number of items that are compared with all others at once
 
 
 def kendall(x: ArrayLike, y: ArrayLike) -> float:
-    """Kendall's tau-b: pairs in the same order minus pairs in the opposite one, over those that are tied in neither.
+    """Kendall's tau-b: number of pairs in the same order minus pairs in opposite order, divided by the untied pairs.
 
-    Ties count by the geometric mean of the two quantities' untied pairs (Kendall, Biometrika 1945). All pairs are
-    compared, which for ten thousand values takes a second.
+    The divisor is the geometric mean of the numbers of untied pairs of x and y (Kendall, Biometrika 1945). All pairs
+    are compared, which takes a second for ten thousand values.
 
     Args:
-        x, y: `[N]` numbers of the same N things.
+        x, y: `[N]`, values of the same N items.
 
     Returns:
-        In [-1, 1]; NaN where all x, or all y, are equal.
+        Correlation in [-1, 1]; NaN if all x, or all y, are equal.
     """
     x, y = (np.unique(values, return_inverse=True)[1].astype(np.int32) for values in (x, y))
     agreement = untied_x = untied_y = 0
@@ -29,12 +29,12 @@ def kendall(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def _order(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """1 where a is larger, -1 where b is, 0 where they are equal, in single bytes."""
+    """Order of a and b in one byte per pair: 1 if a is larger, -1 if b is larger, 0 for a tie."""
     return (a > b).view(np.int8) - (a < b).view(np.int8)
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's rho: the correlation of the ranks, equal values sharing their mean rank; NaN as with `kendall`."""
+    """Spearman's rho: correlation of the ranks, in which ties have their mean rank; NaN as in `kendall`."""
     import pandas as pd
 
     ranks_x, ranks_y = (pd.Series(np.asarray(values, float)).rank() for values in (x, y))

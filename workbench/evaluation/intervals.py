@@ -1,8 +1,8 @@
-"""How far an AP can be trusted: the bootstrap over images, of one AP and of the paired difference of two, and seeds.
+"""Confidence intervals of an AP, and of the paired difference of two APs, over test images and seeds.
 
-The bootstrap (Efron, "Bootstrap methods", Annals of Statistics 7, 1979) draws as many images as there are, with
-replacement, and asks for the AP of each such resample. All rows see the same resamples, so that the resamples of a
-difference are the differences of the resamples: what images have in common for two detectors drops out.
+The bootstrap (Efron, "Bootstrap methods", Annals of Statistics 7, 1979) computes the AP on resamples of the images. A
+resample is drawn with replacement and has as many images as the data set. All rows use the same resamples. The
+difference of two rows is computed on each resample, so the part of the variation that both rows share cancels.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from workbench.support.files import read_json, write_json_atomically
 
 RESAMPLES = 1000
 SEED = 0
-"""Of the resamples; nothing else is drawn here."""
+"""Seed of the resamples."""
 
 LEVEL = 0.95
-"""Of all intervals: how often they hold the truth."""
+"""Confidence level of all intervals: the share of intervals that contain the true value."""
 KINK = 1 / (math.sqrt(2) - 1)
-"""Bias of the largest of noisy numbers, over the growth of that bias when their variance doubles."""
+"""Bias of the maximum of noisy numbers, divided by the growth of this bias when the numbers' variance doubles."""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """AP of one training's detections, as fractions.
+    """AP of one training on the test images and on resamples, as fractions.
 
     Attributes:
-        ap: on the images as they are; NaN where they hold no object.
-        samples: `[R]`, on each resample of them; NaN where it holds no object.
-        images: how many.
-        digest: of the images' ids and of the resamples; bootstraps of equal digest are paired.
+        ap: AP on the images; NaN if they have no objects.
+        samples: `[R]`, AP on each resample; NaN if the resample has no objects.
+        images: number of images.
+        digest: digest of the image ids and the resamples; bootstraps with equal digests can be paired.
     """
 
     ap: float
@@ -49,13 +49,13 @@ class Bootstrap:
 
 
 def resamples(images: int, number: int = RESAMPLES) -> np.ndarray:
-    """`[number, images]`, how often each resample holds each image; the same for the same numbers, always."""
+    """Numbers of times `[number, images]` that each resample contains each image; equal arguments, equal resamples."""
     random = np.random.default_rng(SEED)
     return np.stack([np.bincount(random.integers(images, size=images), minlength=images) for _ in range(number)])
 
 
 def bootstrap(matches: Matches) -> Bootstrap:
-    """AP on the images and on `RESAMPLES` resamples of them."""
+    """AP on the images and on `RESAMPLES` resamples of the images."""
     images = len(matches.image_ids)
     drawn = resamples(images)
     digest = hashlib.sha256(json.dumps(matches.image_ids).encode() + drawn.astype("<i4").tobytes()).hexdigest()[:16]
@@ -63,37 +63,43 @@ def bootstrap(matches: Matches) -> Bootstrap:
     return Bootstrap(float(ap), np.array(samples), images, digest)
 
 
-def write_bootstrap(path: Path, found: Bootstrap) -> None:
-    """Write it as JSON, resamples rounded to 1e-6; see `write_json_atomically`."""
-    ap, *samples = (None if math.isnan(value) else value for value in (found.ap, *found.samples.round(6).tolist()))
-    facts = {"AP": ap, "images": found.images, "digest": found.digest, "seed": SEED, "resamples": samples}
+def write_bootstrap(path: Path, result: Bootstrap) -> None:
+    """Write a bootstrap as JSON, with resamples rounded to 1e-6; see `write_json_atomically`."""
+    ap, *samples = (None if math.isnan(value) else value for value in (result.ap, *result.samples.round(6).tolist()))
+    facts = {"AP": ap, "images": result.images, "digest": result.digest, "seed": SEED, "resamples": samples}
     write_json_atomically(path, facts, indent=None)
 
 
 def read_bootstrap(path: Path) -> Bootstrap:
-    """Read what `write_bootstrap` wrote; raises WorkbenchError where it is missing or something else."""
+    """Read a file that `write_bootstrap` wrote; raises WorkbenchError if it is missing or another kind of file."""
     facts = read_json(path, "resamples")
     try:
         values = np.array([facts["AP"], *facts["resamples"]], dtype=float)  # None becomes NaN
         return Bootstrap(float(values[0]), values[1:], int(facts["images"]), str(facts["digest"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise WorkbenchError(f"{path}: no AP of resampled images; remove it and evaluate again") from error
+        raise WorkbenchError(f"{path}: not an AP on resampled images; delete the file and evaluate again") from error
 
 
 def interval(samples: np.ndarray, estimate: float, half_width: float = 0.0) -> tuple[float, float]:
-    """95 % confidence interval for the AP, or difference, that images without end would give; NaN where there is none.
+    """95 % confidence interval of the AP, or difference of AP, on an unlimited set of images; NaN if there is none.
 
-    Normal, with the standard deviation of the resamples, around the estimate less its bias. AP of a finite set is too
-    high, for the envelope of precision takes the best of noisy numbers, and more so the fewer objects a class has.
-    A resample has the noise twice and shows how the bias grows: by as much again where it goes with the variance, but
-    only by 1/`KINK` of itself where it goes with the deviation, as that of a maximum does. The interval holds both.
+    The interval is normal, with the standard deviation over the resamples, around the estimate minus its bias. AP on
+    few images is biased upwards, because the envelope of the precision takes the maximum of noisy numbers. The bias is
+    larger for classes with fewer objects.
 
-    In simulations of 100 to 1,000 images and 3 to 80 classes (tests/test_confidence.py) it covers in 93 to 96 of 100
-    cases, where percentiles of an AP do in 75 to 94. An AP may lie near the upper end of its interval, or above it.
+    A resample has twice the variance of the noise. The resamples' mean minus the estimate is therefore the growth of
+    the bias when the variance doubles. If the bias is proportional to the variance, it equals this growth. If the bias
+    is proportional to the standard deviation, like the bias of a maximum, it is `KINK` times this growth. The interval
+    covers both cases.
+
+    In simulations with 100 to 1,000 images and 3 to 80 classes, 93 to 96 of 100 intervals contain the true value
+    (tests/evaluation/test_intervals.py). With percentiles of an AP, 75 to 94 of 100 intervals do. An AP can be near the
+    upper end of its interval, or above the interval.
 
     Args:
-        samples: `[R]`, on resamples; NaN are left out.
-        half_width: of an independent interval, for what else the estimate varies with.
+        samples: `[R]`, values on resamples; NaN are left out.
+        estimate: value on the images.
+        half_width: half-width of an independent interval, which covers other sources of variation.
     """
     samples = samples[~np.isnan(samples)]
     if math.isnan(estimate) or len(samples) < 2:
@@ -105,7 +111,7 @@ def interval(samples: np.ndarray, estimate: float, half_width: float = 0.0) -> t
 
 
 def mean_interval(seeds: Sequence[Bootstrap]) -> tuple[float, float, float]:
-    """Mean AP of a row's seeds and its 95 % interval, within 0 and 1; see `difference_interval`."""
+    """Mean AP over the seeds of a row, and its 95 % interval, clipped to [0, 1]; see `difference_interval`."""
     row = _same_images(seeds)
     mean, low, high = _effect(row.mean(axis=0), [row])
     return mean, max(low, 0.0), min(high, 1.0)
@@ -114,53 +120,64 @@ def mean_interval(seeds: Sequence[Bootstrap]) -> tuple[float, float, float]:
 def difference_interval(
     a: Sequence[Bootstrap], b: Sequence[Bootstrap], same_trainings: bool = False
 ) -> tuple[float, float, float]:
-    """Mean AP of row a's seeds less that of row b's, and its 95 % interval.
+    """Mean AP over the seeds of row a minus the mean AP over the seeds of row b, and its 95 % interval.
 
-    The images' part is the interval of the mean over seeds, resample by resample. The seeds' part is Student's, from
-    the variance over seeds pooled over the rows (as if trainings of both scattered alike), less what of it the images
-    make, which the first part holds already: s² − g², times 1/k_a + 1/k_b, where s² is the variance of AP over seeds
-    on these images and g² that of a seed's difference to its row's mean over the resamples. The parts' half-widths add
-    in quadrature.
+    The interval has two parts, whose half-widths add in quadrature.
 
-    With one seed a side there is no second part: the interval is then of these two trainings, on other images, and
-    says nothing of other trainings.
+    - Images: the interval of the difference of the means over seeds, computed on each resample.
+    - Seeds: Student's interval with variance (s² − g²)(1/k_a + 1/k_b), where k_a and k_b are the numbers of seeds.
+      Here s² is the variance of AP over seeds on these images, and g² is the part of s² that the images explain. The
+      first part already covers g². It is the variance over the resamples of a seed's AP minus the mean AP of its row.
+      Both variances are pooled over the rows, as if the trainings of both rows had the same variance.
+
+    With one seed per row there is no second part. The interval then applies to these two trainings on other images, not
+    to other trainings.
 
     Args:
-        same_trainings: a[k] and b[k] are two evaluations of one training, as oracles are, and what it has of its own
-            drops out of their difference: the seeds' part is that of the differences, times 1/k.
+        same_trainings: whether a[k] and b[k] are two evaluations of the same training, for example with and without an
+            oracle. The part that is specific to a training then cancels in the difference. The variance over seeds is
+            the variance of the differences, times 1/k.
 
-    Raises WorkbenchError where they were not all evaluated on the same images.
+    Raises WorkbenchError if the evaluations do not use the same images.
     """
     rows = np.split(_same_images([*a, *b]), [len(a)])
     if same_trainings:
-        apart = rows[0] - rows[1]
-        return _effect(apart.mean(axis=0), [apart])
+        differences = rows[0] - rows[1]
+        return _effect(differences.mean(axis=0), [differences])
     return _effect(rows[0].mean(axis=0) - rows[1].mean(axis=0), rows)
 
 
 def _same_images(bootstraps: Sequence[Bootstrap]) -> np.ndarray:
-    """`[k, 1 + R]`: of each the AP and that of the resamples."""
+    """Values `[k, 1 + R]` of k bootstraps: the AP on the images, then the AP on each resample."""
     if len({b.digest for b in bootstraps}) > 1:
         counts = " and ".join(sorted({str(b.images) for b in bootstraps}))
-        raise WorkbenchError(f"resamples of different images ({counts}) cannot be paired; evaluate all rows again")
+        raise WorkbenchError(f"bootstrap: the rows use different images ({counts} images); evaluate all rows again")
     return np.array([[b.ap, *b.samples] for b in bootstraps])
 
 
 def _effect(values: np.ndarray, rows: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """The first of values `[1 + R]`, with its interval; rows `[k, 1 + R]` are what they are means or differences of."""
+    """Effect and its interval.
+
+    Args:
+        values: `[1 + R]`, the effect on the images, then on each resample.
+        rows: `[k, 1 + R]` each, the values of k seeds whose mean, or whose difference of means, is the effect.
+    """
     degrees = sum(len(row) - 1 for row in rows)
     half_width = 0.0
     if degrees:
-        apart = [row - row.mean(axis=0) for row in rows]
-        squares = sum((a[:, 0] ** 2).sum() - np.nanvar(a[:, 1:], axis=1).sum() for a in apart)
+        deviations = [row - row.mean(axis=0) for row in rows]
+        squares = sum((d[:, 0] ** 2).sum() - np.nanvar(d[:, 1:], axis=1).sum() for d in deviations)
         half_width = student(degrees) * math.sqrt(max(squares, 0.0) / degrees * sum(1 / len(row) for row in rows))
     return float(values[0]), *interval(values[1:], float(values[0]), half_width=half_width)
 
 
 def student(degrees: int) -> float:
-    """The number that the size of Student's t does not exceed in 95 of 100 cases.
+    """Two-sided 95 % quantile of Student's t distribution, computed without SciPy.
 
-    With t = √degrees · tan θ, the density of θ goes with cos(θ) to the power of degrees − 1.
+    With t = √degrees · tan θ, the density of θ is proportional to cos(θ) to the power of degrees − 1.
+
+    Args:
+        degrees: degrees of freedom.
     """
     edges = np.linspace(0, math.pi / 2, 100_001)
     mass = np.cumsum(np.cos((edges[1:] + edges[:-1]) / 2) ** (degrees - 1))

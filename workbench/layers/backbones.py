@@ -1,4 +1,4 @@
-"""Backbones: timm's residual networks, with the paper's rules for frozen parts and BatchNorm, and DCNv2 in C3 to C5."""
+"""Backbones: timm's residual networks with the paper's frozen stages and BatchNorm, and with DCNv2 in C3 to C5."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from workbench.settings.experiment import Backbone
 from workbench.support.errors import WorkbenchError
 
 DEEP_STEMS = ("res2net101d",)
-"""Networks that begin with three 3×3 convolutions instead of one 7×7: timm can narrow these itself."""
+"""Networks whose stem has three 3×3 convolutions instead of one 7×7; timm can set the width of such a stem."""
 
 
 class ResidualBackbone(nn.Module):
-    """Feature maps C3, C4, C5 (strides 8, 16, 32) of a residual network.
+    """Residual network that computes the feature maps C3, C4 and C5 (strides 8, 16 and 32).
 
-    Frozen stages get no gradient. With ``norm: frozen`` every BatchNorm stays in evaluation mode, its statistics fixed,
-    while its weight and bias are trained (outside the frozen stages), as the released code does. With ``dcn`` every
-    3×3 convolution from the second stage on is deformable, those of stride 2 and of many groups too.
+    Frozen stages have no gradient. With ``norm: frozen``, every BatchNorm is in evaluation mode with fixed statistics.
+    Its weight and bias are trained outside the frozen stages, as in the released code. With ``dcn``, every 3×3
+    convolution from the second stage on is deformable, also with stride 2 and with groups.
 
     Attributes:
-        channels: channels of C3, C4, C5.
+        channels: channels of C3, C4 and C5.
     """
 
     def __init__(self, settings: Backbone):
@@ -47,54 +47,60 @@ class ResidualBackbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """``[B, 3, H, W]`` → C3, C4, C5."""
+        """Compute C3, C4 and C5 of images ``[B, 3, H, W]``."""
         return self.net(images)
 
     def load_pretrained(self, file: Path) -> None:
-        """Take the weights of a torchvision or open-mmlab classification checkpoint; its classifier is left out.
+        """Load a torchvision or open-mmlab classification checkpoint without its classifier.
 
-        Deformable convolutions take those of the ordinary ones; their offset predictors stay as they are.
+        A deformable convolution loads the weight of the ordinary convolution; its offset predictor is not changed.
         """
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
         except FileNotFoundError:
-            raise WorkbenchError(f"{file}: no such file of pretrained weights") from None
+            raise WorkbenchError(f"{file}: pretrained weights not found; run workbench weights to fetch them") from None
         except Exception as error:
-            raise WorkbenchError(f"{file}: no readable checkpoint ({type(error).__name__}); fetch it again") from None
+            raise WorkbenchError(
+                f"{file}: not a readable checkpoint ({type(error).__name__}); fetch it again"
+            ) from None
         weights = weights.get("state_dict", weights)
         weights = {_timm_name(key): value for key, value in weights.items() if not key.startswith("fc.")}
         try:
             missing, surplus = self.net.load_state_dict(weights, strict=False)
         except RuntimeError as error:
-            raise WorkbenchError(
-                f"{file}: not weights of this backbone ({str(error).splitlines()[1].strip()})"
-            ) from None
+            difference = str(error).splitlines()[1].strip()
+            raise WorkbenchError(f"{file}: not weights of this backbone ({difference}); use its weights") from None
         predictors = tuple(f"{name}." for name, m in self.net.named_modules() if isinstance(m, OffsetPredictor))
-        # Checkpoints older than PyTorch 0.4.1 do not carry this counter, and nothing here reads it.
+        # Checkpoints older than PyTorch 0.4.1 lack this counter, which is not used here.
         missing = [key for key in missing if not (key.endswith("num_batches_tracked") or key.startswith(predictors))]
         if missing or surplus:
-            raise WorkbenchError(f"{file}: not weights of this backbone (first difference: {(missing + surplus)[0]})")
+            difference = (missing + surplus)[0]
+            raise WorkbenchError(
+                f"{file}: not weights of this backbone (first difference: {difference}); use its weights"
+            )
 
 
 def _network(settings: Backbone) -> nn.ModuleDict:
-    """timm's network that gives C3, C4 and C5, with the widths and depths and the convolutions wanted."""
+    """Build timm's network for C3, C4 and C5 with the widths, depths and convolutions of the settings."""
     name, stem = settings.name, settings.stem
     shape = {"layers": settings.layers, "channels": settings.channels}
     if name in DEEP_STEMS and stem is not None:
         if stem % 2:
-            raise WorkbenchError(f"backbone '{name}': stem must be even, not {stem}; correct it")
+            raise WorkbenchError(f"backbone '{name}': stem must be even, not {stem}; choose an even width")
         shape["stem_width"] = stem // 2
-    given = {key: value for key, value in shape.items() if value is not None}
+    options = {key: value for key, value in shape.items() if value is not None}
     try:
-        net = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), **given)
+        net = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), **options)
     except RuntimeError as error:
-        raise WorkbenchError(f"backbone '{name}': {error}") from None
+        raise WorkbenchError(f"backbone '{name}': {error}; correct its settings") from None
     if not all(parameter.numel() for parameter in net.parameters()):
-        raise WorkbenchError(f"backbone '{name}': channels {settings.channels} leave a block without any; take more")
+        raise WorkbenchError(
+            f"backbone '{name}': channels {settings.channels} leave a block without channels; increase them"
+        )
     if name not in DEEP_STEMS and stem is not None:
         _narrow_stem(net, stem)
     if name.startswith("res2net"):
-        # Where a stage begins timm pools its last channels; the published networks do so only where the map shrinks.
+        # timm pools the last channels at the start of each stage; published networks do so only if the map shrinks.
         net["layer1"][0].pool = None
     if settings.dcn:
         for stage in ("layer2", "layer3", "layer4"):
@@ -112,23 +118,23 @@ def _deform(stage: nn.Module) -> None:
 
 
 def _timm_name(key: str) -> str:
-    """timm's name of a tensor of open-mmlab's: they differ in deep stems, whose last norm timm counts out of them."""
+    """timm's name of a tensor of open-mmlab; in timm, the last norm of a deep stem is not part of the stem."""
     return key.replace("stem.7.", "bn1.") if key.startswith("stem.7.") else key.replace("stem.", "conv1.", 1)
 
 
 def _narrow_stem(net: nn.ModuleDict, width: int) -> None:
-    """Give a residual network's stem ``width`` channels in place; timm knows only stems of 64."""
+    """Change the stem of a residual network to ``width`` channels, in place; timm supports only 64."""
     first = net["layer1"][0]
     wide = first.conv3.out_channels
     net["conv1"] = _conv(3, width, net["conv1"])
     net["bn1"] = nn.BatchNorm2d(width)
     first.conv1 = _conv(width, first.conv1.out_channels, first.conv1)
-    # timm leaves the projection out of the shortcut where 64 channels go in and out.
+    # timm leaves out the projection of the shortcut if input and output both have 64 channels.
     first.downsample = nn.Sequential(_conv(width, wide, first.conv3), nn.BatchNorm2d(wide)) if width != wide else None
 
 
 def _conv(in_channels: int, out_channels: int, like: nn.Conv2d) -> nn.Conv2d:
-    """A convolution of the same kind with other channels, initialised as timm does."""
+    """Convolution like another one but with other numbers of channels, initialised as in timm."""
     new = nn.Conv2d(in_channels, out_channels, like.kernel_size, like.stride, like.padding, bias=False)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     return new

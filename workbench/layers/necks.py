@@ -1,6 +1,7 @@
-"""Feature pyramid (Lin et al., CVPR 2017) with the two further levels of RetinaNet and FCOS (both ICCV), and VFNet-X's.
+"""Necks: feature pyramid (FPN: Lin et al., CVPR 2017) with two additional levels, and the neck of VFNet-X.
 
-VFNet-X's has a bottom-up path besides (PANet: Liu et al., CVPR 2018) and deformable convolutions at its outputs.
+RetinaNet (ICCV 2017) and FCOS (ICCV 2019) introduced the additional levels. The neck of VFNet-X also has a bottom-up
+path (PANet: Liu et al., CVPR 2018) and deformable convolutions at its outputs.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from workbench.layers.deform import ModulatedDeformConv
 
 
 class FPN(nn.Module):
-    """P3..P7 from C3, C4, C5.
+    """Feature pyramid P3..P7 from C3, C4 and C5.
 
-    1×1 laterals, top-down nearest upsampling and addition, 3×3 output convolutions; P6 and P7 by 3×3 convolutions of
-    stride 2. No activation after any convolution.
+    P3 to P5 result from 1×1 laterals, top-down nearest upsampling and addition, and 3×3 output convolutions. P6 and P7
+    result from 3×3 convolutions of stride 2. No activation follows a convolution.
 
     Args:
-        in_channels: of C3, C4, C5.
-        channels: of every output.
-        p6_from_input: P6 is made of C5 (RetinaNet), not of P5 (FCOS).
-        relu_before_p7: P6 is rectified on its way to P7 (FCOS).
-        norm_groups: a GroupNorm of so many groups after every convolution (RepPoints); None for none.
+        in_channels: channels of C3, C4 and C5.
+        channels: channels of every output.
+        p6_from_input: compute P6 from C5 (RetinaNet), not from P5 (FCOS).
+        relu_before_p7: apply a ReLU to P6 before the convolution of P7 (FCOS).
+        norm_groups: number of groups of a GroupNorm after every convolution (RepPoints); None for no GroupNorm.
 
-    Shapes: ``[B, c_l, H_l, W_l]`` of three levels → ``[B, channels, H_l, W_l]`` of five.
+    Shapes: ``[B, c_l, H_l, W_l]`` of three levels → ``[B, channels, H_l, W_l]`` of five levels.
     """
 
     def __init__(
@@ -55,18 +56,24 @@ class FPN(nn.Module):
 
 
 class PAFPN(nn.Module):
-    """P3..P7 from C3, C4, C5 with a bottom-up path after the top-down one: the neck of VFNet-X.
+    """Feature pyramid P3..P7 from C3, C4 and C5 with a bottom-up path after the top-down path: the neck of VFNet-X.
 
-    1×1 laterals and a top-down path as in ``FPN``; 3×3 convolutions; each map, through a 3×3 convolution of stride 2,
-    is added to the next coarser one; DCNv2 on all three levels (the stock PAFPN leaves P3 alone); P6 of P5 and P7 of
-    the rectified P6 by 3×3 convolutions of stride 2. A GroupNorm follows all but the laterals, an activation nothing.
+    The steps are:
+
+    1. 1×1 laterals and a top-down path as in ``FPN``.
+    2. A 3×3 convolution on each level.
+    3. Bottom-up path: a 3×3 convolution of stride 2 on each map, added to the next coarser map.
+    4. DCNv2 on all three levels (MMDetection's PAFPN has no convolution on P3 here).
+    5. P6 from P5, and P7 from the ReLU of P6, by 3×3 convolutions of stride 2.
+
+    A GroupNorm follows every convolution except the laterals. No activation follows a convolution.
 
     Args:
-        in_channels: of C3, C4, C5.
-        channels: of every output.
-        norm_groups: groups of every GroupNorm.
+        in_channels: channels of C3, C4 and C5.
+        channels: channels of every output.
+        norm_groups: number of groups of every GroupNorm.
 
-    Shapes: ``[B, c_l, H_l, W_l]`` of three levels → ``[B, channels, H_l, W_l]`` of five.
+    Shapes: ``[B, c_l, H_l, W_l]`` of three levels → ``[B, channels, H_l, W_l]`` of five levels.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int, norm_groups: int):
@@ -79,7 +86,7 @@ class PAFPN(nn.Module):
             for _ in in_channels
         )
         self.extra = nn.ModuleList(_conv(channels, channels, 3, 2, norm_groups) for _ in range(2))
-        # As in the released code this meets the offset predictors too, so that offsets and masks do not start neutral.
+        # As in the released code, this also initialises the offset predictors, so the initial offsets are not 0.
         _initialise(self)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -93,7 +100,7 @@ class PAFPN(nn.Module):
 
 
 def _top_down(laterals: nn.ModuleList, maps: Sequence[Tensor]) -> list[Tensor]:
-    """Laterals of all maps, to each the next coarser sum, upsampled to its size, added."""
+    """Laterals of all maps, each plus the upsampled sum of the next coarser level."""
     inner = [lateral(c) for lateral, c in zip(laterals, maps, strict=True)]
     for level in range(len(inner) - 1, 0, -1):
         lower = inner[level - 1]
@@ -102,7 +109,7 @@ def _top_down(laterals: nn.ModuleList, maps: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _initialise(neck: nn.Module) -> None:
-    """Ordinary convolutions: Xavier-uniform weights, zero biases."""
+    """Initialise ordinary convolutions with Xavier-uniform weights and zero biases."""
     for module in neck.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)

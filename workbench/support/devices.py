@@ -1,6 +1,6 @@
-"""How much of the machine a job takes: its GPUs, threads and decoding processes.
+"""Share of the machine that a job takes: GPUs, threads and decoding processes.
 
-Snakemake counts GPUs but assigns none, so jobs on one machine agree by locks.
+Snakemake counts GPUs but does not assign them, so jobs on one machine assign GPUs to themselves with file locks.
 """
 
 from __future__ import annotations
@@ -19,57 +19,58 @@ from workbench.support.errors import WorkbenchError
 def gpu_indices() -> list[int]:
     """Numbers of the NVIDIA GPUs' device files, read without loading torch.
 
-    A container that is given some of a machine's GPUs sees those files alone; CUDA then counts them from 0.
+    A container with some of a machine's GPUs sees only the device files of these GPUs. CUDA counts these GPUs from 0.
     """
     return sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit())
 
 
 @contextmanager
 def reserved_gpus(count: int, folder: Path = Path(tempfile.gettempdir())) -> Iterator[list[int]]:
-    """Hold ``count`` GPUs for this process, waiting until they are free; others see them taken.
+    """Reserve ``count`` GPUs for this process, or all GPUs if there are fewer; wait until they are free.
 
-    Nothing is done where a scheduler has assigned devices already (``CUDA_VISIBLE_DEVICES`` is set) or there is no GPU.
-    To be entered before CUDA is first used.
+    Nothing is reserved if there is no GPU, or if a scheduler has already assigned GPUs (it sets
+    ``CUDA_VISIBLE_DEVICES``). Enter this context before the first use of CUDA.
 
     Args:
-        folder: where the lock files lie.
+        folder: folder of the lock files.
 
     Yields:
-        Numbers of the GPUs held, as ``gpu_indices`` gives them; empty where nothing was done.
+        Numbers of the reserved GPUs, as in ``gpu_indices``; empty if nothing was reserved.
     """
-    present = gpu_indices()
-    if "CUDA_VISIBLE_DEVICES" in os.environ or not present:
+    indices = gpu_indices()
+    if "CUDA_VISIBLE_DEVICES" in os.environ or not indices:
         yield []
         return
-    with ExitStack() as held:
-        mine: list[int] = []
-        while len(mine) < min(count, len(present)):
-            for index in present:
-                if index not in mine and len(mine) < count and _lock(folder / f"vfnet-workbench-gpu{index}.lock", held):
-                    mine.append(index)
-            if len(mine) < min(count, len(present)):
-                # Half of what is needed is given back, or two jobs could wait for each other for ever.
-                held.close()
-                mine = []
+    with ExitStack() as locks:
+        reserved: list[int] = []
+        while len(reserved) < min(count, len(indices)):
+            for index in indices:
+                lock = folder / f"vfnet-workbench-gpu{index}.lock"
+                if index not in reserved and len(reserved) < count and _lock(lock, locks):
+                    reserved.append(index)
+            if len(reserved) < min(count, len(indices)):
+                # A job that kept only some of its GPUs could wait for ever for a job that does the same.
+                locks.close()
+                reserved = []
                 time.sleep(1)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(present.index(index)) for index in mine)
-        yield mine
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(indices.index(index)) for index in reserved)
+        yield reserved
 
 
-def _lock(path: Path, held: ExitStack) -> bool:
-    """Take a lock that the system frees when the process ends, however it ends."""
+def _lock(path: Path, locks: ExitStack) -> bool:
+    """Lock a file and return whether that succeeded; the system also frees the lock when a process is killed."""
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
         return False
-    held.callback(file.close)
+    locks.callback(file.close)
     return True
 
 
 def prepare_threads() -> None:
-    """Give torch the threads that the pipeline (or the user) set in ``OMP_NUM_THREADS``; all cores otherwise."""
+    """Set torch's number of threads to ``OMP_NUM_THREADS``, which the pipeline or the user sets; default: all cores."""
     import torch
 
     if threads := os.environ.get("OMP_NUM_THREADS"):
@@ -77,23 +78,28 @@ def prepare_threads() -> None:
 
 
 def refuse_cpu() -> None:
-    """Raise where PyTorch can use no GPU, though GPUs were asked for: COCO on a CPU would take years."""
+    """Fail if PyTorch finds no GPU; a job that requests GPUs would take years on a CPU (COCO)."""
     import torch
 
     if not torch.cuda.is_available():
         raise WorkbenchError(
-            "GPUs were asked for, and PyTorch can use none here: name a machine or partition that has some, or leave "
-            "gpus (--gpu) out to train on the CPU"
+            "--gpu: PyTorch finds no GPU on this machine; choose a machine or a partition with GPUs, or leave gpus "
+            "(--gpu) out to train on the CPU"
         )
 
 
-def decoding_processes(asked: int | None, devices: int = 1) -> int:
-    """Worker processes for decoding, of each of so many devices: as asked, else up to eight beside a GPU, as far as the
-    job's threads go, and none beside a CPU, which has no time to spare for them."""
+def decoding_processes(workers: int | None, devices: int = 1) -> int:
+    """Number of worker processes per device that decode images.
+
+    Args:
+        workers: number that the user requests. None chooses up to eight processes per GPU, within the job's threads.
+            On a CPU, None chooses no process, because decoding would slow down the detector.
+        devices: number of GPUs that the job uses.
+    """
     import torch
 
-    if asked is not None:
-        return asked
+    if workers is not None:
+        return workers
     if not torch.cuda.is_available():
         return 0
     threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))

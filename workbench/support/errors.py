@@ -1,14 +1,15 @@
-"""The one exception that a user's mistake raises: a single line that says what, where and what to do."""
+"""The exception that a user's mistake raises: one line with the place, the problem and what to do."""
 
 
 class WorkbenchError(Exception):
-    """A mistake in the input (a file, a setting, a command line), told in one line and without a traceback."""
+    """Mistake in a file, a setting or a command line, reported in one line without a traceback."""
 
 
 def one_line(error: Exception) -> str:
-    """What an error of a library says, in one line: its first, and the second where that is what the first announces.
+    """Return the message of a library's error in one line.
 
-    The system's error (no space left) is told instead of what a library makes of it.
+    The line is the first line of the message, followed by the second line if the first line ends with a colon. If a
+    system error (no space left on device) caused the library's error, the line is the system error's message.
     """
     error = error.__context__ if isinstance(error.__context__, OSError) else error
     first, *more = str(error).splitlines() or [type(error).__name__]

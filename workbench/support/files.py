@@ -1,6 +1,7 @@
-"""Files that are whole or absent: written under a temporary name, then moved; JSON is read with one-line errors.
+"""Atomic writing of files, and reading of JSON with one-line errors.
 
-A killed job, or a full disk, must never leave half a file that a later step of the pipeline takes for a result.
+A file is written under a temporary name, then moved. A killed job or a full disk therefore never leaves an incomplete
+file that a later step of the pipeline would read as a result.
 """
 
 import contextlib
@@ -13,12 +14,13 @@ from workbench.support.errors import WorkbenchError
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, making its folder where needed; whoever looks finds the old file or the new one whole.
+    """Write `content` to `path` and make its folder if necessary; readers see either the old or the new content.
 
-    Raises WorkbenchError where the file cannot be written (no space left, no permission); no temporary file stays.
+    Raises WorkbenchError if the file cannot be written (no space left, no permission). No temporary file remains.
     """
     path = Path(path)
-    # In the same folder, for only a move within one file system is atomic; with the process id, for two may write.
+    # In the same folder, because only a move within one file system is atomic.
+    # With the process id, because two processes may write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +33,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
         _remove(temporary)
         reason = error.strerror or error
         raise WorkbenchError(
-            f"{path}: cannot be written ({reason}); free the space or choose another folder"
+            f"{path}: cannot be written ({reason}); free some space or choose another folder"
         ) from error
     except BaseException:  # an interrupt from the keyboard or the scheduler
         _remove(temporary)
@@ -39,7 +41,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a temporary file, without a second error on top of the one being told."""
+    """Remove a temporary file; ignore errors, because an error is being reported already."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 
@@ -50,30 +52,39 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_json_atomically(path: Path, obj: Any, indent: int | None = 2) -> None:
-    """Write `obj` as JSON, indented for readers or, with `indent=None`, compact; see `write_bytes_atomically`.
+    """Write `obj` as JSON; see `write_bytes_atomically`.
 
-    Raises ValueError on NaN and infinity, which JSON does not have: a metric that does not exist is None.
+    Args:
+        indent: spaces of indentation; None for compact JSON on one line.
+
+    Raises ValueError on NaN and infinity, which JSON does not have; use None for a metric that does not exist.
     """
     separators = (",", ":") if indent is None else None
     text = json.dumps(obj, indent=indent, separators=separators, allow_nan=False, ensure_ascii=False)
     write_text_atomically(path, text + "\n")
 
 
-def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file. `what` names its content in messages, in the plural: "annotations", "detections".
+def read_json(path: Path, content: str) -> Any:
+    """Read a JSON file.
 
-    Raises WorkbenchError, in one line, where the file is missing, unreadable, or not JSON (a truncated one, too).
+    Args:
+        content: noun in the plural for the file's content in messages, such as "annotations" or "detections".
+
+    Raises WorkbenchError if the file is missing, unreadable, truncated or not JSON.
     """
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise WorkbenchError(f"{path}: {what} not found; check the path, or run the step that writes them") from error
+        raise WorkbenchError(
+            f"{path}: {content} not found; check the path, or run the step that writes them"
+        ) from error
     except OSError as error:
-        raise WorkbenchError(f"{path}: {what} cannot be read ({error.strerror or error}); check the path") from error
+        raise WorkbenchError(f"{path}: {content} cannot be read ({error.strerror or error}); check the path") from error
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        hint = "write or copy the file again"
-        raise WorkbenchError(f"{path}: {what} are truncated or not JSON ({error.msg} at {where}); {hint}") from error
+        reason = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise WorkbenchError(
+            f"{path}: {content} are truncated or not JSON ({reason}); write or copy the file again"
+        ) from error
     except UnicodeDecodeError as error:
-        raise WorkbenchError(f"{path}: {what} are not JSON in UTF-8; write or copy the file again") from error
+        raise WorkbenchError(f"{path}: {content} are not JSON in UTF-8; write or copy the file again") from error

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines in a log."""
+"""Progress of long tasks: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import time
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 15.0
+"""Seconds between two lines in a log."""
 
 
 class Reporter:
-    """Says how far a piece of work is.
+    """Reports the progress of a task on standard error.
 
     Args:
-        title: stands before every line.
-        total: steps in all.
-        quiet: say nothing (ranks other than the first).
+        title: first words of every line.
+        total: number of steps of the task.
+        quiet: print nothing; set on every rank but the first.
     """
 
     def __init__(self, title: str, total: int, quiet: bool = False):
         self.title, self.total, self.quiet = title, total, quiet
         self.last_ap: float | None = None
-        self.said = self.began = time.monotonic()
-        self.start = 0
+        self.start_time = self.last_line_time = time.monotonic()
+        self.first_step = 0
         self.bar: Progress | None = None
         if sys.stderr.isatty() and not quiet:
             self.bar = Progress(
@@ -37,7 +38,7 @@ class Reporter:
             self.task = self.bar.add_task(title, total=total, facts="")
 
     def __enter__(self) -> Reporter:
-        self.began = self.said = time.monotonic()
+        self.start_time = self.last_line_time = time.monotonic()
         if self.bar:
             self.bar.start()
         return self
@@ -47,7 +48,7 @@ class Reporter:
             self.bar.stop()
 
     def say(self, message: str) -> None:
-        """One line of its own."""
+        """Print a message on a line of its own."""
         if self.quiet:
             return
         if self.bar:
@@ -56,13 +57,17 @@ class Reporter:
             print(f"{self.title}: {message}", file=sys.stderr, flush=True)
 
     def resume(self, step: int) -> None:
-        """Work begins at ``step``."""
-        self.start = step
+        """Set the step at which a resumed task starts."""
+        self.first_step = step
 
     def step(
         self, step: int, epoch: int, epochs: int, loss: float, images_per_second: float, ap: float | None = None
     ) -> None:
-        """A training step is done; ``ap`` is the validation AP, a fraction, where it was just measured."""
+        """Report a finished training step.
+
+        Args:
+            ap: validation AP as a fraction, if it was measured after this step.
+        """
         if ap is not None:
             self.last_ap = ap
         facts = f"loss {loss:.3f}  {images_per_second:.0f} img/s"
@@ -71,16 +76,21 @@ class Reporter:
         self.advance(step, f"epoch {epoch}/{epochs}  {facts}", force=ap is not None)
 
     def advance(self, step: int, facts: str = "", force: bool = False) -> None:
-        """``step`` of ``total`` is done."""
+        """Report that ``step`` of ``total`` steps are finished.
+
+        Args:
+            facts: text behind the number of steps.
+            force: print a line even if the last line is recent.
+        """
         if self.quiet:
             return
         if self.bar:
             self.bar.update(self.task, completed=step, facts=facts)
             return
         now = time.monotonic()
-        if force or now - self.said >= LINE_SECONDS or step == self.total:
-            self.said = now
-            left = (now - self.began) / max(1, step - self.start) * (self.total - step)
+        if force or now - self.last_line_time >= LINE_SECONDS or step == self.total:
+            self.last_line_time = now
+            left = (now - self.start_time) / max(1, step - self.first_step) * (self.total - step)
             self.say(f"{step}/{self.total}  {facts}  {left:.0f} s left".replace("    ", "  "))
 
 

@@ -1,4 +1,4 @@
-"""Where a number comes from: the commit, a digest of the code that trains, versions and the device."""
+"""Provenance of a number: the commit, a digest of the training code, versions and the device."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PACKAGE = Path(__file__).resolve().parents[1]
 TRAINING = ("boxes.py", "losses", "assigners", "settings", "layers", "data", "detectors", "training")
 """Rooms whose code decides what is learnt."""
 EVALUATION = (*TRAINING, "evaluation")
-"""Rooms whose code decides metrics and what is concluded from them, intervals included."""
+"""Rooms whose code decides metrics and the conclusions from metrics, such as intervals."""
 
 
 @cache
 def code_digest(rooms: tuple[str, ...] = TRAINING) -> str:
-    """Eight hex digits of the code in some rooms of the package, the same on every version of Python.
+    """Digest (eight hex digits) of the code in some rooms of the package, equal on every version of Python.
 
-    Only definitions and constants count. Comments, docstrings, imports, the names of files and the order of
-    definitions have no influence, so a function that moves to another file of these rooms keeps the digest.
+    The digest covers definitions and constants. Comments, docstrings, imports, file names and the order of definitions
+    do not change it. A function can therefore move to another file of these rooms.
     """
     statements = []
     for room in rooms:
@@ -39,17 +39,17 @@ def _statements(module: ast.Module) -> list[str]:
         isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING" for node in module.body
     )
     return [
-        _text(node) for node, skip in zip(module.body, type_checking, strict=True) if not (skip or _is_silent(node))
+        _text(node) for node, skip in zip(module.body, type_checking, strict=True) if not (skip or _has_no_effect(node))
     ]
 
 
 def _text(node: object) -> str:
-    """Text of a syntax tree; ``ast.dump`` gives another one on each version of Python.
+    """Text of a syntax tree. The text of ``ast.dump`` depends on the version of Python; this text does not.
 
-    Fields that are empty are left out, since newer versions of Python have more of them.
+    Empty fields are left out, since newer versions of Python add fields.
     """
     if isinstance(node, list):
-        return "[" + ",".join(_text(item) for item in node if not _is_silent(item)) + "]"
+        return "[" + ",".join(_text(item) for item in node if not _has_no_effect(item)) + "]"
     if not isinstance(node, ast.AST):
         return repr(node)
     named = ((name, value) for name, value in ast.iter_fields(node) if name not in ("ctx", "kind", "type_comment"))
@@ -57,15 +57,15 @@ def _text(node: object) -> str:
     return f"{type(node).__name__}({','.join(fields)})"
 
 
-def _is_silent(node: object) -> bool:
-    """Whether a statement decides no number: an import, or a bare string (a docstring, of a constant too)."""
+def _has_no_effect(node: object) -> bool:
+    """Whether a statement decides no number: an import, or a docstring (of a constant, too)."""
     return isinstance(node, ast.Import | ast.ImportFrom) or (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     )
 
 
 def git_commit() -> str:
-    """The commit that is checked out, with ``+`` where the tree differs from it; ``unknown`` outside git."""
+    """Hash of the commit that is checked out, with ``+`` if files differ from that commit; ``unknown`` outside git."""
     try:
         commit, changes = (
             subprocess.run(
@@ -79,18 +79,18 @@ def git_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that take part in the numbers."""
-    found = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "timm", "pycocotools", "numpy", "pillow"):
+    """Versions of Python and of the packages that influence the numbers."""
+    packages = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "timm", "pycocotools", "numpy", "pillow"):
         try:
-            found[package] = version(package)
+            packages[name] = version(name)
         except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+            packages[name] = "unknown"
+    return packages
 
 
 def device_name() -> str:
-    """The GPU's name, or the processor's with the number of threads."""
+    """Name of the GPU; without a GPU, name of the processor and number of threads."""
     import torch
 
     if torch.cuda.is_available():
@@ -105,17 +105,17 @@ def device_name() -> str:
 
 
 def peak_memory_mb() -> int:
-    """The most memory that this process has held so far, in MiB: tensors on its GPU, or all that it has on a CPU."""
+    """Peak memory of this process so far, in MiB: of the tensors on its GPU, or, without a GPU, of the process."""
     import torch
 
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20)
-    units = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    units = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux counts KiB
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units)
 
 
 def provenance() -> dict:
-    """All of it, for a JSON file."""
+    """Return the provenance of a number that this process computes, for a JSON file."""
     return {
         "git_commit": git_commit(),
         "code_digest": code_digest(),
