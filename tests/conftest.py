@@ -1,11 +1,13 @@
 """What many tests share: a tiny data set, drawn once, and an experiment that learns it in a second."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from workbench.data.embedded import draw_data_set
+from workbench.settings import files
 from workbench.settings.catalog import load_row
 from workbench.settings.data import CATEGORIES, EmbeddedData
 from workbench.support.files import write_json_atomically
@@ -69,3 +71,14 @@ def untrained_run(tmp_path):
         return folder
 
     return make
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    """A copy of ``experiments/`` that a test may change: then it calls ``files.forget()``."""
+    folder = tmp_path / "experiments"
+    shutil.copytree(Path(__file__).resolve().parents[1] / "experiments", folder)
+    monkeypatch.setattr(files, "find_checkout", lambda: tmp_path)
+    files.forget()
+    yield folder
+    files.forget()

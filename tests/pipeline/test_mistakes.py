@@ -101,7 +101,7 @@ def data(spoil, *said, scale="own", steps=REHEARSAL):
 
 def without_connection(folder):
     """An address at which nothing listens."""
-    file = folder / "experiments/released.yaml"
+    file = folder / "experiments/vfnet/released.yaml"
     file.write_text(file.read_text().replace("url: https://download.openmmlab.com/", "url: https://127.0.0.1:9/"))
 
 
@@ -135,29 +135,29 @@ MISTAKES = {
     "config: unknown key": setting("config.yaml", "seeds:", "sceeds:", "experiments/config.yaml: sceeds: unknown key; did you mean 'seeds'?"),
     "config: wrong type": setting("config.yaml", "seeds: 1", "seeds: many", "experiments/config.yaml: seeds: input should be a valid integer", "(found 'many')"),
     "config: no YAML": setting("config.yaml", "seeds: 1", "seeds: [1", "experiments/config.yaml, line ", ": not valid YAML: expected ',' or ']'", "correct it"),
-    "config: key twice": setting("config.yaml", "seeds: 1", "seeds: 1\nseeds: 2", "experiments/config.yaml, line ", ": not valid YAML: key 'seeds' stands twice"),
+    "config: key twice": setting("config.yaml", "seeds: 1", "seeds: 1\nseeds: 2", "experiments/config.yaml, line ", ": not valid YAML: duplicate key 'seeds'"),
     "config: unknown scale": setting("config.yaml", "scale: mini", "scale: mimi", "experiments/config.yaml: scale: unknown scale 'mimi'; did you mean 'mini'?"),
     "recipes: unknown key": setting("recipes.yaml", "bias_lr_factor", "bias_lr_facter", "experiments/recipes.yaml: vfnet.training.bias_lr_facter: unknown key; did you mean 'bias_lr_factor'?"),
     "recipes: wrong type": setting("recipes.yaml", "warmup_ratio: 0.1", "warmup_ratio: some", "experiments/recipes.yaml: vfnet.training.warmup_ratio: input should be a valid number", "(found 'some')"),
     "recipes: no YAML": setting("recipes.yaml", "schedule: 1x", "schedule: {1x", "experiments/recipes.yaml, line ", ": not valid YAML"),
-    "recipes: key twice": setting("recipes.yaml", "schedule: 1x", "schedule: 1x\n  schedule: 1x", "experiments/recipes.yaml, line ", ": not valid YAML: key 'schedule' stands twice"),
+    "recipes: key twice": setting("recipes.yaml", "schedule: 1x", "schedule: 1x\n  schedule: 1x", "experiments/recipes.yaml, line ", ": not valid YAML: duplicate key 'schedule'"),
     "recipes: unknown loss": setting("recipes.yaml", "name: varifocal", "name: varifocl", "experiments/recipes.yaml: vfnet.loss: unknown name 'varifocl'; did you mean 'varifocal'?"),
     "recipes: unknown backbone": setting("recipes.yaml", "name: resnet50", "name: resnet5", "experiments/recipes.yaml: vfnet.backbone.name: unknown backbone 'resnet5'; did you mean 'resnet50'?"),
-    "table: unknown key": setting("table3.yaml", "note:", "notes:", "experiments/table3.yaml: rows.t3_star_vfl.notes: unknown key; did you mean 'note'?"),
-    "table: wrong type": setting("table3.yaml", "AP: 39.0", "AP: high", "experiments/table3.yaml: rows.t3_raw_fl.published.AP: input should be a valid number", "(found 'high')"),
-    "table: no YAML": setting("table3.yaml", "  t3_raw_fl:", "\tt3_raw_fl:", "experiments/table3.yaml, line ", ": not valid YAML: found character '\\t'"),
-    "table: key twice": setting("table3.yaml", "split:", "title: two\nsplit:", "experiments/table3.yaml, line ", ": not valid YAML: key 'title' stands twice"),
-    "table: unknown recipe": setting("table3.yaml", "base: vfnet_raw", "base: vfnet_rwa", "experiments/table3.yaml: rows.t3_raw_fl.base: unknown recipe 'vfnet_rwa'; did you mean 'vfnet_raw'?"),
-    "table: impossible row": setting("table3.yaml", "{refine: false}", "{star: false}", "experiments/table3.yaml: rows.t3_star_vfl.detector: refine needs star"),
-    "loss: unknown name": setting("table3.yaml", "{name: focal}", "{name: vocal}", "experiments/table3.yaml: rows.t3_raw_fl.loss: unknown name 'vocal'; did you mean 'focal'?"),
-    "loss: unknown key": setting("table3.yaml", "{name: focal}", "{name: focal, gama: 2}", "experiments/table3.yaml: rows.t3_raw_fl.loss.gama: unknown key; did you mean 'gamma'?"),
-    "loss: wrong type": setting("table3.yaml", "{name: focal}", "{name: focal, gamma: two}", "experiments/table3.yaml: rows.t3_raw_fl.loss.gamma: input should be a valid number"),
-    "loss: no name": setting("table3.yaml", "{name: focal}", "{gamma: 2}", "experiments/table3.yaml: rows.t3_raw_fl.loss: name missing; add it"),
+    "table: unknown key": setting("vfnet/table3.yaml", "note:", "notes:", "experiments/vfnet/table3.yaml: rows.t3_star_vfl.notes: unknown key; did you mean 'note'?"),
+    "table: wrong type": setting("vfnet/table3.yaml", "AP: 39.0", "AP: high", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.published.AP: input should be a valid number", "(found 'high')"),
+    "table: no YAML": setting("vfnet/table3.yaml", "  t3_raw_fl:", "\tt3_raw_fl:", "experiments/vfnet/table3.yaml, line ", ": not valid YAML: found character '\\t'"),
+    "table: key twice": setting("vfnet/table3.yaml", "split:", "title: two\nsplit:", "experiments/vfnet/table3.yaml, line ", ": not valid YAML: duplicate key 'title'"),
+    "table: unknown recipe": setting("vfnet/table3.yaml", "base: vfnet_raw", "base: vfnet_rwa", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.base: unknown recipe 'vfnet_rwa'; did you mean 'vfnet_raw'?"),
+    "table: impossible row": setting("vfnet/table3.yaml", "{refine: false}", "{star: false}", "experiments/vfnet/table3.yaml: rows.t3_star_vfl.detector: refine needs star"),
+    "loss: unknown name": setting("vfnet/table3.yaml", "{name: focal}", "{name: vocal}", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.loss: unknown name 'vocal'; did you mean 'focal'?"),
+    "loss: unknown key": setting("vfnet/table3.yaml", "{name: focal}", "{name: focal, gama: 2}", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.loss.gama: unknown key; did you mean 'gamma'?"),
+    "loss: wrong type": setting("vfnet/table3.yaml", "{name: focal}", "{name: focal, gamma: two}", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.loss.gamma: input should be a valid number"),
+    "loss: no name": setting("recipes.yaml", "{name: varifocal, ", "{", "experiments/recipes.yaml: vfnet.loss: name missing; add it"),
     "scale: unknown key": setting("scales/mini.yaml", "steps:", "stpes:", "experiments/scales/mini.yaml: training.warmup_stpes: unknown key; did you mean 'warmup_steps'?"),
     "scale: wrong type": setting("scales/mini.yaml", "epochs: 20", "epochs: many", "experiments/scales/mini.yaml: schedules.1x.epochs: input should be a valid integer"),
     "scale: wrong type of a backbone": setting("scales/mini.yaml", "stem: 24", "stem: wide", "experiments/scales/mini.yaml: backbones.resnet50.stem: input should be a valid integer"),
     "scale: no YAML": setting("scales/mini.yaml", "long: 128", "long: [128", "experiments/scales/mini.yaml, line ", ": not valid YAML"),
-    "scale: key twice": setting("scales/mini.yaml", "flip: 0.5", "flip: 0.5\n  flip: 1", "experiments/scales/mini.yaml, line ", ": not valid YAML: key 'flip' stands twice"),
+    "scale: key twice": setting("scales/mini.yaml", "flip: 0.5", "flip: 0.5\n  flip: 1", "experiments/scales/mini.yaml, line ", ": not valid YAML: duplicate key 'flip'"),
     "unknown table": typed("tabel3", "unknown target 'tabel3'; did you mean 'table3'?"),
     "unknown row": typed("t3_full_vlf", "unknown target 't3_full_vlf'; did you mean 't3_full_vfl'?"),
     "unknown row beside a table": typed("table2 t3_full", "unknown target 't3_full'; did you mean 't3_full_vfl'?"),

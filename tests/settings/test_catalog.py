@@ -2,12 +2,11 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from workbench.settings import files as specs
+from workbench.settings import files
 from workbench.settings.catalog import Rehearsal, load_row, load_table
 from workbench.settings.detectors import VFNet
 from workbench.settings.experiment import Experiment
@@ -29,19 +28,11 @@ TABLES = {
 }
 
 
-@pytest.fixture
-def experiments(tmp_path, monkeypatch):
-    """A copy of experiments/ that a test may spoil."""
-    folder = tmp_path / "experiments"
-    shutil.copytree(ROOT / "experiments", folder)
-    monkeypatch.setattr(specs, "FOLDER", folder)
-    return folder
-
-
 def spoil(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+    files.forget()
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -120,16 +111,16 @@ def test_ids_of_evaluations_stand_and_say_what_they_are():
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("base: fcos_atss\n    evaluation: {c", "base: vfnet_raw\n    evaluation: {c", "experiments/table1.yaml: rows.t1_base_noctr.evaluation: vfnet_raw has no centerness to leave out; remove it from the evaluation"),
-        ("base: fcos_atss\n    compared_with: t1_base_ctr\n    evaluation: {o", "base: vfnet_raw\n    compared_with: t1_base_ctr\n    evaluation: {o", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: vfnet_raw has no centerness to replace; remove it from the evaluation"),
-        ("{oracle: {centerness: truth}}", "{centerness: false, oracle: {centerness: truth}}", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle's centerness has no effect without centerness in the score"),
-        ("{oracle: {centerness: truth}}", "{oracle: {}}", "experiments/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle that replaces nothing; leave it out"),
+        ("base: fcos_atss\n    evaluation: {c", "base: vfnet_raw\n    evaluation: {c", "experiments/vfnet/table1.yaml: rows.t1_base_noctr.evaluation: vfnet_raw has no centerness to leave out; remove it from the evaluation"),
+        ("base: fcos_atss\n    compared_with: t1_base_ctr\n    evaluation: {o", "base: vfnet_raw\n    compared_with: t1_base_ctr\n    evaluation: {o", "experiments/vfnet/table1.yaml: rows.t1_gt_ctr.evaluation: vfnet_raw has no centerness to replace; remove it from the evaluation"),
+        ("{oracle: {centerness: truth}}", "{centerness: false, oracle: {centerness: truth}}", "experiments/vfnet/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle's centerness has no effect without centerness in the score"),
+        ("{oracle: {centerness: truth}}", "{oracle: {}}", "experiments/vfnet/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle that replaces nothing; leave it out"),
         ("{oracle: {centerness: truth}}", "{oracle: {centerness: true}}", "rows.t1_gt_ctr.evaluation.oracle.centerness: input should be 'truth' or 'iou' (found True)"),
         ("{oracle: {centerness: truth}}", "{oracle: {box: true}}", "rows.t1_gt_ctr.evaluation.oracle.box: unknown key; did you mean 'boxes'?"),
     ],
 )  # fmt: skip
 def test_an_evaluation_that_makes_no_sense_is_told_with_its_place(experiments, old, new, said):
-    spoil(experiments / "table1.yaml", old, new)
+    spoil(experiments / "vfnet" / "table1.yaml", old, new)
     with pytest.raises(WorkbenchError) as error:
         load_table("table1")
     assert str(error.value).startswith(said) or said in str(error.value)
@@ -234,7 +225,7 @@ def test_rows_are_compared_with_their_own_detector_or_range():
 
 
 def test_a_row_without_a_base_is_literature_and_says_nothing_that_is_run(experiments):
-    spoil(experiments / "table4.yaml", "    fps: 5.3\n", "    fps: 5.3\n    schedule: 1x\n")
+    spoil(experiments / "vfnet" / "table4.yaml", "    fps: 5.3\n", "    fps: 5.3\n    schedule: 1x\n")
     with pytest.raises(WorkbenchError, match=r"table4.yaml: rows.t4_efficientdet_d6_b6: schedule without a base"):
         load_table("table4")
 
@@ -335,9 +326,9 @@ def test_the_evaluation_is_no_part_of_the_run(experiments):
 
 def test_a_changed_loss_renames_one_run_and_a_comment_none(experiments):
     before = [row.run for row in load_table("table3")[1]]
-    spoil(experiments / "table3.yaml", "rows:", "# a comment\n\nrows:")
+    spoil(experiments / "vfnet" / "table3.yaml", "rows:", "# a comment\n\nrows:")
     assert [row.run for row in load_table("table3")[1]] == before
-    spoil(experiments / "table3.yaml", "loss: {name: focal}", "loss: {name: focal, gamma: 1.5}")
+    spoil(experiments / "vfnet" / "table3.yaml", "loss: {name: focal}", "loss: {name: focal, gamma: 1.5}")
     after = [row.run for row in load_table("table3")[1]]
     assert [a == b for a, b in zip(after, before, strict=True)] == [False, True, True, True, True]
 
@@ -364,16 +355,16 @@ def test_a_scale_of_ones_own_states_only_what_differs(experiments):
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("table3.yaml", "refine: false", "refin: false", "table3.yaml: rows.t3_star_vfl.detector.refin: unknown key; did you mean 'refine'?"),
-        ("table3.yaml", "base: vfnet_raw", "base: vfnet_rwa", "rows.t3_raw_fl.base: unknown recipe 'vfnet_rwa'; did you mean 'vfnet_raw'?"),
-        ("table3.yaml", "labels:", "lables:", "table3.yaml: rows.t3_raw_fl.lables: unknown key; did you mean 'labels'?"),
-        ("table3.yaml", "{name: focal}", "{name: vocal}", "rows.t3_raw_fl.loss: unknown name 'vocal'; did you mean 'focal'?"),
-        ("table3.yaml", "{name: focal}", "{name: focal, gama: 2}", "loss.gama: unknown key; did you mean 'gamma'? (known: name, alpha, gamma)"),
-        ("table3.yaml", "{name: focal}", "{name: focal, gamma: often}", "loss.gamma: input should be a valid number"),
-        ("table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    base: vfnet", "line 10: not valid YAML: key 'base' stands twice"),
-        ("table3.yaml", "rows:", "rows: [", "table3.yaml"),
-        ("table3.yaml", "compared_with: t3_raw_fl", "compared_with: t3_raw", "table3.yaml: compared_with: unknown row 't3_raw'; did you mean"),
-        ("table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    compared_with: t3_full", "rows.t3_raw_fl.compared_with: unknown row 't3_full'; did you mean 't3_full_vfl'?"),
+        ("vfnet/table3.yaml", "refine: false", "refin: false", "table3.yaml: rows.t3_star_vfl.detector.refin: unknown key; did you mean 'refine'?"),
+        ("vfnet/table3.yaml", "base: vfnet_raw", "base: vfnet_rwa", "rows.t3_raw_fl.base: unknown recipe 'vfnet_rwa'; did you mean 'vfnet_raw'?"),
+        ("vfnet/table3.yaml", "labels:", "lables:", "table3.yaml: rows.t3_raw_fl.lables: unknown key; did you mean 'labels'?"),
+        ("vfnet/table3.yaml", "{name: focal}", "{name: vocal}", "rows.t3_raw_fl.loss: unknown name 'vocal'; did you mean 'focal'?"),
+        ("vfnet/table3.yaml", "{name: focal}", "{name: focal, gama: 2}", "loss.gama: unknown key; did you mean 'gamma'? (known: name, alpha, gamma)"),
+        ("vfnet/table3.yaml", "{name: focal}", "{name: focal, gamma: often}", "loss.gamma: input should be a valid number"),
+        ("vfnet/table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    base: vfnet", "line 10: not valid YAML: duplicate key 'base'"),
+        ("vfnet/table3.yaml", "rows:", "rows: [", "table3.yaml"),
+        ("vfnet/table3.yaml", "compared_with: t3_raw_fl", "compared_with: t3_raw", "table3.yaml: compared_with: unknown row 't3_raw'; did you mean"),
+        ("vfnet/table3.yaml", "base: vfnet_raw", "base: vfnet_raw\n    compared_with: t3_full", "rows.t3_raw_fl.compared_with: unknown row 't3_full'; did you mean 't3_full_vfl'?"),
         ("recipes.yaml", "warmup_ratio", "warmup_ration", "recipes.yaml: vfnet.training.warmup_ration: unknown key; did you mean 'warmup_ratio'"),
         ("recipes.yaml", "schedule: 1x", "schedule: fast", "recipes.yaml: vfnet.schedule: unknown schedule 'fast'; known: 1x"),
         ("recipes.yaml", "name: resnet50", "name: resnet500", "unknown backbone 'resnet500'; did you mean 'resnet50'?"),

@@ -156,6 +156,6 @@ def test_names_without_an_address(target, monkeypatch, capsys):
 
 
 def test_every_backbone_of_the_paper_has_an_address():
-    assert set(read_scale("coco")[0].backbones) == set(pretrained.BACKBONES)
+    assert set(read_scale("coco").backbones) == set(pretrained.BACKBONES)
     for url in pretrained.BACKBONES.values():
         assert re.fullmatch(r"https://\S+-[0-9a-f]{8}\.pth", url)

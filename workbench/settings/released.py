@@ -10,9 +10,9 @@ from pydantic import Field
 from workbench.settings.base import Settings
 from workbench.settings.catalog import Row
 from workbench.settings.config import PipelineConfig
-from workbench.settings.files import FOLDER
+from workbench.settings.files import catalogue
 from workbench.support.errors import WorkbenchError
-from workbench.support.strict_yaml import read_yaml, validated
+from workbench.support.strict_yaml import Place, choose, validated
 
 
 class Released(Settings):
@@ -35,13 +35,27 @@ class _File(Settings):
 
 
 def read_released() -> dict[str, Released]:
-    """All published weights by name.
+    """Return the published weights of all papers by name.
 
     Raises:
-        WorkbenchError: a mistake in the file, with its place.
+        WorkbenchError: a mistake in a file, with its place.
     """
-    path = FOLDER / "released.yaml"
-    return validated(_File, read_yaml(path), "experiments/released.yaml").checkpoints
+    rows = catalogue().rows
+    released: dict[str, Released] = {}
+    places: dict[str, Place] = {}
+    owners: dict[str, str] = {}
+    for content, file in catalogue().files("released.yaml"):
+        for name, weights in validated(_File, content, file).checkpoints.items():
+            place = file.at("checkpoints", name)
+            if name in released:
+                raise WorkbenchError(f"{place}: duplicate name of weights, also in {places[name].file}; rename one")
+            for row in weights.rows:
+                choose(row, rows, "row", place.at("rows"))
+                if row in owners:
+                    raise WorkbenchError(f"{place.at('rows', row)}: this row has the weights {owners[row]}; keep one")
+                owners[row] = name
+            released[name], places[name] = weights, place
+    return released
 
 
 def published_on_val2017() -> dict[str, float]:
