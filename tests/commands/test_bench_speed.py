@@ -185,8 +185,14 @@ def test_file_names_are_safe(monkeypatch, device):
     ("arguments", "expected"),
     [
         (["table4", "--row", "t4_r_fcn_r_101"], "experiments/vfnet/table4.yaml: t4_r_fcn_r_101 is from the literature"),
-        (["table1", "--row", "t1_gt_ctr"], "experiments/vfnet/table1.yaml: t1_gt_ctr is an oracle and no detector; leave it"),
-        (["table3", "--row", "t3_full"], "experiments/vfnet/table3.yaml: unknown row 't3_full'; did you mean 't3_full_vfl'?"),
+        (
+            ["table1", "--row", "t1_gt_ctr"],
+            "experiments/vfnet/table1.yaml: t1_gt_ctr is an oracle and no detector; leave it",
+        ),
+        (
+            ["table3", "--row", "t3_full"],
+            "experiments/vfnet/table3.yaml: unknown row 't3_full'; did you mean 't3_full_vfl'?",
+        ),
         (["table33"], "unknown table 'table33'"),
         (["table3", "--data-root", "x"], "scale mini draws its own data set"),
         (["table3", "--scale", "coco", "--data-root", "x"], "x: no such folder; data_root must hold"),

@@ -39,7 +39,11 @@ def test_released_weights_are_of_rows_that_exist():
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("publisher: authors", "publisher: author", "experiments/vfnet/released.yaml: checkpoints.vfnet_r50_1x.publisher"),
+        (
+            "publisher: authors",
+            "publisher: author",
+            "experiments/vfnet/released.yaml: checkpoints.vfnet_r50_1x.publisher",
+        ),
         ("sha256: '38", "sha256: 'X8", "checkpoints.vfnet_r50_1x.sha256"),
         ("url: https", "url: http", "checkpoints.vfnet_r50_1x.url"),
         ("file: ", "fil: ", "unknown key; did you mean 'file'?"),

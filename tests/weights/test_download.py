@@ -149,7 +149,7 @@ def test_names_without_an_address(target, monkeypatch, capsys):
         cli.main()
     assert str(status.value) == (
         "workbench: vfnetx: no address of these weights is known; fetch them from their publishers (authors) and put "
-        f"them at {target}, or name the address in experiments/released.yaml"
+        f"them at {target}, or name the address in experiments/*/released.yaml"
     )
     assert "unknown weights 'resnet51'; did you mean 'resnet50'?" in refused("resnet51", target)
     assert "'vfnet_r50_1x'" in refused("vfnet_r50_x1", target)

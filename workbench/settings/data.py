@@ -59,8 +59,8 @@ AnyData = Annotated[CocoData | EmbeddedData, Field(discriminator="kind")]
 class ImageSize(Settings):
     """Images are scaled, aspect kept, to fit: long side and short side at most these many pixels."""
 
-    long: int = Field(ge=32)
-    short: int = Field(ge=32)
+    long: int = Field(ge=32, examples=[1333])
+    short: int = Field(ge=32, examples=[800])
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageSize:
@@ -78,8 +78,8 @@ Side = Annotated[int, Field(ge=32)]
 class ImageRange(Settings):
     """Bounds of the long and of the short side, each drawn anew for every image: whole pixels, both ends included."""
 
-    long: tuple[Side, Side]
-    short: tuple[Side, Side]
+    long: tuple[Side, Side] = Field(examples=[[1333, 1333]])
+    short: tuple[Side, Side] = Field(examples=[[480, 960]])
 
     @field_validator("long", "short")
     @classmethod

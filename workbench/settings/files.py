@@ -24,6 +24,8 @@ STEPS = (
     *("table", "figure", "bars", "ranking", "notebook", "report"),
 )
 """Other names of rules in the Snakefile, which no table and no row can have."""
+ROOT_FILES = ("config.yaml", "recipes.yaml")
+"""Files of ``experiments/`` outside a paper's folder."""
 NO_TABLES = ("paper", "claims", "released", "preregistration")
 """Names of files in a paper's folder that are not tables."""
 
@@ -63,11 +65,17 @@ class Catalogue:
     def papers(self) -> dict[str, Paper]:
         """Papers by the name of their folder; first the one that config.yaml names, whose tables have short names."""
         config, place = self.read("config.yaml")
-        names = sorted({file.parent.name for file in self.folder.glob("*/*.yaml")} - {"scales"})
+        folders = {file.parent.name for file in self.folder.glob("*/*.yaml")} - {"scales"}
+        names = sorted(name for name in folders if not name.startswith("."))
         if "paper" not in config:
             raise WorkbenchError(f"{place.at('paper')}: missing; add the paper whose tables have short names")
         choose(config["paper"], names, "paper", place.at("paper"))
         names.sort(key=lambda name: name != config["paper"])
+        for name in names:
+            if not (self.folder / name / "paper.yaml").is_file():
+                raise WorkbenchError(
+                    f"experiments/{name}/paper.yaml: missing; add it ({', '.join(Paper.model_fields)})"
+                )
         return {name: validated(Paper, *self.read(name, "paper.yaml")) for name in names}
 
     def files(self, name: str) -> list[tuple[dict[str, Any], Place]]:
@@ -77,6 +85,9 @@ class Catalogue:
     @cached_property
     def tables(self) -> dict[str, Table]:
         """Tables by name, papers in the order of ``papers``."""
+        for path in self.folder.glob("*.yaml"):
+            if path.name not in ROOT_FILES:
+                raise WorkbenchError(f"experiments/{path.name}: a table outside a paper; move it to a paper's folder")
         tables: dict[str, Table] = {}
         for i, paper in enumerate(self.papers):
             for path in sorted((self.folder / paper).glob("*.yaml")):
@@ -86,9 +97,8 @@ class Catalogue:
                 name = f"{paper}_{path.stem}" if i else path.stem
                 _check_name(name, place, "file")
                 if name in tables:
-                    raise WorkbenchError(
-                        f"{place}: duplicate table name '{name}', also of {tables[name].place}; rename one"
-                    )
+                    other = tables[name].place
+                    raise WorkbenchError(f"{place}: duplicate table name '{name}', also of {other}; rename one")
                 tables[name] = Table(place, _checked_table(content, place))
         _check_rows(tables)
         return tables

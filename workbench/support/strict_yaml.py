@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from workbench.support.errors import WorkbenchError
 
@@ -95,6 +96,10 @@ def choose(name: str, known: Iterable[str], kind: str, place: Place | str) -> No
         raise WorkbenchError(f"{place}: unknown {kind} '{name}'{did_you_mean(str(name), known)}")
 
 
+LISTED = 20
+"""Largest number of names in a message."""
+
+
 def near_miss(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` if a known name is spelt nearly so, else nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
@@ -102,10 +107,11 @@ def near_miss(name: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'? (known: …)``."""
+    """Return ``; did you mean 'x'? (known: …)``; a long list of names is cut off."""
     known = list(known)
     near = near_miss(name, known)
-    return f"{near} (known: {', '.join(known)})" if near else f"; known: {', '.join(known)}"
+    names = ", ".join(known if len(known) <= LISTED else [*known[:LISTED], "…"])
+    return f"{near} (known: {names})" if near else f"; known: {names}"
 
 
 def validated(model: type[Model], content: Any, place: Place | str | Callable[[Keys], Place]) -> Model:
@@ -205,12 +211,21 @@ def _example_at(model: type[BaseModel], path: Keys) -> dict[str, Any]:
         if fields := getattr(group, "model_fields", {}):
             required = {name: field for name, field in fields.items() if field.is_required()}
             chosen = list((required or fields).items())[:3]
-            return {name: (field.examples or [field.get_default()])[0] for name, field in chosen}
+            return {name: _example(field) for name, field in chosen}
     return {}
+
+
+def _example(field: FieldInfo) -> Any:
+    if field.examples:
+        return field.examples[0]
+    return "…" if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _yaml(value: Any) -> str:
     """Return a value as a line of YAML, shortened."""
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+    try:
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+    except yaml.YAMLError:  # a value of Python's that YAML does not have
+        text = str(value)
     text = text.removesuffix("\n").removesuffix("\n...")
     return text if len(text) < 80 else f"{text[:77]}…"
