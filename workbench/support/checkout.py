@@ -24,6 +24,6 @@ def find_checkout() -> Path:
         if (folder / MARK).is_file():
             return folder
     raise WorkbenchError(
-        f"{here}: not in a checkout of the VFNet workbench ({MARK} is neither here nor in a folder above); clone its "
-        "repository and change to that folder, or install the package from there with pip install -e ."
+        f"{here}: not in a checkout of the VFNet workbench (no {MARK} here or in a folder above); "
+        "clone its repository and run workbench there, or install it from there with pip install -e ."
     )
