@@ -195,7 +195,7 @@ def test_file_names_are_safe(monkeypatch, device):
         ),
         (["table33"], "unknown table 'table33'"),
         (["table3", "--data-root", "x"], "scale mini draws its own data set"),
-        (["table3", "--scale", "coco", "--data-root", "x"], "x: no such folder; data_root must hold"),
+        (["table3", "--scale", "coco", "--data-root", "x"], "x: no such folder; data_root must contain"),
     ],
 )
 def test_mistakes_are_one_line(monkeypatch, tmp_path, arguments, expected):

@@ -10,7 +10,7 @@ from workbench.settings import files
 from workbench.settings.catalog import Rehearsal, load_row, load_table
 from workbench.settings.detectors import VFNet
 from workbench.settings.experiment import Experiment
-from workbench.settings.ids import essence, run_id, variant_id
+from workbench.settings.ids import id_settings, run_id, variant_id
 from workbench.settings.variant import Oracle
 from workbench.support.errors import WorkbenchError
 
@@ -113,8 +113,8 @@ def test_ids_of_evaluations_stand_and_say_what_they_are():
     [
         ("base: fcos_atss\n    evaluation: {c", "base: vfnet_raw\n    evaluation: {c", "experiments/vfnet/table1.yaml: rows.t1_base_noctr.evaluation: vfnet_raw has no centerness to leave out; remove it from the evaluation"),
         ("base: fcos_atss\n    compared_with: t1_base_ctr\n    evaluation: {o", "base: vfnet_raw\n    compared_with: t1_base_ctr\n    evaluation: {o", "experiments/vfnet/table1.yaml: rows.t1_gt_ctr.evaluation: vfnet_raw has no centerness to replace; remove it from the evaluation"),
-        ("{oracle: {centerness: truth}}", "{centerness: false, oracle: {centerness: truth}}", "experiments/vfnet/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle's centerness has no effect without centerness in the score"),
-        ("{oracle: {centerness: truth}}", "{oracle: {}}", "experiments/vfnet/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle that replaces nothing; leave it out"),
+        ("{oracle: {centerness: truth}}", "{centerness: false, oracle: {centerness: truth}}", "experiments/vfnet/table1.yaml: rows.t1_gt_ctr.evaluation: an oracle's centerness has no effect with centerness: false; remove one of the two"),
+        ("{oracle: {centerness: truth}}", "{oracle: {}}", "experiments/vfnet/table1.yaml: rows.t1_gt_ctr.evaluation: the oracle replaces nothing; remove it"),
         ("{oracle: {centerness: truth}}", "{oracle: {centerness: true}}", "rows.t1_gt_ctr.evaluation.oracle.centerness: input should be 'truth' or 'iou' (found True)"),
         ("{oracle: {centerness: truth}}", "{oracle: {box: true}}", "rows.t1_gt_ctr.evaluation.oracle.box: unknown key; did you mean 'boxes'?"),
     ],
@@ -309,9 +309,9 @@ def test_an_id_covers_what_decides_and_nothing_else():
     other = experiment.model_copy(update={"training": training.model_copy(update={"learning_rate": 0.123})})
     assert run_id(same) == run_id(experiment) != run_id(other)
     # Left-out defaults: a field that did not exist when a run was trained does not rename it.
-    assert "precision" not in essence(experiment)["training"]
+    assert "precision" not in id_settings(experiment)["training"]
     # What tells one kind from another is said even where it is a default.
-    assert essence(experiment)["loss"] == {"name": "varifocal"}
+    assert id_settings(experiment)["loss"] == {"name": "varifocal"}
     again = Experiment.model_validate_json(experiment.model_dump_json())
     assert run_id(again) == run_id(experiment)
 

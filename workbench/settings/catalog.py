@@ -134,7 +134,7 @@ def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
     for place in (root, *(root / part for part in DATA_PARTS)):
         if not place.exists():
             kind = "file" if place.suffix == ".json" else "folder"
-            raise WorkbenchError(f"{place}: no such {kind}; data_root must hold {', '.join(DATA_PARTS)}")
+            raise WorkbenchError(f"{place}: no such {kind}; data_root must contain {', '.join(DATA_PARTS)}")
     return annotation_digest(root / DATA_PARTS[0], cache=Path.home() / ".cache" / "vfnet-workbench" / "digests.json")
 
 

@@ -1,4 +1,4 @@
-"""The pipeline's own settings, ``snakemake --config key=value``, and what the Snakefile asks of the machine."""
+"""Settings of the pipeline, ``snakemake --config key=value``."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from workbench.support.strict_yaml import Place, choose
 
 
 class PipelineConfig(Settings):
-    """Defaults stand in ``experiments/config.yaml``."""
+    """Settings of the pipeline; ``experiments/config.yaml`` states the values that the command line does not."""
 
     scale: str = "mini"
-    seeds: int = Field(1, ge=1, description="number of trainings of each run")
+    seeds: int = Field(1, ge=1, description="number of trainings per run")
     weights: Literal["trained", "released"] = "trained"
     data_root: Path | None = None
     limit_steps: int | None = Field(None, ge=1)
     limit_images: int | None = Field(None, ge=1)
-    gpus: int | None = Field(None, ge=1, description="of one training; None: one where this machine has any")
+    gpus: int | None = Field(None, ge=1, description="GPUs of one training; None: one if this machine has any")
     micro_batch: int | None = Field(None, ge=1)
 
     @property
     def rehearsal(self) -> Rehearsal:
-        """What is cut short, if anything."""
+        """Rehearsal that the limits ask for; false without limits."""
         return Rehearsal(self.limit_steps, self.limit_images)
 
     @property
     def options(self) -> str:
         """The same settings as options of ``workbench table`` and ``workbench figure``."""
-        named = {
+        options = {
             "scale": self.scale,
             "seeds": self.seeds,
             "weights": self.weights,
@@ -43,11 +43,11 @@ class PipelineConfig(Settings):
             "limit-steps": self.limit_steps,
             "limit-images": self.limit_images,
         }
-        return " ".join(f"--{key} '{value}'" for key, value in named.items() if value is not None)
+        return " ".join(f"--{key} '{value}'" for key, value in options.items() if value is not None)
 
     @property
     def notebook_options(self) -> str:
-        """Which results and data are meant, as options of ``workbench notebook``."""
+        """Results and data as options of ``workbench notebook``."""
         data = f" --data-root '{self.data_root}'" if self.data_root else ""
         return f"--scale '{self.scale}'{data}{' --rehearsal' if self.rehearsal else ''}"
 
