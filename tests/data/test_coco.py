@@ -188,7 +188,7 @@ def test_missing_and_truncated_files(write, document, tmp_path):
 
 
 def test_reading_needs_no_torch():
-    code = "import sys, workbench.data.coco, workbench.data.digest; assert 'torch' not in sys.modules"
+    code = "import sys, workbench.data.coco, workbench.settings.digest; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
