@@ -1,4 +1,4 @@
-"""The list of published weights: rows that exist, addresses that fit, and what is wrong with a spoilt one."""
+"""Published weights: their AP is the publishers', addresses agree with files, and a mistake names its place."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from workbench.settings.released import read_released
 from workbench.support.errors import WorkbenchError
 
 
-def test_released_weights_are_of_rows_that_exist():
+def test_released_weights_agree_with_their_publishers():
     listed = read_released()
     rows = {row.id for table in files.table_names() for row in load_table(table, "coco")[1]}
     shared = Path(os.environ.get("WORKBENCH_SHARED", Path(__file__).parents[3] / "shared")) / "reference"
@@ -37,7 +37,7 @@ def test_released_weights_are_of_rows_that_exist():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (
             "publisher: authors",
@@ -50,11 +50,11 @@ def test_released_weights_are_of_rows_that_exist():
         ("t3_full_vfl: 41.6", "t3_full_vfl: good", "rows.t3_full_vfl"),
     ],
 )
-def test_a_mistake_in_the_list_is_told(experiments, old, new, said):
+def test_a_mistake_in_a_list_is_reported_with_its_place(experiments, old, new, message):
     file = experiments / "vfnet" / "released.yaml"
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new, 1))
     files.forget()
-    with pytest.raises(WorkbenchError, match=re.escape(said)):
+    with pytest.raises(WorkbenchError, match=re.escape(message)):
         read_released()
