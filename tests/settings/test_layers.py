@@ -96,6 +96,7 @@ def test_a_loss_over_a_recipes_loss_needs_no_name(experiments):
         ("vfnet/table3.yaml", "loss: {name: focal}", "training: {cutout: true}", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.training.cutout: expected a group such as {probability: 0.5, unit: 4}, not true"),
         ("vfnet/table3.yaml", "loss: {name: focal}", "evaluation: {image: [256, 192]}", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.evaluation.image: expected a group such as {long: 1333, short: 800}, not [256, 192]"),
         ("recipes.yaml", "detector: {family: vfnet, star: true, refine: true}", "detector: vfnet", "experiments/recipes.yaml: vfnet.detector: expected a group such as {family: vfnet}, not vfnet"),
+        ("recipes.yaml", "reppoints: # boxes", "oracle: 5\nreppoints: # boxes", "experiments/recipes.yaml: oracle: expected a group of keys and values, not 5"),
         ("recipes.yaml", "  schedule: 1x\n", "  schedule: 1\n", "experiments/recipes.yaml: vfnet.schedule: input should be a valid string (found 1)"),
     ],
 )  # fmt: skip

@@ -130,10 +130,12 @@ def validated(model: type[Model], content: Any, place: Place | str | Callable[[K
         problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         tags = _union_tags(content, problem["loc"], problem["type"] == "missing")
         path = tuple(str(part) for i, part in enumerate(problem["loc"]) if i not in tags)
-        if not callable(place):
-            root = Place(place) if isinstance(place, str) else place
-            raise WorkbenchError(f"{root.at(*path)}: {_explain(problem, model, path)}") from None
-        raise WorkbenchError(f"{place(path)}: {_explain(problem, model, path)}") from None
+        where = place(path) if callable(place) else _as_place(place).at(*path)
+        raise WorkbenchError(f"{where}: {_explain(problem, model, path)}") from None
+
+
+def _as_place(place: Place | str) -> Place:
+    return Place(place) if isinstance(place, str) else place
 
 
 def _union_tags(content: Any, loc: tuple, key_missing: bool) -> set[int]:
@@ -166,7 +168,7 @@ def _explain(problem: dict, model: type[BaseModel], path: Keys) -> str:
         key = context["discriminator"].strip("'")
         return f"unknown {key} '{context['tag']}'{did_you_mean(context['tag'], known)}"
     if kind in GROUP_EXPECTED:
-        example = _example_at(model, path)
+        example = _example_at(model, path) if path else {}
         such_as = f" such as {_yaml(example)}" if example else " of keys and values"
         return f"expected a group{such_as}, not {_yaml(problem['input'])}"
     message = problem["msg"].removeprefix("Value error, ")
@@ -203,7 +205,7 @@ def _types_below(annotation: Any, key: str) -> list[Any]:
 
 def _example_at(model: type[BaseModel], path: Keys) -> dict[str, Any]:
     """Return a group that is allowed at ``path``: the field's example, else one made of the fields' examples."""
-    for owner in _types_at(model, path[:-1]) if path else []:
+    for owner in _types_at(model, path[:-1]):
         fields = getattr(owner, "model_fields", {})
         if path[-1] in fields and fields[path[-1]].examples:
             return fields[path[-1]].examples[0]
