@@ -1,5 +1,7 @@
 """The catalogue reads each file of experiments/ once; names of tables and rows are unique, and clashes name places."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -194,3 +196,14 @@ def test_unknown_names_are_refused_with_the_nearest_name():
     assert error_of(load_row, "table3", "t3_ful_vfl").startswith(message)
     message = "experiments/scales: unknown scale 'coko'; did you mean 'coco'? (known: bccd, coco, mini)"
     assert error_of(load_table, "table3", "coko") == message
+
+
+def test_the_package_exports_the_functions_of_the_settings_without_torch():
+    code = """
+import sys, workbench
+settings = [name for name in workbench.__all__ if name not in ("build_detector", "load_run")]
+assert {"load_table", "load_row", "read_config", "read_released", "table_names"} <= set(settings)
+assert all(callable(getattr(workbench, name)) for name in settings)
+assert "torch" not in sys.modules
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
