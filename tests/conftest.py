@@ -1,12 +1,14 @@
 """What many tests share: a tiny data set, drawn once, and an experiment that learns it in a second."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from workbench.data.embedded import draw_data_set
 from workbench.runs.folders import scale_folder
+from workbench.settings import files
 from workbench.settings.catalog import load_row
 from workbench.settings.data import CATEGORIES, EmbeddedData
 from workbench.settings.ids import run_id
@@ -82,3 +84,14 @@ def untrained_run(new_run):
         return training
 
     return make
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    """A copy of ``experiments/`` that a test may change: then it calls ``files.forget()``."""
+    folder = tmp_path / "experiments"
+    shutil.copytree(Path(__file__).resolve().parents[1] / "experiments", folder)
+    monkeypatch.setattr(files, "find_checkout", lambda: tmp_path)
+    files.forget()
+    yield folder
+    files.forget()

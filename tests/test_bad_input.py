@@ -259,7 +259,7 @@ MISTAKES = {
     "settings are a list": (
         "train",
         lambda s: (s.run / "experiment.json").write_text("[]"),
-        ["experiment.json: input should be"],
+        ["experiment.json: expected a group of keys and values, not []"],
     ),
     "settings truncated": (
         "train",

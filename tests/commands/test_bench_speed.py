@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from workbench import cli
 from workbench.commands.bench import speed, timing
 from workbench.detectors import build_detector
-from workbench.settings.catalog import data_folder, load_row, load_table
+from workbench.runs.folders import data_folder
+from workbench.settings.catalog import load_row, load_table
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
 
@@ -188,12 +189,18 @@ def test_file_names_are_safe(monkeypatch, device):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["table4", "--row", "t4_r_fcn_r_101"], "experiments/table4.yaml: t4_r_fcn_r_101 is from the literature"),
-        (["table1", "--row", "t1_gt_ctr"], "experiments/table1.yaml: t1_gt_ctr is an oracle and no detector; leave it"),
-        (["table3", "--row", "t3_full"], "experiments/table3.yaml: unknown row 't3_full'; did you mean 't3_full_vfl'?"),
+        (["table4", "--row", "t4_r_fcn_r_101"], "experiments/vfnet/table4.yaml: t4_r_fcn_r_101 is from the literature"),
+        (
+            ["table1", "--row", "t1_gt_ctr"],
+            "experiments/vfnet/table1.yaml: t1_gt_ctr is an oracle and no detector; leave it",
+        ),
+        (
+            ["table3", "--row", "t3_full"],
+            "experiments/vfnet/table3.yaml: unknown row 't3_full'; did you mean 't3_full_vfl'?",
+        ),
         (["table33"], "unknown table 'table33'"),
         (["table3", "--data-root", "x"], "scale mini draws its own data set"),
-        (["table3", "--scale", "coco", "--data-root", "x"], "x: no such folder; data_root must hold"),
+        (["table3", "--scale", "coco", "--data-root", "x"], "x: no such folder; data_root must contain"),
     ],
 )
 def test_mistakes_are_one_line(monkeypatch, tmp_path, arguments, expected):

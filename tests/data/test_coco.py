@@ -229,5 +229,5 @@ def test_the_digest_does_not_need_a_usable_cache(tmp_path):
     (tmp_path / "broken").write_text("{")
     assert annotation_digest(file, tmp_path / "broken") == annotation_digest(file)
     assert annotation_digest(file, file / "below a file") == annotation_digest(file)
-    with pytest.raises(WorkbenchError, match="cannot read the annotation file"):
+    with pytest.raises(WorkbenchError, match="the annotation file cannot be read"):
         annotation_digest(tmp_path / "none")

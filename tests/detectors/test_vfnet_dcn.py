@@ -34,7 +34,7 @@ COUNTS = {  # of the detectors that MMDetection builds by its configurations
 
 def experiment(name, dcn, scale="coco", pafpn=False, **head):
     base = load_experiment("table3", "t3_full_vfl", scale)
-    settings = read_scale(scale)[1]["backbones"][name]
+    settings = read_scale(scale).backbones[name]
     return base.model_copy(
         update={
             "backbone": Backbone(name=name, dcn=dcn, **settings),

@@ -66,7 +66,7 @@ def copy(tmp_path_factory):
     recipes = re.findall(r"^(\w+):", (ROOT / "experiments" / "recipes.yaml").read_text(), re.MULTILINE)
     row_id, base = re.search(r"^  (\w+):", row)[1], re.search(r"base: (\w+)", row)[0]
     rows = [row.replace(row_id, f"own_{recipe}").replace(base, f"base: {recipe}") for recipe in recipes]
-    with (root / "experiments" / "table3.yaml").open("a") as table:
+    with (root / "experiments" / "vfnet" / "table3.yaml").open("a") as table:
         table.write("".join([row, *rows]))
     return root, class_name, row_id
 
@@ -136,9 +136,10 @@ def test_settings_of_a_new_loss_are_checked_and_name_its_runs(copy):
         from workbench.settings.catalog import load_row
         from workbench.support.errors import WorkbenchError
         print(load_row("table3", "own_atss").run)
-        from workbench.settings import files as specs
-        table = specs.FOLDER / "table3.yaml"
+        from workbench.settings import files
+        table = files.catalogue().folder / "vfnet" / "table3.yaml"
         table.write_text(table.read_text().replace("epsilon: 1.0", "epsilom: 1.0"))
+        files.forget()
         try:
             load_row("table3", "own_atss")
         except WorkbenchError as error:

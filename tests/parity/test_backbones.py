@@ -48,7 +48,7 @@ def moderate(model):
 
 def our_experiment(name, dcn, neck="fpn"):
     """VFNet with a backbone as scale ``coco`` has it."""
-    settings = read_scale("coco")[1]["backbones"][name]
+    settings = read_scale("coco").backbones[name]
     base = load_experiment("table3", "t3_full_vfl", "coco")
     detector = base.detector.model_copy(update={"neck": neck})
     return base.model_copy(update={"backbone": Backbone(name=name, dcn=dcn, **settings), "detector": detector})

@@ -155,7 +155,7 @@ def test_results_without_resamples_are_evaluated_again_and_nothing_more(rehearse
 
 
 def test_comments_and_new_dates_retrain_nothing(rehearsed):
-    for name in ("workbench/training/loop.py", "workbench/detectors/vfnet.py", "experiments/table3.yaml"):
+    for name in ("workbench/training/loop.py", "workbench/detectors/vfnet.py", "experiments/vfnet/table3.yaml"):
         path = rehearsed / name
         path.write_text(f"# a comment\n\n{path.read_text()}")
     for path in (rehearsed / "experiments").rglob("*.yaml"):
@@ -165,7 +165,7 @@ def test_comments_and_new_dates_retrain_nothing(rehearsed):
 
 def test_a_changed_loss_plans_one_training_and_another_nms_none(rehearsed, tmp_path, edit):
     shutil.copytree(rehearsed, tmp_path / "copy")
-    table, recipes = (tmp_path / "copy" / "experiments" / name for name in ("table3.yaml", "recipes.yaml"))
+    table, recipes = (tmp_path / "copy" / "experiments" / name for name in ("vfnet/table3.yaml", "recipes.yaml"))
     edit(table, "{name: focal}", "{name: focal, alpha: 0.3}")
     assert planned(tmp_path / "copy", "table3", *REHEARSAL)["train"] == 1
     edit(table, "{name: focal, alpha: 0.3}", "{name: focal}")
@@ -177,7 +177,7 @@ def test_a_changed_loss_plans_one_training_and_another_nms_none(rehearsed, tmp_p
 
 def test_a_published_number_remakes_the_table_alone(rehearsed, tmp_path, edit):
     shutil.copytree(rehearsed, tmp_path / "copy")
-    edit(tmp_path / "copy" / "experiments" / "table3.yaml", "AP: 39.0", "AP: 39.1")
+    edit(tmp_path / "copy" / "experiments" / "vfnet" / "table3.yaml", "AP: 39.0", "AP: 39.1")
     assert planned(tmp_path / "copy", "table3", *REHEARSAL).keys() == {"table", "ap", "table3", "total"}
 
 

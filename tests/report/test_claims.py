@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from workbench.evaluation.intervals import Bootstrap, write_bootstrap
-from workbench.report import claims
 from workbench.report.claims import (
     claimed_tables,
     judge,
@@ -19,7 +18,7 @@ from workbench.report.claims import (
     write_verdicts,
 )
 from workbench.runs.folders import scale_folder
-from workbench.settings import files as specs
+from workbench.settings import files
 from workbench.settings.catalog import find_row
 from workbench.settings.config import PipelineConfig
 from workbench.support.errors import WorkbenchError
@@ -133,11 +132,12 @@ def test_evaluations_on_different_images_are_not_compared():
         ("than: t3_raw_fl", "then: t3_raw_fl", "component_vfl.then: unknown key; did you mean 'than'?"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_place(tmp_path, monkeypatch, old, new, said):
-    text = (specs.FOLDER / "claims.yaml").read_text()
+def test_a_mistake_in_the_file_is_told_with_its_place(experiments, old, new, said):
+    file = experiments / "vfnet" / "claims.yaml"
+    text = file.read_text()
     assert old in text
-    (tmp_path / "claims.yaml").write_text(text.replace(old, new, 1))
-    monkeypatch.setattr(claims, "FOLDER", tmp_path)
+    file.write_text(text.replace(old, new, 1))
+    files.forget()
     with pytest.raises(WorkbenchError) as error:
         read_claims()
-    assert str(error.value).startswith(f"experiments/claims.yaml: {said}")
+    assert str(error.value).startswith(f"experiments/vfnet/claims.yaml: {said}")

@@ -11,7 +11,7 @@ NAMES = ["assignment", "results", "star_points", "varifocal_loss"]
 
 
 def committed(name):
-    return nbformat.read(notebooks.FOLDER / f"{name}.ipynb", as_version=4)
+    return nbformat.read(notebooks.notebooks_folder() / f"{name}.ipynb", as_version=4)
 
 
 def code(notebook):
@@ -80,7 +80,7 @@ def test_a_second_execution_gives_the_same_bytes(name, tmp_path):
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
     assert not [output for output in outputs if output.output_type == "stream" and output.name == "stderr"]
     assert str(tmp_path) not in first.decode()
-    assert str(notebooks.FOLDER) not in first.decode()
+    assert str(notebooks.notebooks_folder()) not in first.decode()
 
 
 @pytest.mark.slow
@@ -92,7 +92,8 @@ def test_a_trained_run_is_shown(tmp_path, untrained_run, tiny_experiment):
 
 def test_a_failing_cell_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
     broken = "raise ValueError('no such thing\\nsecond line')"
-    monkeypatch.setattr(notebooks, "FOLDER", one_cell_notebooks(tmp_path / "notebooks", broken=broken))
+    folder = one_cell_notebooks(tmp_path / "notebooks", broken=broken)
+    monkeypatch.setattr(notebooks, "notebooks_folder", lambda: folder)
     with pytest.raises(WorkbenchError) as error:
         execute_notebook("broken", tmp_path / "mini", "mini")
     assert str(error.value) == f"notebooks/broken.ipynb, code cell 2 ('{broken}'): ValueError: no such thing"
@@ -103,7 +104,7 @@ def test_a_failing_cell_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
 def test_users_mistakes_and_a_killed_kernel_are_one_line(tmp_path, monkeypatch):
     mistake = "from workbench.support.errors import WorkbenchError; raise WorkbenchError('scale x: do y')"
     folder = one_cell_notebooks(tmp_path / "notebooks", killed="import os; os._exit(1)", mistake=mistake)
-    monkeypatch.setattr(notebooks, "FOLDER", folder)
+    monkeypatch.setattr(notebooks, "notebooks_folder", lambda: folder)
     with pytest.raises(WorkbenchError, match=r"notebooks/killed.ipynb: its Python ended early \(Kernel died\); was it"):
         execute_notebook("killed", tmp_path / "mini", "mini")
     with pytest.raises(WorkbenchError, match=r"notebooks/mistake.ipynb, code cell 2 \('from .*'\): scale x: do y$"):
@@ -118,7 +119,7 @@ def test_mistakes_are_reported_before_a_cell_runs(tmp_path, monkeypatch):
         execute_notebook("results", tmp_path / "file", "mini")
     folder = one_cell_notebooks(tmp_path / "notebooks", torn="")
     (folder / "torn.ipynb").write_text('{"cells": [')
-    monkeypatch.setattr(notebooks, "FOLDER", folder)
+    monkeypatch.setattr(notebooks, "notebooks_folder", lambda: folder)
     with pytest.raises(WorkbenchError, match=r"notebooks/torn.ipynb: cannot be read \(.*\); check it out again"):
         execute_notebook("torn", tmp_path / "mini", "mini")
 

@@ -1,14 +1,16 @@
-"""The families' settings: names that tell detectors apart, combinations that make no sense, published thresholds."""
+"""Settings of detector families: distinct names, refused combinations and published thresholds."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from workbench import settings
 from workbench.settings.catalog import load_row, load_table
 from workbench.settings.detectors import ATSS, AnyDetector, Distribution, FoveaBox, RepPoints, RetinaNet, VFNet
 from workbench.settings.ids import hash8, run_id
@@ -27,7 +29,7 @@ DETECTORS = [
 ]
 
 
-def test_titles_and_hashes_tell_detectors_apart():
+def test_titles_and_hashes_differ_between_detectors():
     assert len({detector.title for detector in DETECTORS}) == len(DETECTORS)
     assert len({hash8(detector) for detector in DETECTORS}) == len(DETECTORS)
     assert all(detector.title.replace("_", "").replace(".", "").isalnum() for detector in DETECTORS)
@@ -69,7 +71,7 @@ def test_settings_survive_json_and_are_frozen(detector):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("content", "message"),
     [
         ({"family": "vfnet", "star": False}, "refine needs star"),
         ({"family": "vfnet", "centerness": True}, "centerness belongs"),
@@ -81,9 +83,9 @@ def test_settings_survive_json_and_are_frozen(detector):
         ({"family": "ssd"}, "does not match any of the expected tags"),
     ],
 )
-def test_what_makes_no_sense_is_refused(wrong, said):
-    with pytest.raises(ValidationError, match=said):
-        TypeAdapter(AnyDetector).validate_python(wrong)
+def test_impossible_settings_are_refused(content, message):
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(AnyDetector).validate_python(content)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +93,12 @@ def test_what_makes_no_sense_is_refused(wrong, said):
     [("atss_fl", 0.6), ("vfnet_vfl", 0.6), ("retinanet_fl", 0.5), ("foveabox_gfl", 0.5), ("reppoints_vfl", 0.5)],
 )
 def test_published_nms_of_each_family(row, nms):
-    found = load_row("table5", f"t5_{row}", "coco")
-    assert found.variant.nms_iou == published_variant(found.experiment).nms_iou == nms
+    resolved = load_row("table5", f"t5_{row}", "coco")
+    assert resolved.variant.nms_iou == published_variant(resolved.experiment).nms_iou == nms
 
 
 def test_the_loss_changes_nothing_else_of_a_detector():
-    """Table 5: three losses a detector; ATSS keeps its centerness, and "GFL" there has no distribution."""
+    """Table 5 has three losses per detector. ATSS keeps its centerness, and "GFL" there has no distribution."""
     experiments = {row.id: row.experiment for row in load_table("table5", "coco")[1]}
     for family in ("retinanet", "foveabox", "reppoints", "atss", "vfnet"):
         fl, gfl, vfl = (experiments[f"t5_{family}_{loss}"] for loss in ("fl", "gfl", "vfl"))
@@ -127,6 +129,9 @@ def test_switches_of_the_gfl_tables(table, row, centerness, distribution):
     assert load_row(table, row).experiment.detector == ATSS(centerness=centerness, distribution=wanted)
 
 
-def test_settings_need_nothing_heavy():
-    code = "import sys, workbench.settings.detectors; assert not {'torch', 'torchvision', 'timm'} & set(sys.modules)"
+def test_settings_import_nothing_heavy():
+    """The pipeline imports all settings at each start."""
+    modules = ", ".join(f"workbench.settings.{path.stem}" for path in Path(settings.__file__).parent.glob("[a-z]*.py"))
+    heavy = "{'torch', 'torchvision', 'timm', 'numpy', 'pandas', 'scipy', 'matplotlib', 'snakemake'}"
+    code = f"import sys, {modules}; heavy = {heavy} & set(sys.modules); assert not heavy, heavy"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""The list of published weights: rows that exist, addresses that fit, and what is wrong with a spoilt one."""
+"""Published weights: their AP is the publishers', addresses agree with files, and a mistake names its place."""
 
 import json
 import os
@@ -8,16 +8,15 @@ from urllib.parse import unquote
 
 import pytest
 
-from workbench.settings import files as specs
-from workbench.settings import released
+from workbench.settings import files
 from workbench.settings.catalog import load_table
 from workbench.settings.released import read_released
 from workbench.support.errors import WorkbenchError
 
 
-def test_released_weights_are_of_rows_that_exist():
+def test_released_weights_agree_with_their_publishers():
     listed = read_released()
-    rows = {row.id for table in specs.table_names() for row in load_table(table, "coco")[1]}
+    rows = {row.id for table in files.table_names() for row in load_table(table, "coco")[1]}
     shared = Path(os.environ.get("WORKBENCH_SHARED", Path(__file__).parents[3] / "shared")) / "reference"
     for name, entry in listed.items():
         assert entry.publisher == "authors" or entry.config, name
@@ -38,19 +37,24 @@ def test_released_weights_are_of_rows_that_exist():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
-        ("publisher: authors", "publisher: author", "experiments/released.yaml: checkpoints.vfnet_r50_1x.publisher"),
+        (
+            "publisher: authors",
+            "publisher: author",
+            "experiments/vfnet/released.yaml: checkpoints.vfnet_r50_1x.publisher",
+        ),
         ("sha256: '38", "sha256: 'X8", "checkpoints.vfnet_r50_1x.sha256"),
         ("url: https", "url: http", "checkpoints.vfnet_r50_1x.url"),
         ("file: ", "fil: ", "unknown key; did you mean 'file'?"),
         ("t3_full_vfl: 41.6", "t3_full_vfl: good", "rows.t3_full_vfl"),
     ],
 )
-def test_a_mistake_in_the_list_is_told(tmp_path, monkeypatch, old, new, said):
-    text = (specs.FOLDER / "released.yaml").read_text()
+def test_a_mistake_in_a_list_is_reported_with_its_place(experiments, old, new, message):
+    file = experiments / "vfnet" / "released.yaml"
+    text = file.read_text()
     assert old in text
-    (tmp_path / "released.yaml").write_text(text.replace(old, new, 1))
-    monkeypatch.setattr(released, "FOLDER", tmp_path)
-    with pytest.raises(WorkbenchError, match=re.escape(said)):
+    file.write_text(text.replace(old, new, 1))
+    files.forget()
+    with pytest.raises(WorkbenchError, match=re.escape(message)):
         read_released()

@@ -149,13 +149,13 @@ def test_names_without_an_address(target, monkeypatch, capsys):
         cli.main()
     assert str(status.value) == (
         "workbench: vfnetx: no address of these weights is known; fetch them from their publishers (authors) and put "
-        f"them at {target}, or name the address in experiments/released.yaml"
+        f"them at {target}, or name the address in experiments/*/released.yaml"
     )
     assert "unknown weights 'resnet51'; did you mean 'resnet50'?" in refused("resnet51", target)
     assert "'vfnet_r50_1x'" in refused("vfnet_r50_x1", target)
 
 
 def test_every_backbone_of_the_paper_has_an_address():
-    assert set(read_scale("coco")[0].backbones) == set(pretrained.BACKBONES)
+    assert set(read_scale("coco").backbones) == set(pretrained.BACKBONES)
     for url in pretrained.BACKBONES.values():
         assert re.fullmatch(r"https://\S+-[0-9a-f]{8}\.pth", url)

@@ -84,7 +84,7 @@ def describe(
         return f"{spec.title}\nNothing to train: all rows are from the literature."
     rehearsals = read_trainings(scale_folder(results, scale, Rehearsal(steps=1)))
     trainings = read_trainings(scale_folder(results, scale))
-    given_root = data_root or read_scale(scale)[0].root
+    given_root = data_root or read_scale(scale).root
     root = Path(given_root) if given_root else None
     data = rows[0].experiment.data
     epoch, tested = epoch_images(data, root), val_images(data, root)

@@ -17,10 +17,11 @@ from workbench.runs.folders import scale_folder
 from workbench.settings.base import Settings
 from workbench.settings.catalog import load_table
 from workbench.settings.config import PipelineConfig
-from workbench.settings.files import FOLDER, read_table, table_names
+from workbench.settings.files import catalogue, read_table, table_names
 from workbench.settings.released import trainings_of
+from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_text_atomically
-from workbench.support.strict_yaml import choose, read_yaml, validated
+from workbench.support.strict_yaml import Place, choose, validated
 
 if TYPE_CHECKING:
     from workbench.evaluation.intervals import Bootstrap
@@ -53,19 +54,22 @@ class Judgement:
 
 
 def read_claims() -> dict[str, Claim]:
-    """All claims by name.
+    """Return the claims of all papers by name.
 
     Raises:
-        WorkbenchError: a mistake in the file, or a row that no table has, with its place.
+        WorkbenchError: a mistake in a file, or a row that no table has, with its place.
     """
-    path = FOLDER / "claims.yaml"
     rows = published_ap()
-    claims = {}
-    for name, spec in read_yaml(path).items():
-        place = f"experiments/claims.yaml: {name}"
-        claims[name] = validated(Claim, spec, place)
-        for key in ("better", "than"):
-            choose(getattr(claims[name], key), rows, "row", f"{place}.{key}")
+    claims: dict[str, Claim] = {}
+    places: dict[str, Place] = {}
+    for content, file in catalogue().files("claims.yaml"):
+        for name, spec in content.items():
+            place = file.at(name)
+            if name in claims:
+                raise WorkbenchError(f"{place}: duplicate name of a claim, also in {places[name].file}; rename one")
+            claims[name], places[name] = validated(Claim, spec, place), place
+            for key in ("better", "than"):
+                choose(getattr(claims[name], key), rows, "row", place.at(key))
     return claims
 
 

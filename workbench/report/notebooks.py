@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_text_atomically
 from workbench.support.strict_yaml import choose
@@ -21,13 +22,18 @@ from workbench.support.strict_yaml import choose
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+PACKAGE = Path(__file__).resolve().parents[1]
 PARAMETERS = "parameters"  # the tag of the cell whose values a run replaces
+
+
+def notebooks_folder() -> Path:
+    """Folder of the notebooks in the checkout."""
+    return find_checkout() / "notebooks"
 
 
 def notebook_names() -> list[str]:
     """Names of all notebooks."""
-    return sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    return sorted(path.stem for path in notebooks_folder().glob("*.ipynb"))
 
 
 def execute_notebook(name: str, results: Path, scale: str, data: Path | None = None) -> Path:
@@ -59,7 +65,7 @@ def execute_notebook(name: str, results: Path, scale: str, data: Path | None = N
     values = {"SCALE": scale, "RESULTS": os.path.relpath(results, out.parent), "DATA": None}
     if data is not None:
         values["DATA"] = str(data) if data.is_absolute() else os.path.relpath(data, out.parent)
-    notebook = _read(FOLDER / f"{name}.ipynb")
+    notebook = _read(notebooks_folder() / f"{name}.ipynb")
     set_parameters(notebook, values)
     _run(notebook, f"notebooks/{name}.ipynb", out.parent)
     write_text_atomically(out, _text(notebook))
@@ -147,7 +153,7 @@ def _kernels(sockets: Path) -> type:
 
 def _environment() -> dict[str, str]:
     """One thread, so that sums do not depend on the machine's cores, and this package before any that is installed."""
-    path = os.pathsep.join(filter(None, (str(FOLDER.parent), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 

@@ -16,8 +16,9 @@ from workbench.runs.folders import ScaleFolder, Training, scale_folder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.data import is_coco
-from workbench.settings.files import RowSpec, read_table
+from workbench.settings.files import read_table
 from workbench.settings.released import published_on_val2017, trainings_of
+from workbench.settings.specs import RowSpec
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json, write_text_atomically
 

@@ -279,7 +279,7 @@ def data_folder(scale: str, results: Path, data_root: Path | None = None) -> Pat
     Raises:
         WorkbenchError: a data set that is missing, or one that is given where the scale draws its own.
     """
-    spec, _, _ = read_scale(scale)
+    spec = read_scale(scale)
     if spec.data.get("kind") == "embedded":
         if data_root is not None:
             raise WorkbenchError(f"scale {scale} draws its own data set: leave data_root out, or choose another scale")

@@ -1,33 +1,27 @@
-"""The catalogue of experiments: tables, recipes and scales in ``experiments/`` → the experiment of each row.
+"""The catalogue of experiments: tables, recipes and scales in ``experiments/`` become the experiment of each row.
 
-An experiment is put together of four layers, later ones over earlier ones: what the scale says of its world, the recipe
-that a row starts from, what the scale says of the backbone, schedule, width and family of detectors that these name,
-and the row's own differences.
+An experiment is made of layers, later ones over earlier ones: the scale's world; the recipe that the row starts from;
+the scale's counterparts of the backbone, family of detectors, schedule, width and test size that recipe and row name;
+the row's own differences.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from workbench.settings.data import EmbeddedData
 from workbench.settings.digest import annotation_digest
 from workbench.settings.experiment import Experiment
-from workbench.settings.files import (
-    Recipe,
-    RowSpec,
-    ScaleSpec,
-    TableSpec,
-    read_recipes,
-    read_scale,
-    read_table,
-    table_names,
-)
+from workbench.settings.files import Catalogue, Scale, catalogue, read_scale, read_table
 from workbench.settings.ids import run_id, variant_id
+from workbench.settings.layers import Layers
+from workbench.settings.specs import Differences, RowSpec, ScaleSpec, TableSpec
 from workbench.settings.variant import Variant, check_evaluation, published_variant
 from workbench.support.errors import WorkbenchError
-from workbench.support.strict_yaml import Origins, choose, merge, validated
+from workbench.support.strict_yaml import Place, choose
 
 DATA_PARTS = (
     "annotations/instances_train2017.json",
@@ -35,15 +29,18 @@ DATA_PARTS = (
     "train2017",
     "val2017",
 )
-"""What a data set in COCO's layout holds."""
+"""Files and folders of a data set in COCO's layout."""
 
-NAMED = {"schedule": ("training", "schedules"), "width": ("head", "widths"), "test": ("evaluation", "tests")}
-"""What a recipe names for a scale to say what it is: the settings that it decides, and where the scale says so."""
+WORLD = ("data", "image", "head", "training", "evaluation")
+"""Groups of settings that a scale states for all its experiments."""
+
+COUNTERPARTS = {"schedule": ("schedules", "training"), "width": ("widths", "head"), "test": ("tests", "evaluation")}
+"""Keys of a recipe that name something of the scale: the scale's section, and the group that the section decides."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: what it says, what the paper published, and how it is made."""
+    """A line of a table that is run: its labels, the paper's metrics, its experiment and how it is evaluated."""
 
     id: str
     table: str
@@ -53,14 +50,14 @@ class Row:
     experiment: Experiment
     variant: Variant
 
-    @property
+    @cached_property
     def run(self) -> str:
         """Folder name of the run."""
         return run_id(self.experiment)
 
-    @property
+    @cached_property
     def variant_folder(self) -> str:
-        """Folder name of the evaluation within each seed."""
+        """Folder name of the evaluation within each training."""
         return variant_id(self.variant)
 
 
@@ -78,7 +75,7 @@ class Rehearsal:
 def load_table(
     name: str, scale: str = "mini", data_root: Path | None = None, rehearsal: Rehearsal | None = None
 ) -> tuple[TableSpec, list[Row]]:
-    """A table, and those of its rows that are run, resolved at a scale.
+    """Return a table, and those of its rows that are run, resolved at a scale.
 
     Args:
         name: e.g. ``table3``.
@@ -87,44 +84,41 @@ def load_table(
         rehearsal: shorten everything.
 
     Raises:
-        WorkbenchError: an unknown table, scale or key, or a value that does not fit; names file and key.
+        WorkbenchError: an unknown table, scale or key, or a value of the wrong type; names file and key.
     """
     table = read_table(name)
-    world = read_scale(scale)
-    digest = _data_digest(world[0], data_root)
-    recipes = read_recipes()
-    rows = [
-        _resolve(name, row, spec, recipes, world, digest, rehearsal) for row, spec in table.rows.items() if spec.base
-    ]
-    return table, rows
+    digest = _data_digest(read_scale(scale), data_root)
+    return table, list(_rows(catalogue(), name, scale, digest, rehearsal or Rehearsal()))
 
 
 def load_row(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Row:
-    """One row of a table, resolved at a scale; see ``load_table``."""
-    _, rows = load_table(table, scale, data_root)
-    choose(row, [r.id for r in rows], "row", f"experiments/{table}.yaml")
+    """Return one row of a table, resolved at a scale; see ``load_table``."""
+    spec, rows = load_table(table, scale, data_root)
+    place = catalogue().tables[table].place
+    if row in spec.rows and spec.rows[row].base is None:
+        raise WorkbenchError(f"{place.at('rows', row)}: from the literature and not run; name a row with a base")
+    choose(row, [r.id for r in rows], "row", place)
     return next(r for r in rows if r.id == row)
 
 
 def find_row(id_: str, scale: str = "mini", data_root: Path | None = None, rehearsal: Rehearsal | None = None) -> Row:
-    """Row of any table, resolved at a scale; see ``load_table``."""
-    tables = {row: table for table in table_names() for row, spec in read_table(table).rows.items() if spec.base}
+    """Return a row of any table, resolved at a scale; see ``load_table``."""
+    tables = {row: table for row, table in catalogue().rows.items() if read_table(table).rows[row].base}
     choose(id_, tables, "row", "--run")
     return next(row for row in load_table(tables[id_], scale, data_root, rehearsal)[1] if row.id == id_)
 
 
 def load_experiment(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Experiment:
-    """The experiment behind a row of a table; see ``load_table``."""
+    """Return the experiment of a row of a table; see ``load_table``."""
     return load_row(table, row, scale, data_root).experiment
 
 
 def embedded_settings(scale: str) -> EmbeddedData:
-    """How a scale's embedded data set is drawn; raises where its data are the user's own."""
-    spec, _, origins = read_scale(scale)
-    if spec.data.get("kind") != "embedded":
+    """Return the settings of a scale's embedded data set; raise if the scale's data are the user's own."""
+    layers = catalogue().scale(scale).layers
+    if layers.content["data"].get("kind") != "embedded":
         raise WorkbenchError(f"scale {scale} has no embedded data set: its data are read from data_root")
-    at_data = {path[1:]: where for path, where in origins.items() if path[:1] == ("data",)}
-    return validated(EmbeddedData, spec.data, at_data)
+    return layers.part("data").validated(EmbeddedData)
 
 
 def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
@@ -134,95 +128,84 @@ def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
     for place in (root, *(root / part for part in DATA_PARTS)):
         if not place.exists():
             kind = "file" if place.suffix == ".json" else "folder"
-            raise WorkbenchError(f"{place}: no such {kind}; data_root must hold {', '.join(DATA_PARTS)}")
+            raise WorkbenchError(f"{place}: no such {kind}; data_root must contain {', '.join(DATA_PARTS)}")
     return annotation_digest(root / DATA_PARTS[0], cache=Path.home() / ".cache" / "vfnet-workbench" / "digests.json")
 
 
-def _lay_recipe(content: dict, name: str, recipes: dict[str, Recipe], origins: Origins, where: str) -> None:
-    choose(name, recipes, "recipe", where)
-    recipe, place = recipes[name], f"experiments/recipes.yaml: {name}"
-    if recipe.extends:
-        _lay_recipe(
-            content, recipe.extends, {k: r for k, r in recipes.items() if k != name}, origins, f"{place}.extends"
-        )
-    merge(content, recipe.model_dump(exclude_unset=True, exclude={"extends"}), origins, place)
+@cache
+def _rows(catalogue: Catalogue, table: str, scale: str, digest: str | None, rehearsal: Rehearsal) -> tuple[Row, ...]:
+    """Resolve the rows of a table that are run."""
+    place, spec = catalogue.tables[table].place, catalogue.tables[table].spec
+    rows = []
+    for id_, row in spec.rows.items():
+        if row.base:
+            document = _document(catalogue, row, place.at("rows", id_), catalogue.scale(scale))
+            experiment, variant = _resolve(document, digest, rehearsal)
+            rows.append(Row(id_, table, row.labels, row.published, row.note, experiment, variant))
+    return tuple(rows)
 
 
-def _lay_counterpart(
-    content: dict, group: str, at: tuple[str, str], scale: dict, origins: Origins, scale_origins: Origins
-) -> None:
-    """Lay what the scale says of a schedule, backbone, … (at ``schedules``, ``1x``) over a group of settings."""
-    merge(content.setdefault(group, {}), scale[at[0]][at[1]], {}, "")
-    origins.update({(group, *path[2:]): where for path, where in scale_origins.items() if path[:2] == at and path[2:]})
-
-
-def _lay_scale(
-    content: dict, scale: ScaleSpec, written: dict, origins: Origins, scale_origins: Origins, place: str
-) -> None:
-    """Lay over the settings what the scale says of the names in them."""
-    backbone = content.get("backbone", {}).get("name")
-    choose(backbone, scale.backbones, "backbone", origins.get(("backbone", "name"), place))
-    named = [("backbone", "backbones", backbone)]
-    family = content.get("detector", {}).get("family")
-    if family in scale.heads:
-        named.append(("head", "heads", family))
-    for what, (group, section) in NAMED.items():
-        name = content.pop(what, "1x" if what == "schedule" else None)
-        if name is not None:
-            choose(name, getattr(scale, section), what, origins.get((what,), place))
-            named.append((group, section, name))
-    for group, section, name in named:
-        _lay_counterpart(content, group, (section, name), written, origins, scale_origins)
-
-
-def _resolve(
-    table: str,
-    row: str,
-    spec: RowSpec,
-    recipes: dict[str, Recipe],
-    world: tuple[ScaleSpec, dict, Origins],
-    digest: str | None,
-    rehearsal: Rehearsal | None,
-) -> Row:
-    scale, written, scale_origins = world
-    content: dict = {}
-    origins: Origins = {}
-    place = f"experiments/{table}.yaml: rows.{row}"
-    shared = {key: written[key] for key in ("data", "image", "head", "training", "evaluation") if key in written}
-    merge(content, shared, origins, "")
-    origins.update({path: where for path, where in scale_origins.items() if path in origins})
-    _lay_recipe(content, spec.base, recipes, origins, f"{place}.base")
-    own = spec.model_dump(exclude_unset=True, include=set(Recipe.model_fields))
-    merge(content, own, origins, place)
-    _lay_scale(content, scale, written, origins, scale_origins, place)
-    own = {key: value for key, value in own.items() if key not in NAMED}
-    merge(content, own, origins, place)  # again: the row has the last word
+def _resolve(document: Layers, digest: str | None, rehearsal: Rehearsal) -> tuple[Experiment, Variant]:
+    """Return the experiment and the variant that a row's document states."""
+    settings, evaluation = document.pick(Experiment.model_fields), document.part("evaluation")
     if digest is not None:
-        content["data"]["digest"] = digest
-    evaluation = content.pop("evaluation", {})
+        settings.content["data"]["digest"] = digest
     if rehearsal:
-        _shorten(content, evaluation, rehearsal)
-    experiment = validated(Experiment, content, origins)
-    at_evaluation = {(): f"{place}.evaluation"} | {
-        path[1:]: where for path, where in origins.items() if path[:1] == ("evaluation",)
-    }
-    variant = validated(Variant, published_variant(experiment).model_dump() | evaluation, at_evaluation)
-    check_evaluation(experiment.detector, variant, at_evaluation[()])
-    return Row(
-        id=row,
-        table=table,
-        labels=spec.labels,
-        published=spec.published,
-        note=spec.note,
-        experiment=experiment,
-        variant=variant,
-    )
+        _shorten(settings.content, evaluation.content, rehearsal)
+    experiment = settings.validated(Experiment)
+    published = Layers(published_variant(experiment).model_dump(), evaluation.place(()))
+    published.lay(evaluation)
+    variant = published.validated(Variant)
+    check_evaluation(experiment.detector, variant, evaluation.place(()))
+    return experiment, variant
 
 
-def _shorten(content: dict, evaluation: dict, rehearsal: Rehearsal) -> None:
-    """A rehearsal's step is one micro-batch of one image, and its weights are random ones."""
-    content["backbone"]["pretrained"] = False
+def _shorten(settings: dict, evaluation: dict, rehearsal: Rehearsal) -> None:
+    """Shorten a document: a rehearsal's step is one image on random weights."""
+    settings["backbone"]["pretrained"] = False
     if rehearsal.steps is not None:
-        content["training"] |= {"batch": 1, "limit_steps": rehearsal.steps}
+        settings["training"] |= {"batch": 1, "limit_steps": rehearsal.steps}
     if rehearsal.images is not None:
         evaluation["limit_images"] = rehearsal.images
+
+
+def _document(catalogue: Catalogue, row: RowSpec, place: Place, scale: Scale) -> Layers:
+    """Lay the layers of a row."""
+    own = Layers(row.model_dump(exclude_unset=True, include=set(Differences.model_fields)), place)
+    recipe = _recipe(catalogue, row.base, place.at("base"), ())
+    named = recipe.pick(recipe.content)
+    named.lay(own)
+    document = scale.layers.pick(WORLD)
+    document.lay(recipe)
+    for section, name, group in _counterparts(named, scale):
+        document.lay(scale.layers.part(section, name), into=group)
+    document.lay(own)
+    return document
+
+
+def _recipe(catalogue: Catalogue, name: str, place: Place, above: tuple[str, ...]) -> Layers:
+    """Return a recipe laid over the recipes that it extends; ``place`` names it."""
+    choose(name, [other for other in catalogue.recipes if other not in above], "recipe", place)
+    recipe, file = catalogue.recipes[name], Place("experiments/recipes.yaml", (name,))
+    own = Layers(recipe.model_dump(exclude_unset=True, exclude={"extends"}), file)
+    if recipe.extends is None:
+        return own
+    layers = _recipe(catalogue, recipe.extends, file.at("extends"), (*above, name))
+    layers.lay(own)
+    return layers
+
+
+def _counterparts(named: Layers, scale: Scale) -> list[tuple[str, str, str]]:
+    """Return the scale's counterparts of the names in recipe and row: section, name, and the group it decides."""
+    backbone = named.content.get("backbone", {}).get("name")
+    choose(backbone, scale.spec.backbones, "backbone", named.place(("backbone", "name")))
+    counterparts = [("backbones", backbone, "backbone")]
+    family = named.content.get("detector", {}).get("family")
+    if family in scale.spec.heads:
+        counterparts.append(("heads", family, "head"))
+    for key, (section, group) in COUNTERPARTS.items():
+        name = named.content.get(key, "1x" if key == "schedule" else None)
+        if name is not None:
+            choose(name, getattr(scale.spec, section), key, named.place((key,)))
+            counterparts.append((section, name, group))
+    return counterparts

@@ -1,4 +1,4 @@
-"""The pipeline's own settings, ``snakemake --config key=value``, and what the Snakefile asks of the machine."""
+"""Settings of the pipeline, ``snakemake --config key=value``."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import Literal
 
 from pydantic import Field
 
+from workbench.settings.base import Settings
 from workbench.settings.catalog import Rehearsal
-from workbench.settings.experiment import Settings
-from workbench.settings.files import FOLDER, scale_names
-from workbench.support.strict_yaml import Origins, choose, merge, read_yaml, validated
+from workbench.settings.files import catalogue, scale_names
+from workbench.settings.layers import Layers
+from workbench.support.errors import WorkbenchError
+from workbench.support.strict_yaml import Place, choose
 
 
 class PipelineConfig(Settings):
-    """Defaults stand in ``experiments/config.yaml``."""
+    """Settings of the pipeline; ``experiments/config.yaml`` states the values that the command line does not."""
 
     scale: str = "mini"
-    seeds: int = Field(1, ge=1, description="number of trainings of each run")
+    seeds: int = Field(1, ge=1, description="number of trainings per run")
     weights: Literal["trained", "released"] = "trained"
     data_root: Path | None = None
     limit_steps: int | None = Field(None, ge=1)
     limit_images: int | None = Field(None, ge=1)
-    gpus: int | None = Field(None, ge=1, description="of one training; None: one where this machine has any")
+    gpus: int | None = Field(None, ge=1, description="GPUs of one training; None: one if this machine has any")
     micro_batch: int | None = Field(None, ge=1)
 
     @property
     def rehearsal(self) -> Rehearsal:
-        """What is cut short, if anything."""
+        """Rehearsal that the limits ask for; false without limits."""
         return Rehearsal(self.limit_steps, self.limit_images)
 
     @property
@@ -50,14 +52,17 @@ def _as_options(settings: PipelineConfig, *names: str) -> str:
 
 
 def read_config(config: dict) -> PipelineConfig:
-    """What the command line says (Snakemake's ``config``) over ``experiments/config.yaml``, checked.
+    """Return the command line's settings (Snakemake's ``config``) over those of ``experiments/config.yaml``, checked.
 
-    An unknown key or scale, or a value of the wrong type, is an error of one line that names the place.
+    Raises:
+        WorkbenchError: an unknown key or scale, or a value of the wrong type; one line that names the place.
     """
-    content: dict = {}
-    origins: Origins = {}
-    merge(content, read_yaml(FOLDER / "config.yaml"), origins, "experiments/config.yaml: ")
-    merge(content, config, origins, "--config: ")
-    settings = validated(PipelineConfig, content, origins)
-    choose(settings.scale, scale_names(), "scale", origins.get(("scale",), "scale"))
+    content, place = catalogue().read("config.yaml")
+    command_line = Place("--config")
+    if "paper" in config:
+        raise WorkbenchError(f"{command_line.at('paper')}: the names of tables depend on it; set it in {place}")
+    layers = Layers({key: value for key, value in content.items() if key != "paper"}, place)
+    layers.lay(Layers(config, command_line))
+    settings = layers.validated(PipelineConfig)
+    choose(settings.scale, scale_names(), "scale", layers.place(("scale",)))
     return settings

@@ -1,14 +1,13 @@
-"""Settings of the data: a data set on disk or an embedded one, and the sizes of images."""
+"""Settings of the data: an embedded data set or one on disk, and the sizes of images."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from workbench.settings.base import Settings
 
-# Ids with gaps, as COCO's: a reader that takes ids for indices must fail here too.
 CATEGORIES: tuple[tuple[int, str], ...] = (
     (1, "triangle"),
     (3, "box"),
@@ -17,15 +16,16 @@ CATEGORIES: tuple[tuple[int, str], ...] = (
     (13, "crescent"),
     (21, "cross"),
 )
+"""Ids and names of the embedded categories. Ids have gaps as in COCO, so that code that takes ids for indices fails."""
 
 
-class EmbeddedData(BaseModel):
-    """Settings of the embedded data set: together with this code they decide every byte of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class EmbeddedData(Settings):
+    """Settings of the embedded data set. Together with the drawing code they decide every byte of it."""
 
     kind: Literal["embedded"] = "embedded"
-    drawing: Literal[2] = Field(2, description="raised when the code draws otherwise: another data set, other runs")
+    drawing: Literal[2] = Field(
+        2, description="version of the drawing code; a new version means another data set and other runs"
+    )
     seed: int = Field(0, ge=0, lt=2**32)
     train_images: int = Field(800, ge=1, le=1_000_000)
     val_images: int = Field(250, ge=1, le=1_000_000)
@@ -45,27 +45,27 @@ class EmbeddedData(BaseModel):
 
 
 class CocoData(Settings):
-    """A data set on disk in COCO's layout. Where it lies is no part of what is learnt; its annotations are."""
+    """A data set on disk in COCO's layout. Its annotations decide what is learnt, its folder does not."""
 
     kind: Literal["coco"] = "coco"
     classes: int = Field(ge=1)
     digest: str | None = None
-    """Of the content of the training annotations; None where no data set was named."""
+    """Digest of the training annotations; None if no data set was named."""
 
 
 AnyData = Annotated[CocoData | EmbeddedData, Field(discriminator="kind")]
 
 
 class ImageSize(Settings):
-    """Images are scaled, aspect kept, to fit: long side and short side at most these many pixels."""
+    """Largest long side and short side in pixels. Images are scaled to fit, and keep their aspect ratio."""
 
-    long: int = Field(ge=32)
-    short: int = Field(ge=32)
+    long: int = Field(ge=32, examples=[1333])
+    short: int = Field(ge=32, examples=[800])
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageSize:
         if self.short > self.long:
-            raise ValueError(f"short ({self.short}) is larger than long ({self.long})")
+            raise ValueError(f"short ({self.short}) is larger than long ({self.long}): swap them")
         return self
 
     def __str__(self) -> str:
@@ -76,16 +76,16 @@ Side = Annotated[int, Field(ge=32)]
 
 
 class ImageRange(Settings):
-    """Bounds of the long and of the short side, each drawn anew for every image: whole pixels, both ends included."""
+    """Ranges from which long side and short side are drawn for each image, in whole pixels, both ends included."""
 
-    long: tuple[Side, Side]
-    short: tuple[Side, Side]
+    long: tuple[Side, Side] = Field(examples=[[1333, 1333]])
+    short: tuple[Side, Side] = Field(examples=[[480, 960]])
 
     @field_validator("long", "short")
     @classmethod
     def _ordered(cls, ends: tuple[int, int]) -> tuple[int, int]:
         if ends[0] > ends[1]:
-            raise ValueError("the smaller end comes first")
+            raise ValueError("the smaller end comes first: swap the two")
         return ends
 
 
@@ -104,5 +104,5 @@ COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68
 
 
 def is_coco(data: AnyData) -> bool:
-    """Whether a data set on disk has as many classes as COCO, the only sign of COCO in the settings."""
+    """Whether a data set is COCO, judged by its number of classes, the only sign of COCO in the settings."""
     return data.kind == "coco" and data.classes == len(COCO_NAMES)

@@ -1,6 +1,7 @@
-"""The families of detectors, as settings: what tells one detector of a family from another.
+"""Families of detectors as settings: the choices that distinguish detectors of one family.
 
-Widths, depths and anchor sizes are a scale's, losses a row's; what is left is listed here. Nothing heavy is imported.
+A scale states widths, depths and anchor sizes, a row states the loss; all other choices are here. Nothing heavy is
+imported.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from workbench.settings.base import Settings
 
 
 class VFNet(Settings):
-    """VarifocalNet and its ancestors: raw VFNet without star and refine, FCOS+ATSS with centerness instead."""
+    """VarifocalNet and its ancestors: raw VFNet (without star and refine) and FCOS+ATSS (with centerness instead)."""
 
     nms_iou: ClassVar[float] = 0.6
-    """Threshold of non-maximum suppression that the family is published with."""
+    """Published threshold of non-maximum suppression."""
     family: Literal["vfnet"] = "vfnet"
     star: bool = True
+    """Star-shaped deformable convolution on the features."""
     refine: bool = True
+    """Refinement of the box by a second regression on the star-shaped features."""
     centerness: bool = False
     neck: Literal["fpn", "pafpn"] = "fpn"
-    """The second is that of VFNet-X."""
+    """VFNet-X has the PAFPN."""
 
     @model_validator(mode="after")
     def _combination(self) -> VFNet:
@@ -43,21 +46,21 @@ class VFNet(Settings):
 
 
 class Distribution(Settings):
-    """A side's distance as a distribution over ``intervals + 1`` values, ``interval`` strides apart (GFL, eq. 3)."""
+    """Distribution of a side's distance over ``intervals + 1`` values at steps of ``interval`` strides (GFL, eq. 3)."""
 
     intervals: int = Field(16, ge=1)
     interval: float = Field(1.0, gt=0)
 
 
 class ATSS(Settings):
-    """ATSS with a square anchor a cell; without centerness and with a distribution it is GFL."""
+    """ATSS with one square anchor per location. Without centerness and with a distribution it is GFL."""
 
     nms_iou: ClassVar[float] = 0.6
     family: Literal["atss"] = "atss"
     centerness: bool = True
-    """A branch of its own for localisation quality, in the loss and in the score."""
+    """A separate branch for localisation quality, part of the loss and of the score."""
     distribution: Distribution | None = None
-    """Instead of the delta code, and with the distribution focal loss."""
+    """Distribution in place of the delta box code; the distribution focal loss is added."""
 
     @property
     def title(self) -> str:
@@ -70,7 +73,7 @@ class ATSS(Settings):
 
 
 class RetinaNet(Settings):
-    """RetinaNet: nine anchors a cell, assigned by IoU."""
+    """RetinaNet: nine anchors per location, assigned by IoU."""
 
     nms_iou: ClassVar[float] = 0.5
     title: ClassVar[str] = "retinanet"
@@ -88,7 +91,7 @@ class FoveaBox(Settings):
 
 
 class RepPoints(Settings):
-    """RepPoints, boxes by the points' moments."""
+    """RepPoints with boxes from the moments of the points."""
 
     nms_iou: ClassVar[float] = 0.5
     title: ClassVar[str] = "reppoints"

@@ -1,6 +1,6 @@
-"""A digest of an annotation file, so that a run is named after what its labels say and not after where they lie.
+"""Digest of an annotation file, so that a run's name depends on its labels and not on their folder.
 
-Imports the standard library only: the pipeline asks for digests where nothing heavy may be loaded.
+Only the standard library is imported, since the pipeline needs digests at its start.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from workbench.support.errors import WorkbenchError
 
 
 def annotation_digest(path: Path | str, cache: Path | None = None) -> str:
-    """The BLAKE2b digest (16 bytes, in hex) of a file's content.
+    """Return the BLAKE2b digest (16 bytes, in hex) of a file's content.
 
     Args:
         path: the file.
-        cache: a JSON file that keeps digests, since COCO's annotations take half a second to hash. An entry holds as
-            long as the file's size and modification time do. A cache that cannot be read or written is passed over:
-            it costs time, never the answer.
+        cache: a JSON file that keeps digests, since COCO's annotations take half a second to hash. An entry is valid
+            while the file's size and modification time stay the same. A cache that cannot be read or written is
+            ignored: that costs time, never the correct answer.
 
     Raises:
         WorkbenchError: the file is missing or cannot be read.
@@ -38,7 +38,7 @@ def annotation_digest(path: Path | str, cache: Path | None = None) -> str:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError as error:
         raise WorkbenchError(
-            f"{path}: cannot read the annotation file ({error.strerror}): check the data root"
+            f"{path}: the annotation file cannot be read ({error.strerror}); check data_root"
         ) from error
     if cache:
         entries[str(path)] = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "digest": digest}
@@ -55,7 +55,7 @@ def _read(cache: Path) -> dict:
 
 
 def _write(cache: Path, entries: dict) -> None:
-    """Replaces the cache in one step, so that a reader beside us never sees half of it."""
+    """Replace the cache in one step, so that another process never reads half of it."""
     temporary = None
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What is learnt and how it is evaluated, as immutable, validated objects, and the ids of runs.
+"""The settings of an experiment: everything that decides what is learnt, frozen and validated.
 
-An ``Experiment`` holds everything that decides the learning, a ``Variant`` how a trained run is evaluated. Equal
-experiments are one run, whatever tables they stand in. Nothing heavy is imported: the pipeline reads this each time.
+Equal experiments are one run, whatever tables they are in. Nothing heavy is imported, since the pipeline imports this
+module at each start.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from workbench.settings.detectors import AnyDetector
 
 
 class CutOut(Settings):
-    """Black rectangles in a training image (DeVries and Taylor, arXiv:1708.04552; VFNet-X)."""
+    """CutOut: black rectangles in a training image (DeVries and Taylor, arXiv:1708.04552; VFNet-X)."""
 
     probability: float = Field(0.5, ge=0, le=1)
     unit: int = Field(4, ge=1)
-    """Pixels; sides of holes are 1 to 12 units (the published 4 to 48 pixels are of images of 1333x800 and more)."""
+    """Pixels. Sides of holes are 1 to 12 units; published are 4 to 48 pixels for images of 1333x800 and larger."""
 
 
 class WeightAveraging(Settings):
-    """A stage after the epochs: cycles of an epoch, each with half a cosine from ``high`` down to ``low``; the result
-    is the mean of the weights at the cycles' ends (Zhang et al., SWA Object Detection, arXiv:2012.12645).
+    """Stochastic weight averaging after the epochs (Zhang et al., SWA Object Detection, arXiv:2012.12645).
 
-    It starts from the best validated weights with an optimiser that remembers nothing. The rates scale with the batch
-    as ``learning_rate`` does.
+    A cycle is one epoch, in which the learning rate falls along half a cosine from ``high`` to ``low``. The result is
+    the mean of the weights at the ends of the cycles. The first cycle starts from the best validated weights with a new
+    optimiser. The rates scale with the batch as ``learning_rate`` does.
     """
 
     cycles: int = Field(18, ge=1)
@@ -39,27 +39,27 @@ class WeightAveraging(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> WeightAveraging:
         if self.low > self.high:
-            raise ValueError(f"low ({self.low:g}) is larger than high ({self.high:g})")
+            raise ValueError(f"low ({self.low:g}) is larger than high ({self.high:g}): swap them")
         return self
 
 
 class Backbone(Settings):
-    """A timm network; ``layers``, ``channels`` and ``stem`` make it shallower or narrower, its blocks stay the same."""
+    """A timm network. ``layers``, ``channels`` and ``stem`` make it shallower or narrower, with the same blocks."""
 
     name: str
     layers: tuple[int, int, int, int] | None = None
-    """Blocks in each of the four stages."""
+    """Numbers of blocks in the four stages."""
     channels: tuple[int, int, int, int] | None = None
-    """Bottleneck width of each stage (a stage puts out four times as many)."""
+    """Bottleneck widths of the four stages; the output of a stage has four times as many channels."""
     stem: int | None = Field(None, ge=1)
-    """Channels of the first convolution."""
+    """Number of channels of the first convolution."""
     pretrained: bool = False
     frozen_stages: int = Field(0, ge=0, le=4)
-    """0: all is trained; n: the stem and the first n stages get no gradient."""
+    """Number n of stages that get no gradient, and the stem with them; 0 if everything is trained."""
     norm: Literal["frozen", "trained"] = "trained"
-    """Frozen: BatchNorm keeps its running statistics; its weight and bias are trained all the same."""
+    """BatchNorm. Frozen: its running statistics stay as they are, its weight and bias are trained nevertheless."""
     dcn: bool = False
-    """DCNv2 instead of every 3×3 convolution from the second stage on (and in the towers of a VFNet)."""
+    """DCNv2 in place of every 3×3 convolution from the second stage on, and in the towers of a VFNet."""
 
     @property
     def title(self) -> str:
@@ -68,56 +68,61 @@ class Backbone(Settings):
 
 
 class Head(Settings):
-    """Widths and depth of neck and head, and the size of what a pyramid level is for."""
+    """Width and depth of neck and head, and the object size that a pyramid level is for."""
 
     channels: int = Field(256, ge=1)
     stacked_convs: int = Field(3, ge=1)
-    """Blocks of a tower before its last one: a star convolution, a deformable one, or one more block."""
+    """Number of blocks in a tower before its last one, which is a star convolution, deformable, or one more block."""
     norm_groups: int = Field(32, ge=1)
     anchor_scale: float = Field(8.0, gt=0)
-    """Side of ATSS's anchor in strides; other detectors' sizes follow it and are the published ones at 8."""
+    """Side of ATSS's anchor in strides. Sizes of other detectors scale with it; 8 gives the published sizes."""
     init_std: float = Field(0.01, gt=0)
-    """Of the head's convolutions; a narrow head needs more than the paper's for signals of the same size."""
+    """Standard deviation of the head's initial weights. A narrow head needs a larger one than the paper's."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Head:
         if self.channels % self.norm_groups:
-            raise ValueError(f"channels ({self.channels}) are not a multiple of norm_groups ({self.norm_groups})")
+            raise ValueError(
+                f"channels ({self.channels}) are not a multiple of norm_groups ({self.norm_groups}): change one"
+            )
         return self
 
 
 class Training(Settings):
-    """The optimisation. ``learning_rate`` holds for ``reference_batch`` images a step and scales with the batch."""
+    """The optimisation. ``learning_rate`` applies to steps of ``reference_batch`` images and scales with ``batch``."""
 
     epochs: int = Field(ge=1)
     batch: int = Field(16, ge=1)
+    """Number of images per step."""
     reference_batch: int = Field(16, ge=1)
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(0.01, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     bias_lr_factor: float = Field(1.0, gt=0)
-    """Of biases outside norm layers."""
+    """Factor of the learning rate of biases outside norm layers."""
     bias_weight_decay: bool = True
     warmup_steps: int = Field(500, ge=0)
     warmup_ratio: float = Field(0.1, ge=0, le=1)
+    """Share of the learning rate at the first step."""
     schedule: Literal["step", "cosine"] = "step"
     decay_epochs: tuple[int, ...] = ()
-    """Step schedule: epochs, counted from 0, from which the rate is a tenth of what it was."""
+    """Step schedule: epochs, counted from 0, at whose start the learning rate is divided by ten."""
     clip_gradient: float | None = Field(None, gt=0)
-    """Largest norm of the whole gradient."""
+    """Largest norm of the gradient over all weights."""
     flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
     image_range: ImageRange | None = None
-    """Multi-scale training; without it images are scaled to the experiment's size. Tests keep the variant's."""
+    """Multi-scale training. Default: the experiment's image size. The variant states the test size."""
     crop: float = Field(0.0, ge=0, le=1)
-    """Probability of a random crop, of three quarters of each side or more."""
+    """Probability of a random crop, which keeps at least three quarters of each side."""
     cutout: CutOut | None = None
     swa: WeightAveraging | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     validate_every: int = Field(1, ge=1)
-    """Epochs between two looks at the validation AP; decides nothing that is learnt, since with ``swa``, which starts
-    from the best epoch, all are looked at."""
+    """Number of epochs between two validations. It does not affect what is learnt: with ``swa``, which starts from the
+    best epoch, every epoch is validated."""
     limit_steps: int | None = Field(None, ge=1)
-    """A rehearsal's length; it averages no weights."""
+    """Number of steps of a rehearsal, which averages no weights."""
 
 
 class Experiment(Settings):

@@ -1,147 +1,214 @@
-"""The files in ``experiments/``: what a table, a row, a recipe and a scale may say, and how they are read.
+"""Files in ``experiments/``: a catalogue that reads each of them once, and finds its tables, recipes and scales.
 
-What they mean together, `workbench.settings.catalog` works out.
+`workbench.settings.specs` states the keys of the files, `workbench.settings.catalog` makes experiments of them.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, model_validator
+from workbench.settings.layers import Layers
+from workbench.settings.specs import Paper, Recipe, ScaleSpec, TableSpec
+from workbench.support.checkout import find_checkout
+from workbench.support.errors import WorkbenchError
+from workbench.support.strict_yaml import Place, choose, read_yaml, validated
 
-from workbench.settings.base import Settings
-from workbench.settings.data import ImageSize
-from workbench.support.strict_yaml import Origins, choose, merge, read_yaml, validated
-
-FOLDER = Path(__file__).resolve().parents[2] / "experiments"
-Overrides = dict[str, Any]
-
-
-class Recipe(Settings):
-    """Differences from a scale, or from the recipe it ``extends``."""
-
-    extends: str | None = None
-    detector: Overrides = {}
-    loss: Overrides = {}
-    backbone: Overrides = {}
-    head: Overrides = {}
-    training: Overrides = {}
-    evaluation: Overrides = {}
-    schedule: str | None = None
-    width: str | None = None
-    """Of neck and head, where it is not the usual one."""
-    test: str | None = None
-    """A test size or the like, where it is not the usual one."""
+TARGETS = ("all", "tables", "figures", "claims", "notebooks")
+"""Targets of the pipeline other than tables and rows."""
+STEPS = (
+    *("dataset", "weights", "import_weights", "train", "detect", "evaluate", "rank"),
+    *("table", "verdicts", "loss", "ap", "ranking", "notebook", "unknown_target"),
+)
+"""Other names of rules in the Snakefile, which no table and no row can have."""
+ROOT_FILES = ("config.yaml", "recipes.yaml")
+"""Files of ``experiments/`` outside a paper's folder."""
+NOT_TABLES = ("paper", "claims", "released", "preregistration")
+"""Names of files in a paper's folder that are not tables."""
 
 
-class RowSpec(Recipe):
-    """A table's row as its file states it; one without a base is from the literature, printed and not run."""
+@dataclass(frozen=True)
+class Table:
+    """A table, checked, its rows not yet resolved."""
 
-    extends: None = None
-    labels: dict[str, str | bool | int | float]
-    published: dict[Literal["AP", "AP50", "AP75", "APS", "APM", "APL"], float]
-    fps: float | None = Field(None, gt=0)
-    """Images a second that the paper states, on a V100."""
-    base: str | None = None
-    compared_with: str | None = None
-    """The row, where it is not the table's."""
-    note: str = ""
-
-    @model_validator(mode="after")
-    def _literature_is_not_run(self) -> RowSpec:
-        said = self.model_fields_set & Recipe.model_fields.keys()
-        if self.base is None and said:
-            raise ValueError(f"{', '.join(sorted(said))} without a base; add the recipe that the row starts from")
-        return self
+    place: Place
+    spec: TableSpec
 
 
-class TableSpec(Settings):
-    """A table's file."""
+@dataclass(frozen=True)
+class Scale:
+    """A scale, checked, and its layers: its own file over the scales that it extends."""
 
-    title: str
-    split: Literal["val2017", "test-dev"]
-    """Of the published metrics."""
-    compared_with: str | None = None
-    """The row whose measured AP is subtracted from that of the others."""
-    rows: dict[str, RowSpec] = Field(min_length=1)
-
-    def reference(self, row: str) -> str | None:
-        """The row that a row is compared with, if any."""
-        named = self.rows[row].compared_with or self.compared_with
-        return None if named == row or self.rows[row].base is None else named
+    spec: ScaleSpec
+    layers: Layers
 
 
-class ScaleSpec(Settings):
-    """A scale's file: the world in which experiments are run."""
+class Catalogue:
+    """Content of an ``experiments/`` folder. Each file is read when it is needed, and only once."""
 
-    title: str
-    data: Overrides
-    root: str | None = None
-    image: ImageSize
-    backbones: dict[str, Overrides]
-    head: Overrides = {}
-    heads: dict[str, Overrides] = {}
-    schedules: dict[str, Overrides]
-    widths: dict[str, Overrides] = {}
-    tests: dict[str, Overrides] = {}
-    training: Overrides = {}
-    evaluation: Overrides = {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._scales: dict[str, Scale] = {}
+        self._contents: dict[str, dict[str, Any]] = {}
+
+    def read(self, *path: str) -> tuple[dict[str, Any], Place]:
+        """Return the content of a file, e.g. ``read("gfl", "table3.yaml")``, and the file as a place."""
+        file = "/".join(path)
+        if file not in self._contents:
+            self._contents[file] = read_yaml(self.folder / file)
+        return self._contents[file], Place(f"experiments/{file}")
+
+    @cached_property
+    def papers(self) -> dict[str, Paper]:
+        """Papers by the name of their folder; first the one that config.yaml names, whose tables have short names."""
+        config, place = self.read("config.yaml")
+        folders = {file.parent.name for file in self.folder.glob("*/*.yaml")} - {"scales"}
+        names = sorted(name for name in folders if not name.startswith("."))
+        if "paper" not in config:
+            raise WorkbenchError(f"{place.at('paper')}: missing; add the paper whose tables have short names")
+        choose(config["paper"], names, "paper", place.at("paper"))
+        names.sort(key=lambda name: name != config["paper"])
+        for name in names:
+            if not (self.folder / name / "paper.yaml").is_file():
+                raise WorkbenchError(
+                    f"experiments/{name}/paper.yaml: missing; add it ({', '.join(Paper.model_fields)})"
+                )
+        return {name: validated(Paper, *self.read(name, "paper.yaml")) for name in names}
+
+    def files(self, name: str) -> list[tuple[dict[str, Any], Place]]:
+        """Content and place of the files of one name, e.g. ``claims.yaml``, of all papers that have it."""
+        return [self.read(paper, name) for paper in self.papers if (self.folder / paper / name).is_file()]
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """Tables by name, papers in the order of ``papers``."""
+        for path in self.folder.glob("*.yaml"):
+            if path.name not in ROOT_FILES:
+                raise WorkbenchError(f"experiments/{path.name}: a table outside a paper; move it to a paper's folder")
+        tables: dict[str, Table] = {}
+        for i, paper in enumerate(self.papers):
+            for path in sorted((self.folder / paper).glob("*.yaml")):
+                if path.stem in NOT_TABLES:
+                    continue
+                content, place = self.read(paper, path.name)
+                name = f"{paper}_{path.stem}" if i else path.stem
+                _check_name(name, place, "file")
+                if name in tables:
+                    other = tables[name].place
+                    raise WorkbenchError(f"{place}: duplicate table name '{name}', also of {other}; rename one")
+                tables[name] = Table(place, _checked_table(content, place))
+        _check_rows(tables)
+        return tables
+
+    @cached_property
+    def rows(self) -> dict[str, str]:
+        """Id of every row, rows from the literature too, and the name of the row's table."""
+        return {row: name for name, table in self.tables.items() for row in table.spec.rows}
+
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """Recipes by name, those that others extend among them."""
+        content, place = self.read("recipes.yaml")
+        return {name: validated(Recipe, recipe, place.at(name)) for name, recipe in content.items()}
+
+    @cached_property
+    def scale_names(self) -> list[str]:
+        """Names of all scales."""
+        return sorted(path.stem for path in (self.folder / "scales").glob("*.yaml"))
+
+    def scale(self, name: str) -> Scale:
+        """Return a scale by name."""
+        if name not in self._scales:
+            choose(name, self.scale_names, "scale", "experiments/scales")
+            layers = self._scale_layers(name, ())
+            self._scales[name] = Scale(layers.validated(ScaleSpec), layers)
+        return self._scales[name]
+
+    def _scale_layers(self, name: str, above: tuple[str, ...]) -> Layers:
+        content, place = self.read("scales", f"{name}.yaml")
+        own = Layers({key: value for key, value in content.items() if key != "extends"}, place)
+        if "extends" not in content:
+            return own
+        others = [other for other in self.scale_names if other not in (*above, name)]
+        choose(content["extends"], others, "scale", place.at("extends"))
+        layers = self._scale_layers(content["extends"], (*above, name))
+        layers.lay(own)
+        return layers
+
+
+def _check_name(name: str, place: Place, kind: str) -> None:
+    """Raise if a table or a row cannot have this name, a target of the pipeline."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise WorkbenchError(f"{place}: '{name}' is a target on the command line; use letters, digits, _ and - only")
+    if name in (*TARGETS, *STEPS):
+        raise WorkbenchError(f"{place}: '{name}' is a target of the pipeline; rename the {kind}")
+
+
+def _check_rows(tables: dict[str, Table]) -> None:
+    """Raise unless row ids are unique over all papers and differ from all other targets."""
+    targets = {target: table for name, table in tables.items() for target in (name, f"{name}_ranking")}
+    rows: dict[str, Table] = {}
+    for table in tables.values():
+        for row in table.spec.rows:
+            place = table.place.at("rows", row)
+            _check_name(row, place, "row")
+            if row in targets:
+                raise WorkbenchError(f"{place}: '{row}' is a target of {targets[row].place}; rename the row")
+            if row in rows:
+                raise WorkbenchError(f"{place}: duplicate row id, also in {rows[row].place}; rename one")
+            rows[row] = table
+
+
+def _checked_table(content: dict[str, Any], place: Place) -> TableSpec:
+    spec = validated(TableSpec, content, place)
+    run = [id_ for id_, row in spec.rows.items() if row.base]
+    named = {place.at("rows", id_, "compared_with"): row.compared_with for id_, row in spec.rows.items()}
+    for where, row in ({place.at("compared_with"): spec.compared_with} | named).items():
+        if row is not None:
+            choose(row, run, "row", where)
+    return spec
+
+
+@cache
+def catalogue() -> Catalogue:
+    """Return the catalogue of the checkout's ``experiments/``, the same one throughout a process.
+
+    A process that changes a file of ``experiments/`` (a test does) must call ``forget()`` to see the change.
+    """
+    return Catalogue(find_checkout() / "experiments")
+
+
+def forget() -> None:
+    """Make the next call of any function read ``experiments/`` again."""
+    catalogue.cache_clear()
 
 
 def table_names() -> list[str]:
-    """Names of all tables, the paper's own first."""
-    names = (path.stem for path in FOLDER.glob("*table*.yaml"))
-    return sorted(names, key=lambda name: (not name.startswith("table"), name))
+    """Return the names of all tables, tables of the paper with short names first."""
+    return list(catalogue().tables)
+
+
+def table_place(name: str) -> Place:
+    """Return the file of a table, for messages."""
+    read_table(name)
+    return catalogue().tables[name].place
 
 
 def read_table(name: str) -> TableSpec:
-    """A table's file, checked, its rows not yet resolved."""
-    choose(name, table_names(), "table", "tables")
-    place = f"experiments/{name}.yaml"
-    table = validated(TableSpec, read_yaml(FOLDER / f"{name}.yaml"), place)
-    run = [id_ for id_, row in table.rows.items() if row.base]
-    for where, spec in [("", table), *((f"rows.{id_}.", row) for id_, row in table.rows.items())]:
-        if spec.compared_with is not None:
-            choose(spec.compared_with, run, "row", f"{place}: {where}compared_with")
-    return table
+    """Return a table's file, checked, its rows not yet resolved."""
+    tables = catalogue().tables
+    choose(name, tables, "table", "experiments")
+    return tables[name].spec
 
 
 def scale_names() -> list[str]:
-    """Names of all scales."""
-    return sorted(path.stem for path in (FOLDER / "scales").glob("*.yaml"))
+    """Return the names of all scales."""
+    return catalogue().scale_names
 
 
-def read_scale(name: str) -> tuple[ScaleSpec, dict, Origins]:
-    """A scale: its checked form, its merged content and where each key of it was written."""
-    choose(name, scale_names(), "scale", "scales")
-    content, origins = _read_scale_content(name, ())
-    return validated(ScaleSpec, content, origins), content, origins
-
-
-def _read_scale_content(name: str, above: tuple[str, ...]) -> tuple[dict, Origins]:
-    place = f"experiments/scales/{name}.yaml"
-    own = read_yaml(FOLDER / "scales" / f"{name}.yaml")
-    base = own.pop("extends", None)
-    content: dict = {}
-    origins: Origins = {}
-    if base is not None:
-        choose(base, [s for s in scale_names() if s not in (*above, name)], "scale", f"{place}: extends")
-        content, origins = _read_scale_content(base, (*above, name))
-        if _data_kind(own) not in (None, _data_kind(content)):  # settings of another data set mean nothing to this one
-            content.pop("data", None)
-            origins = {path: where for path, where in origins.items() if path[:1] != ("data",)}
-    origins[()] = f"{place}: "
-    merge(content, own, origins, origins[()])
-    return content, origins
-
-
-def _data_kind(scale: dict) -> Any:
-    data = scale.get("data")
-    return data.get("kind") if isinstance(data, dict) else data
-
-
-def read_recipes() -> dict[str, Recipe]:
-    """All recipes, those that others extend among them."""
-    content = read_yaml(FOLDER / "recipes.yaml")
-    return {name: validated(Recipe, spec, f"experiments/recipes.yaml: {name}") for name, spec in content.items()}
+def read_scale(name: str) -> ScaleSpec:
+    """Return a scale's file, checked, laid over the scales that it extends."""
+    return catalogue().scale(name).spec

@@ -1,4 +1,4 @@
-"""Ids of runs and evaluations, made of their content."""
+"""Ids of runs and evaluations, made from their settings."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from pydantic import BaseModel
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import Variant
 
-ALWAYS_SAID = {"name", "kind", "family", "drawing"}
-"""Fields that tell one kind of settings from another: part of an id though they are defaults."""
-DECIDES_NOTHING = {"validate_every"}
+ALWAYS_IN_ID = {"name", "kind", "family", "drawing"}
+"""Fields that distinguish kinds of settings; part of an id even where they have their default."""
+NEVER_IN_ID = {"validate_every"}
+"""Fields that decide neither what is learnt nor what is measured."""
 
 
-def essence(settings: BaseModel) -> dict[str, Any]:
-    """The settings that decide something, defaults left out, so that a new field with a default changes no id."""
-    said = {}
+def id_settings(settings: BaseModel) -> dict[str, Any]:
+    """Return the settings that an id depends on, without defaults, so that a new field with a default changes no id."""
+    deciding = {}
     for key, field in type(settings).model_fields.items():
         value = getattr(settings, key)
-        if key in DECIDES_NOTHING or (value == field.get_default(call_default_factory=True) and key not in ALWAYS_SAID):
+        is_default = value == field.get_default(call_default_factory=True)
+        if key in NEVER_IN_ID or (is_default and key not in ALWAYS_IN_ID):
             continue
-        said[key] = essence(value) if isinstance(value, BaseModel) else value
-    return said
+        deciding[key] = id_settings(value) if isinstance(value, BaseModel) else value
+    return deciding
 
 
 def hash8(settings: BaseModel) -> str:
-    """Eight hex digits of a digest of the essence."""
-    text = json.dumps(essence(settings), sort_keys=True)
+    """Return eight hex digits of a digest of the settings."""
+    text = json.dumps(id_settings(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def run_id(experiment: Experiment) -> str:
-    """``<name>-<hash8>``, the folder of a run; the name too is made of the experiment, so equal ones share it."""
+    """Return ``<name>-<hash8>``, the folder of a run. Both parts depend on the experiment alone."""
     loss = experiment.loss
-    changed = [f"{key}{value}" for key, value in essence(loss).items() if key != "name"]
+    changed = [f"{key}{value}" for key, value in id_settings(loss).items() if key != "name"]
     name = "-".join([experiment.detector.title, "_".join([loss.name, *changed]), experiment.backbone.title])
     return f"{name}-{hash8(experiment)}"
 
 
 def variant_id(variant: Variant) -> str:
-    """The folder of an evaluation within a run's seed."""
+    """Return the folder of an evaluation within a training."""
     nms = "nms" if variant.nms == "hard" else f"{variant.nms}_nms"
-    said = [f"{nms}{variant.nms_iou:g}", str(variant.image)]
+    parts = [f"{nms}{variant.nms_iou:g}", str(variant.image)]
     if not variant.centerness:
-        said.append("without_centerness")
+        parts.append("without_centerness")
     if variant.oracle:
-        said.append(variant.oracle.title)
-    return "-".join([*said, hash8(variant)])
+        parts.append(variant.oracle.title)
+    return "-".join([*parts, hash8(variant)])

@@ -1,4 +1,4 @@
-"""Published weights: whose they are, which rows they stand for and what their publishers report. Nothing heavy here."""
+"""Published weights: their publishers, their rows, and the AP that the publishers report."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pydantic import Field
 from workbench.settings.base import Settings
 from workbench.settings.catalog import Row
 from workbench.settings.config import PipelineConfig
-from workbench.settings.files import FOLDER
+from workbench.settings.files import catalogue
 from workbench.support.errors import WorkbenchError
-from workbench.support.strict_yaml import read_yaml, validated
+from workbench.support.strict_yaml import Place, choose, validated
 
 
 class Released(Settings):
-    """A checkpoint that somebody published. What is not known is None."""
+    """A published checkpoint. Unknown facts are None."""
 
     publisher: Literal["authors", "mmdetection"]
-    """The authors of the paper, or MMDetection, which trained the detectors again by its own configuration."""
+    """The authors of the paper, or MMDetection, which trained the detectors again with its own configurations."""
     config: str | None = None
-    """Of MMDetection 3.3.0, without ``.py``: the same detector, by its own training settings."""
+    """Configuration of the same detector in MMDetection 3.3.0, without ``.py``."""
     rows: dict[str, float | None] = Field(min_length=1)
-    """Rows of tables that the weights stand for; AP in percent on val2017 that the publisher reports, at that row."""
+    """Rows whose weights these are, each with the AP in percent on val2017 that the publisher reports."""
     file: str | None = None
     url: str | None = Field(None, pattern=r"^https://")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
-    """Of the file, or how it begins."""
+    """SHA-256 of the file, or its first digits."""
 
 
 class _File(Settings):
@@ -35,29 +35,43 @@ class _File(Settings):
 
 
 def read_released() -> dict[str, Released]:
-    """All published weights by name.
+    """Return the published weights of all papers by name.
 
     Raises:
-        WorkbenchError: a mistake in the file, with its place.
+        WorkbenchError: a mistake in a file, with its place.
     """
-    path = FOLDER / "released.yaml"
-    return validated(_File, read_yaml(path), "experiments/released.yaml").checkpoints
+    rows = catalogue().rows
+    released: dict[str, Released] = {}
+    places: dict[str, Place] = {}
+    owners: dict[str, str] = {}
+    for content, file in catalogue().files("released.yaml"):
+        for name, weights in validated(_File, content, file).checkpoints.items():
+            place = file.at("checkpoints", name)
+            if name in released:
+                raise WorkbenchError(f"{place}: duplicate name of weights, also in {places[name].file}; rename one")
+            for row in weights.rows:
+                choose(row, rows, "row", place.at("rows"))
+                if row in owners:
+                    raise WorkbenchError(f"{place.at('rows', row)}: this row has the weights {owners[row]}; keep one")
+                owners[row] = name
+            released[name], places[name] = weights, place
+    return released
 
 
 def published_on_val2017() -> dict[str, float]:
-    """AP, in percent, that the authors' repository states of rows whose table states test-dev, or the same."""
-    found = (weights.rows for weights in read_released().values() if weights.publisher == "authors")
-    return {row: ap for rows in found for row, ap in rows.items() if ap is not None}
+    """Return the AP in percent on val2017 that a paper's authors report, by row."""
+    reported = (weights.rows for weights in read_released().values() if weights.publisher == "authors")
+    return {row: ap for rows in reported for row, ap in rows.items() if ap is not None}
 
 
 def released_runs(rows: Iterable[Row]) -> dict[str, str]:
-    """The run of each published checkpoint → its name."""
+    """Return the name of the published weights of each run that has some."""
     names = {row: name for name, weights in read_released().items() for row in weights.rows}
     return {row.run: names[row.id] for row in rows if row.id in names}
 
 
 def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, list[str]]:
-    """For each run its trainings that are wanted: seeds, or ``released`` where published weights take their place."""
+    """Return the trainings of each run: seeds, or ``released`` if published weights take their place."""
     rows = list(rows)
     published = released_runs(rows) if settings.weights == "released" else {}
     if published and rows[0].experiment.data.kind == "embedded":

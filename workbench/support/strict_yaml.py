@@ -1,179 +1,233 @@
-"""YAML files read strictly, merged with a memory of where each key came from, and mistakes told in one line."""
+"""Strict YAML files, checked documents, and mistakes in them reported in one line that names the place."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from workbench.support.errors import WorkbenchError
 
 Model = TypeVar("Model", bound=BaseModel)
-Origins = dict[tuple[str, ...], str]
-"""For each key path of a merged document the place it was written: ``file: key path``."""
+Keys = tuple[str, ...]
+"""Keys from the root of a document down to a value."""
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping; YAML keeps the last one without a word."""
+@dataclass(frozen=True)
+class Place:
+    """A place in a file, shown as ``file: key.key``."""
+
+    file: str
+    keys: Keys = ()
+
+    def at(self, *keys: str) -> Place:
+        """Place of a key below this one."""
+        return Place(self.file, (*self.keys, *keys))
+
+    def __str__(self) -> str:
+        return f"{self.file}: {'.'.join(self.keys)}" if self.keys else self.file
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    """Construct a mapping; refuse a duplicate key, of which YAML itself silently keeps the last value."""
     seen = set()
     for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
         if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key '{key.value}'", key.start_mark)
         seen.add(key.value)
     return loader.construct_mapping(node, deep=True)
 
 
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+def _strict(base: type) -> type:
+    loader = type("StrictLoader", (base,), {})
+    loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+    return loader
+
+
+_CLEAR = _strict(yaml.SafeLoader)
+_FAST = _strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+"""Loader in C, ten times faster; its messages are less clear, so a file with a mistake is parsed again."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Raises:
-        WorkbenchError: unreadable, not YAML, a key twice, or not a mapping.
+        WorkbenchError: unreadable, not YAML, a duplicate key, or not a mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise WorkbenchError(f"{path}: cannot be read ({error.strerror})") from None
+        raise WorkbenchError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from None
     except UnicodeDecodeError:
-        raise WorkbenchError(f"{path}: not a text file in UTF-8") from None
+        raise WorkbenchError(f"{path}: not a text file in UTF-8; save it in UTF-8") from None
+    try:
+        content = _parse(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise WorkbenchError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}; correct it") from None
     if not isinstance(content, dict):
-        raise WorkbenchError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
+        raise WorkbenchError(f"{path}: expected a mapping of keys to values, not {_yaml(content)}; correct it")
     return content
 
 
-def choose(name: str, known: Iterable[str], what: str, where: str) -> None:
-    """Raise, with the nearest name and all names, unless ``name`` is one of ``known``."""
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _FAST)
+    except yaml.YAMLError:
+        return yaml.load(text, _CLEAR)
+
+
+def choose(name: str, known: Iterable[str], kind: str, place: Place | str) -> None:
+    """Raise, with the nearest name and all names, unless ``name`` is one of ``known``.
+
+    Args:
+        kind: a noun for the message, e.g. "row".
+    """
     known = list(known)
     if name not in known:
-        raise WorkbenchError(f"{where}: unknown {what} '{name}'{did_you_mean(str(name), known)}")
+        raise WorkbenchError(f"{place}: unknown {kind} '{name}'{did_you_mean(str(name), known)}")
+
+
+LISTED = 20
+"""Largest number of names in a message."""
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` where something known is spelt nearly so, else nothing."""
+    """Return ``; did you mean 'x'?`` if a known name is spelt nearly so, else nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'? (known: …)``."""
+    """Return ``; did you mean 'x'? (known: …)``; a long list of names is cut off."""
     known = list(known)
     near = near_miss(name, known)
-    return f"{near} (known: {', '.join(known)})" if near else f"; known: {', '.join(known)}"
+    names = ", ".join(known if len(known) <= LISTED else [*known[:LISTED], "…"])
+    return f"{near} (known: {names})" if near else f"; known: {names}"
 
 
-def merge(into: dict, extra: dict, origins: Origins, source: str, at: tuple[str, ...] = ()) -> None:
-    """Lay ``extra`` over ``into``, mappings key by key, noting in ``origins`` where each key was written.
-
-    ``source`` is the place of ``extra`` itself. A classification loss is replaced whole: the parameters of one mean
-    nothing to another.
-    """
-    for key, value in extra.items():
-        path = (*at, str(key))
-        place = f"{source}.{key}" if not source.endswith(": ") else f"{source}{key}"
-        if isinstance(value, dict) and isinstance(into.get(key), dict) and key != "loss":
-            merge(into[key], value, origins, place, path)
-            continue
-        into[key] = {} if isinstance(value, dict) else value
-        origins.pop(path, None)  # so that the order is that of writing
-        origins[path] = place
-        if isinstance(value, dict):
-            merge(into[key], value, origins, place, path)
-
-
-def validated(model: type[Model], content: dict, origins: Origins | str) -> Model:
-    """``content`` as a ``model``.
+def validated(model: type[Model], content: Any, place: Place | str | Callable[[Keys], Place]) -> Model:
+    """Return ``content`` as a ``model``.
 
     Args:
-        origins: of a merged document, or the name of the file it was read from.
+        place: the document's file, its place in a file, or a function from a key path to the key's place.
 
     Raises:
-        WorkbenchError: names file and key path of the first mistake, and what was meant where it can be guessed.
+        WorkbenchError: names file and key path of the first mistake, and the probable meaning of a misspelt key.
     """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        # A misspelt key is missing under its right name too: the unknown key tells the user more.
-        problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        # A misspelt key is also missing under its correct name; the unknown key is the more useful message.
+        problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         tags = _union_tags(content, problem["loc"], problem["type"] == "missing")
         path = tuple(str(part) for i, part in enumerate(problem["loc"]) if i not in tags)
-        raise WorkbenchError(f"{_place(path, origins)}: {_explain(problem, model, path)}") from None
+        where = place(path) if callable(place) else _as_place(place).at(*path)
+        raise WorkbenchError(f"{where}: {_explain(problem, model, path)}") from None
+
+
+def _as_place(place: Place | str) -> Place:
+    return Place(place) if isinstance(place, str) else place
 
 
 def _union_tags(content: Any, loc: tuple, key_missing: bool) -> set[int]:
-    """Positions in ``loc`` that name a member of a union rather than a key of the document, there or missing."""
+    """Return the positions in ``loc`` that name a member of a union, not a key of the document."""
     tags = set()
     for i, part in enumerate(loc):
-        known = part in content if isinstance(content, dict) else isinstance(content, (list, tuple))
-        if known and not (isinstance(content, (list, tuple)) and not isinstance(part, int)):
+        is_key = part in content if isinstance(content, dict) else isinstance(content, (list, tuple))
+        if is_key and not (isinstance(content, (list, tuple)) and not isinstance(part, int)):
             content = content[part] if isinstance(content, dict) or part < len(content) else None
         elif i < len(loc) - 1 or not (key_missing and isinstance(content, dict)):
             tags.add(i)
     return tags
 
 
-def _place(path: tuple[str, ...], origins: Origins | str) -> str:
-    if isinstance(origins, str):
-        joint = "." if ": " in origins else ": "
-        return f"{origins}{joint}{'.'.join(path)}" if path else origins
-    for length in range(len(path), 0, -1):
-        # Of a group that several files have written to, the last one made the mistake.
-        if written := [key for key in origins if key[:length] == path[:length]]:
-            place = origins[written[-1]].rsplit(".", len(written[-1]) - length)[0]
-            return ".".join([place, *path[length:]])
-    return origins.get((), "") + ".".join(path)
+GROUP_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
+"""Pydantic's types of the error that a mapping was expected."""
 
 
-def _explain(problem: dict, model: type[BaseModel], path: tuple[str, ...]) -> str:
-    kind = problem["type"]
+def _explain(problem: dict, model: type[BaseModel], path: Keys) -> str:
+    kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
         allowed = _fields_at(model, path[:-1], problem["loc"])
-        return f"unknown key{did_you_mean(path[-1], allowed)}" if allowed else "unknown key"
+        return f"unknown key{did_you_mean(path[-1], allowed)}" if allowed else "unknown key; remove it"
     if kind == "missing":
         return "missing; add it"
     if kind == "union_tag_not_found":
-        return f"{problem['ctx']['discriminator'].strip(chr(39))} missing; add it"
+        return f"{context['discriminator'].strip(chr(39))} missing; add it"
     if kind == "union_tag_invalid":
-        context = problem["ctx"]
         known = [name.strip(" '") for name in context["expected_tags"].split(",")]
-        return (
-            f"unknown {context['discriminator'].strip(chr(39))} '{context['tag']}'{did_you_mean(context['tag'], known)}"
-        )
+        key = context["discriminator"].strip("'")
+        return f"unknown {key} '{context['tag']}'{did_you_mean(context['tag'], known)}"
+    if kind in GROUP_EXPECTED:
+        example = _example_at(model, path) if path else {}
+        such_as = f" such as {_yaml(example)}" if example else " of keys and values"
+        return f"expected a group{such_as}, not {_yaml(problem['input'])}"
     message = problem["msg"].removeprefix("Value error, ")
     shown = repr(problem["input"])
     return f"{message[0].lower()}{message[1:]}" + (f" (found {shown})" if len(shown) < 60 else "")
 
 
-def _fields_at(model: type[BaseModel], path: tuple[str, ...], loc: tuple) -> list[str]:
-    """Names of the fields of the model that stands at ``path`` within ``model``."""
-    inside = [model]
-    for key in path:
-        inside = [part for annotation in inside for part in _inner(annotation, key)]
-    models = [m for m in inside if isinstance(m, type) and issubclass(m, BaseModel)]
+def _fields_at(model: type[BaseModel], path: Keys, loc: tuple) -> list[str]:
+    """Return the names of the fields of the model at ``path`` within ``model``."""
+    models = [m for m in _types_at(model, path) if isinstance(m, type) and issubclass(m, BaseModel)]
     tagged = [
         m for m in models if any(isinstance(f.default, str) and f.default in loc for f in m.model_fields.values())
     ]
     return [name for m in (tagged or models)[:1] for name in m.model_fields]
 
 
-def _inner(annotation: Any, key: str) -> list[Any]:
-    """Types that may stand at ``key`` of a model or a mapping; a union's members one by one."""
+def _types_at(model: type[BaseModel], path: Keys) -> list[Any]:
+    """Return the types that are allowed at ``path`` within ``model``; a union's members one by one."""
+    types: list[Any] = [model]
+    for key in path:
+        types = [part for annotation in types for part in _types_below(annotation, key)]
+    return types
+
+
+def _types_below(annotation: Any, key: str) -> list[Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        found = annotation.model_fields[key].annotation if key in annotation.model_fields else None
+        inner = annotation.model_fields[key].annotation if key in annotation.model_fields else None
     elif get_origin(annotation) is dict:
-        found = get_args(annotation)[1]
+        inner = get_args(annotation)[1]
     else:
         return []
-    return [found, *get_args(found)] if get_origin(found) is not dict else [found]
+    return [inner, *get_args(inner)] if get_origin(inner) is not dict else [inner]
+
+
+def _example_at(model: type[BaseModel], path: Keys) -> dict[str, Any]:
+    """Return a group that is allowed at ``path``: the field's example, else one made of the fields' examples."""
+    for owner in _types_at(model, path[:-1]):
+        fields = getattr(owner, "model_fields", {})
+        if path[-1] in fields and fields[path[-1]].examples:
+            return fields[path[-1]].examples[0]
+    for group in _types_at(model, path):
+        if fields := getattr(group, "model_fields", {}):
+            required = {name: field for name, field in fields.items() if field.is_required()}
+            chosen = list((required or fields).items())[:3]
+            return {name: _example(field) for name, field in chosen}
+    return {}
+
+
+def _example(field: FieldInfo) -> Any:
+    if field.examples:
+        return field.examples[0]
+    return "…" if field.is_required() else field.get_default(call_default_factory=True)
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as a line of YAML, shortened."""
+    try:
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+    except yaml.YAMLError:  # a value of Python's that YAML does not have
+        text = str(value)
+    text = text.removesuffix("\n").removesuffix("\n...")
+    return text if len(text) < 80 else f"{text[:77]}…"

@@ -72,6 +72,6 @@ def _source(name: str, file: Path) -> tuple[str, str | None]:
     if weights.url is None:
         raise WorkbenchError(
             f"{name}: no address of these weights is known; fetch them from their publishers ({weights.publisher}) and "
-            f"put them at {file}, or name the address in experiments/released.yaml"
+            f"put them at {file}, or name the address in experiments/*/released.yaml"
         )
     return weights.url, weights.sha256

@@ -21,7 +21,8 @@ from workbench.report.tables.cells import NOTHING
 from workbench.runs.folders import Run, check_folders, data_folder, scale_folder
 from workbench.runs.load import load_training
 from workbench.settings.catalog import Row, load_table
-from workbench.settings.files import TableSpec, read_scale
+from workbench.settings.files import read_scale, table_place
+from workbench.settings.specs import TableSpec
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_text_atomically
 from workbench.support.progress import Reporter
@@ -73,7 +74,7 @@ def bench_speed(
 
 def _test_images(scale: str, data_root: Path | None, results: Path, count: int) -> CocoDetection | None:
     """The first images of the scale's val2017; None where no data set is named, or none drawn yet."""
-    spec, _, _ = read_scale(scale)
+    spec = read_scale(scale)
     embedded = spec.data.get("kind") == "embedded"
     if not embedded and not (data_root or spec.root):
         return None
@@ -94,11 +95,11 @@ def _picked(table: str, spec: TableSpec, rows: list[Row], chosen: list[str]) -> 
     for id_ in chosen:
         if id_ in spec.rows and id_ not in known:
             why = "an oracle and no detector" if spec.rows[id_].base else "from the literature and not run"
-            raise WorkbenchError(f"experiments/{table}.yaml: {id_} is {why}; leave it out")
-        choose(id_, known, "row", f"experiments/{table}.yaml")
+            raise WorkbenchError(f"{table_place(table)}: {id_} is {why}; leave it out")
+        choose(id_, known, "row", table_place(table))
     picked = [row for row in rows if not chosen or row.id in chosen]
     if not picked:
-        raise WorkbenchError(f"experiments/{table}.yaml: all rows are from the literature, there is none to time")
+        raise WorkbenchError(f"{table_place(table)}: all rows are from the literature, there is none to time")
     return picked
 
 

@@ -68,7 +68,7 @@ def load_picture(scale: str, size: ImageSize, data: str | None = None, number: i
     Raises:
         WorkbenchError: no picture has an object, or the folder is missing for a scale that does not draw its images.
     """
-    world, _, _ = read_scale(scale)
+    world = read_scale(scale)
     root = data or world.root
     if root is None and world.data["kind"] != "embedded":
         raise WorkbenchError(f"scale {scale} draws no pictures; set DATA to a folder in COCO's layout")
