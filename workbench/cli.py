@@ -123,23 +123,17 @@ def train(
     """Train a run, or go on where it was stopped."""
     from workbench.runs.load import read_experiment
     from workbench.support.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
+    from workbench.training.loop import Machine, initial_detector
     from workbench.training.loop import train as run_training
 
     with reserved_gpus(devices):
         if gpu:
             refuse_cpu()
         prepare_threads()
-        run_training(
-            read_experiment(run),
-            run / f"seed{seed}",
-            data,
-            seed,
-            pretrained=pretrained,
-            devices=devices,
-            micro_batch=micro_batch,
-            workers=decoding_processes(workers, devices),
-            title=f"{run.name} seed {seed}",
-        )
+        experiment, title = read_experiment(run), f"{run.name} seed {seed}"
+        detector = initial_detector(experiment, seed, pretrained, title)
+        machine = Machine(devices, micro_batch, decoding_processes(workers, devices))
+        run_training(detector, experiment, run / f"seed{seed}", data, seed, machine, title)
 
 
 @app.command()
