@@ -232,14 +232,22 @@ MISTAKES = {
     "other classes in validation": (
         "train",
         document(lambda c: (c["categories"].pop(), c["annotations"].clear()), "val2017"),
-        [VAL, "categories", "trained on"],
+        [VAL, "categories", "give both splits the same categories"],
     ),
-    "checkpoint of another head": ("train", checkpoint_of_another_head, ["last.pt: no checkpoint", "delete it"]),
-    "checkpoint truncated": ("train", truncated_checkpoint, ["last.pt: no checkpoint of this run", "delete it"]),
+    "checkpoint of another head": (
+        "train",
+        checkpoint_of_another_head,
+        ["last.pt: not a checkpoint of this run", "delete it"],
+    ),
+    "checkpoint truncated": ("train", truncated_checkpoint, ["last.pt: not a checkpoint of this run", "delete it"]),
     "losses not finite": (
         "train",
         experiment(training={"learning_rate": 1e18, "optimiser": "sgd", "warmup_steps": 0, "epochs": 2}),
-        ["loss not finite at step ", "images 0000", ".jpg; look at their boxes, or lower training.learning_rate"],
+        [
+            "the loss is not finite",
+            "images 0000",
+            ".jpg; check the boxes of these images, or lower training.learning_rate",
+        ],
     ),
     "unknown key": (
         "train",
@@ -275,12 +283,12 @@ MISTAKES = {
     "no space for the checkpoint": (
         "train",
         full_disk(torch, "save"),
-        ["last.pt: the checkpoint cannot be written", "File too large); free"],
+        ["last.pt: cannot write the checkpoint", "File too large); free"],
     ),
     "no space for the weights": (
         "train",
         full_disk(checkpointing, "save_file"),
-        ["model.safetensors: the weights cannot be written", "free some space"],
+        ["model.safetensors: cannot write the weights", "free some space"],
     ),
     "no space for the log": (
         "train",

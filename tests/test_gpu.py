@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.trainings import train_experiment
 from workbench.assigners.atss import assign_atss
 from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, pairwise_iou, pyramid_points
 from workbench.data.batch import Batch
@@ -35,7 +36,6 @@ from workbench.settings.data import ImageSize
 from workbench.settings.variant import Variant
 from workbench.support.files import write_json_atomically
 from workbench.support.provenance import device_name
-from workbench.training.loop import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("device", "no_tf32")]
 
@@ -294,7 +294,7 @@ def losses_of(folder):
 
 
 def test_bf16_trains(tiny_experiment, tiny_data, tmp_path):
-    train(with_training(tiny_experiment, precision="bf16"), tmp_path, tiny_data, seed=0)
+    train_experiment(with_training(tiny_experiment, precision="bf16"), tmp_path, tiny_data, seed=0)
     assert all(value.isfinite().all() for value in load_file(tmp_path / "model.safetensors").values())
     losses = losses_of(tmp_path)
     assert losses[-1] < losses[0]
@@ -302,7 +302,7 @@ def test_bf16_trains(tiny_experiment, tiny_data, tmp_path):
 
 def test_the_same_seed_gives_the_same_losses(tiny_experiment, tiny_data, tmp_path):
     for name in ("a", "b"):
-        train(tiny_experiment, tmp_path / name, tiny_data, seed=0, validate=False)
+        train_experiment(tiny_experiment, tmp_path / name, tiny_data, seed=0)
     assert losses_of(tmp_path / "a") == pytest.approx(losses_of(tmp_path / "b"), rel=TRAINING)
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
     if not all(torch.equal(a[key], b[key]) for key in a):
@@ -326,7 +326,7 @@ def test_a_training_goes_on_on_another_device(tiny_experiment, tiny_data, tmp_pa
     """As it does on the one it began on, the second epoch from the first one's checkpoint."""
     one_epoch, two_epochs = (with_training(tiny_experiment, epochs=epochs) for epochs in (1, 2))
     for experiment in (one_epoch, two_epochs):
-        train(experiment, tmp_path / "seed0", tiny_data, seed=0)
+        train_experiment(experiment, tmp_path / "seed0", tiny_data, seed=0)
     run = tmp_path / "run"
     run_training(one_epoch, run, tiny_data, on_cpu=first_on_cpu)
     steps = len(losses_of(run / "seed0"))

@@ -177,7 +177,7 @@ MISTAKES = {
     "annotations not COCO's": data(lambda folder: (folder / TRAIN).write_text("{}"), f"{TRAIN}: not a COCO detection file: it has no list 'images'"),
     "images missing": data(missing("data/train2017/*"), "data/train2017/", ".jpg: no such image (nor ", f" in {TRAIN}): copy it there or remove it from the annotations"),
     "images truncated": data(truncated("data/train2017/*"), "data/train2017/", ".jpg: not a readable", "copy or convert it again"),
-    "losses not finite": data(lambda _: None, "loss not finite at step ", "images 0000", ".jpg; look at their boxes, or lower training.learning_rate", scale="wild", steps=("limit_steps=9",)),
+    "losses not finite": data(lambda _: None, "the loss is not finite", "images 0000", ".jpg; check the boxes of these images, or lower training.learning_rate", scale="wild", steps=("limit_steps=9",)),
     "a file for the results": a_file("results"),
     "a file for a scale's results": a_file("results/mini"),
 }  # fmt: skip
@@ -220,7 +220,7 @@ def small_disk():
     [
         ("4k", "mini", "dataset", (".json: cannot be written (No space left on device); free the space",)),
         ("100k", "mini", "dataset", ("cannot write ", "/results/dataset-", ": No space left on device; free or name")),
-        ("1m", "own", "train", ("/model.safetensors: the weights cannot be written (", "No space left", "; free some")),
+        ("1m", "own", "train", ("/model.safetensors: cannot write the weights (", "No space left", "; free some")),
     ],
 )
 def test_a_full_disk(size, scale, step, expected, repository, snakemake, small_disk):

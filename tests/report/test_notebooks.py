@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.trainings import train_experiment
 from workbench.report import notebooks
 from workbench.report.notebooks import execute_notebook, notebook_names, set_parameters
 from workbench.report.outcomes import read_by_notebook
@@ -88,11 +89,10 @@ def test_the_others_are_executed_and_repeat_their_bytes(name, tmp_path):
 @pytest.mark.slow
 def test_a_trained_run_is_shown(tmp_path, tiny_data, tiny_experiment):
     from workbench.support.files import write_json_atomically
-    from workbench.training.loop import train
 
     run = tmp_path / "mini" / "runs" / "vfnet-tiny"
     write_json_atomically(run / "experiment.json", tiny_experiment.model_dump(mode="json"))
-    train(tiny_experiment, run / "seed1", tiny_data, 1)
+    train_experiment(tiny_experiment, run / "seed1", tiny_data, 1)
     said = code(nbformat.read(execute_notebook("star_points", tmp_path / "mini", "mini"), as_version=4))[1].outputs[0]
     assert said.text == "Weights of vfnet-tiny, seed1.\n"
 

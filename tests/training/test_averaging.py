@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.trainings import train_experiment
 from workbench.data.coco import read_coco
 from workbench.data.loader import training_batches
 from workbench.detectors import build_detector
@@ -24,7 +25,7 @@ from workbench.support.errors import WorkbenchError
 from workbench.training import checkpoints as checkpointing
 from workbench.training import loop as training
 from workbench.training.averaging import WeightAverage
-from workbench.training.loop import Interrupted, train
+from workbench.training.loop import Interrupted
 from workbench.training.schedule import rate_factor
 
 APS = [0.3, 0.5, 0.4, 0.9, 0.8, 0.7]  # of three epochs, the second the best, and of three cycles
@@ -149,7 +150,7 @@ def by_hand(experiment, root, seed, start):
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 def test_a_whole_stage_against_a_bare_loop(experiment, optimiser, tiny_data, tmp_path, validations):
     experiment = with_sgd(experiment) if optimiser == "sgd" else experiment
-    train(experiment, tmp_path, tiny_data, seed=5)
+    train_experiment(experiment, tmp_path, tiny_data, seed=5)
     best = torch.load(tmp_path / "checkpoints" / "best.pt")
     rows = log_of(tmp_path)
     steps = len(rows) // 6
@@ -188,16 +189,16 @@ def test_a_stage_that_is_stopped_goes_on_to_the_same_bits(
     experiment, tiny_data, tmp_path, monkeypatch, capsys, validations, after
 ):
     """Three steps an epoch: just before the stage, at its first step, at the end of a cycle, at the very end."""
-    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "whole", tiny_data, seed=0)
     stopping(monkeypatch, after, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted, match=f"at step {after}"):
-        train(experiment, tmp_path / "parts", tiny_data, seed=0)
+        train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     capsys.readouterr()
-    train(experiment, tmp_path / "parts", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     said = capsys.readouterr().err
     done = (after - 9) // 3
     assert f"resumed from the checkpoint at step {after}, after {done} of 3 cycles of weight averaging\n" in said
-    assert ("3 cycles of an epoch from step 6 (val AP 50.0)" in said) == (after == 9)
+    assert ("3 cycles of one epoch each, from the weights of step 6 (val AP 50.0)" in said) == (after == 9)
     assert same_results(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -209,15 +210,15 @@ class Killed(BaseException):
 def test_a_killed_stage_goes_on_from_its_last_checkpoint(
     experiment, tiny_data, tmp_path, monkeypatch, validations, after
 ):
-    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "whole", tiny_data, seed=0)
 
     def kill():
         raise Killed
 
     stopping(monkeypatch, after, kill)
     with pytest.raises(Killed):
-        train(experiment, tmp_path / "parts", tiny_data, seed=0)
-    train(experiment, tmp_path / "parts", tiny_data, seed=0)
+        train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     assert same_results(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -228,18 +229,18 @@ def test_with_every_augmentation_and_other_workers_the_bits_are_the_same(
     changes = {"image_range": ImageRange(long=(96, 128), short=(48, 80)), "crop": 0.5, "cutout": CutOut(unit=1)}
     drawn = experiment.training.model_copy(update=changes)
     experiment = experiment.model_copy(update={"training": drawn})
-    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "whole", tiny_data, seed=0)
     stopping(monkeypatch, 11, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        train(experiment, tmp_path / "parts", tiny_data, seed=0, workers=2)
-    train(experiment, tmp_path / "parts", tiny_data, seed=0, workers=1)
+        train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0, workers=2)
+    train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0, workers=1)
     assert same_results(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_kill_between_the_last_and_the_best_checkpoint_loses_nothing(
     experiment, tiny_data, tmp_path, monkeypatch, validations
 ):
-    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "whole", tiny_data, seed=0)
     copy, copied = shutil.copyfile, []
 
     def dying(*paths):
@@ -250,43 +251,36 @@ def test_a_kill_between_the_last_and_the_best_checkpoint_loses_nothing(
 
     monkeypatch.setattr(checkpointing.shutil, "copyfile", dying)
     with pytest.raises(Killed):
-        train(experiment, tmp_path / "parts", tiny_data, seed=0)
+        train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     best = tmp_path / "parts" / "checkpoints" / "best.pt"
     assert torch.load(best)["step"] == 3
-    train(experiment, tmp_path / "parts", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     assert torch.load(best)["step"] == 6
     assert same_results(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_of_equals_the_first_is_the_best_and_nothing_else_is_kept(experiment, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_validator", lambda *_: lambda: 0.25)
-    train(experiment, tmp_path, tiny_data, seed=0)
+    train_experiment(experiment, tmp_path, tiny_data, seed=0)
     assert torch.load(tmp_path / "checkpoints" / "best.pt")["step"] == 3
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.pt", "last.pt", "train.csv"}
-
-
-def test_without_a_validation_the_last_weights_are_the_start(experiment, tiny_data, tmp_path, capsys):
-    train(experiment, tmp_path, tiny_data, seed=0, validate=False)
-    assert "3 cycles of an epoch from the last weights" in capsys.readouterr().err
-    assert not (tmp_path / "checkpoints" / "best.pt").exists()
-    assert json.loads((tmp_path / "train.json").read_text())["swa"]["from_weights_of_step"] == 9
 
 
 def test_a_broken_best_checkpoint_is_told(experiment, tiny_data, tmp_path, monkeypatch, validations):
     stopping(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        train(experiment, tmp_path, tiny_data, seed=0)
+        train_experiment(experiment, tmp_path, tiny_data, seed=0)
     (tmp_path / "checkpoints" / "best.pt").write_bytes(b"PK\x03\x04 half")
     with pytest.raises(
-        WorkbenchError, match=r"best\.pt: not the best checkpoint of this run .*; delete .* anew"
+        WorkbenchError, match=r"best\.pt: not the best checkpoint of this run .*; delete .* to start from the beginning"
     ) as told:
-        train(experiment, tmp_path, tiny_data, seed=0)
+        train_experiment(experiment, tmp_path, tiny_data, seed=0)
     assert "\n" not in str(told.value)
 
 
 def test_a_rehearsal_averages_nothing(experiment, tiny_data, tmp_path):
     short = experiment.training.model_copy(update={"limit_steps": 3})
-    train(experiment.model_copy(update={"training": short}), tmp_path, tiny_data, seed=0)
+    train_experiment(experiment.model_copy(update={"training": short}), tmp_path, tiny_data, seed=0)
     facts = json.loads((tmp_path / "train.json").read_text())
     assert facts["steps"] == 3
     assert "swa" not in facts

@@ -198,7 +198,7 @@ def _end_epoch(
 
 
 def _validator(state: TrainingState, trained_on: CocoDetection, workers: int) -> Callable[[], float] | None:
-    """Function that returns the validation AP of the detector as it is; None in a rehearsal, which validates nothing."""
+    """Function that returns the detector's present validation AP; None in a rehearsal, which validates nothing."""
     if state.experiment.training.limit_steps:
         return None
     data = read_coco(trained_on.root, "val2017", training=False)

@@ -48,7 +48,7 @@ class Plan:
 
 
 def plan_steps(experiment: Experiment, ranks: int, micro_batch: int | None) -> Plan:
-    """Choose micro-batch, ranks and accumulation so that their product is as near to the experiment's batch as possible.
+    """Choose micro-batch, ranks and accumulation: their product is as near to the experiment's batch as possible.
 
     The learning rate is scaled linearly with that product.
     """
