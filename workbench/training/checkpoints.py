@@ -133,11 +133,11 @@ def _copy_strides_of_parameters(optimiser: torch.optim.Optimizer) -> None:
                 moments[name] = torch.empty_like(parameter).copy_(value)
 
 
-def write_results(state: TrainingState, seed: int, category_ids: tuple[int, ...], class_names: tuple[str, ...]) -> None:
+def write_results(state: TrainingState, category_ids: tuple[int, ...], class_names: tuple[str, ...]) -> None:
     """Write the final files, each one whole. The weights come last because with them the training counts as done."""
     state.log.flush()
     facts = {
-        "seed": seed,
+        "seed": state.seed,
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "micro_batch x ranks x accumulation": str(state.plan),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
@@ -79,7 +80,7 @@ def train(
     Args:
         detector: any detector; training needs its ``loss``, ``detect`` and parameters alone.
         experiment: settings of the training, the training images and the validation.
-        seed: seed of the order and the augmentation of the images.
+        seed: seed of the order and the augmentation of the images, and of what the detector draws in its loss.
         title: beginning of each line of progress.
 
     Raises:
@@ -91,7 +92,7 @@ def train(
     data = _training_data(data_root, experiment)
     plan = plan_steps(experiment, fabric.world_size, machine.micro_batch)
     batches = _batches(data, experiment, plan, seed, fabric.global_rank, machine.workers)
-    state = _start(fabric, detector, experiment, folder, plan, batches.batches_per_epoch)
+    state = _start(fabric, detector, experiment, folder, seed, plan, batches.batches_per_epoch)
     reporter = Reporter(title, state.total_steps, quiet=not fabric.is_global_zero)
     _announce(reporter, state, data.skipped)
     resume(state, reporter)
@@ -100,7 +101,7 @@ def train(
     if state.average.count:
         state.average.give_to(state.detector)
     if fabric.is_global_zero:
-        write_results(state, seed, data.category_ids, data.class_names)
+        write_results(state, data.category_ids, data.class_names)
     fabric.barrier()
 
 
@@ -148,6 +149,8 @@ def _loop(
 def _step(state: TrainingState, micro_batches: list[Batch]) -> tuple[dict[str, float], float]:
     """Update the weights once; return the loss terms, averaged over the micro-batches, and the learning rate."""
     training = state.experiment.training
+    # Seeded in each step, so that a detector which samples (a two-stage one does) is resumed to the same numbers.
+    torch.manual_seed(_seed_of_step(state))
     factor = rate_factor(training, state.step, state.steps_per_epoch)
     for group in state.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
@@ -167,6 +170,11 @@ def _step(state: TrainingState, micro_batches: list[Batch]) -> tuple[dict[str, f
         state.fabric.clip_gradients(state.module, state.optimiser, max_norm=training.clip_gradient)
     state.optimiser.step()
     return means, state.optimiser.param_groups[0]["lr"]
+
+
+def _seed_of_step(state: TrainingState) -> int:
+    sequence = np.random.SeedSequence((state.seed, state.step, state.fabric.global_rank))
+    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def _finite_values(terms: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:
@@ -269,7 +277,13 @@ def _batches(
 
 
 def _start(
-    fabric: Fabric, detector: Detector, experiment: Experiment, folder: Path, plan: Plan, batches_per_epoch: int
+    fabric: Fabric,
+    detector: Detector,
+    experiment: Experiment,
+    folder: Path,
+    seed: int,
+    plan: Plan,
+    batches_per_epoch: int,
 ) -> TrainingState:
     """State before the first step, the detector being on its device."""
     optimiser = make_optimiser(experiment.training, detector, plan.learning_rate)
@@ -278,7 +292,7 @@ def _start(
     module, optimiser = fabric.setup(detector, optimiser)
     log = TrainLog(folder / "checkpoints" / "train.csv")
     steps_per_epoch = -(-batches_per_epoch // plan.accumulate)
-    return TrainingState(fabric, experiment, folder, plan, detector, module, optimiser, log, steps_per_epoch)
+    return TrainingState(fabric, experiment, folder, seed, plan, detector, module, optimiser, log, steps_per_epoch)
 
 
 def _announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) -> None:

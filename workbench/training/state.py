@@ -65,6 +65,7 @@ class TrainingState:
 
     Attributes:
         folder: folder of the training; checkpoints and results are written here.
+        seed: seed of the order and the augmentation of the images, and of what a detector draws in its loss.
         detector: the detector itself; ``module`` is the same detector, wrapped for several processes.
         steps_per_epoch: steps of one epoch, or of one cycle of weight averaging.
         step: steps done.
@@ -77,6 +78,7 @@ class TrainingState:
     fabric: Fabric
     experiment: Experiment
     folder: Path
+    seed: int
     plan: Plan
     detector: Detector
     module: torch.nn.Module
