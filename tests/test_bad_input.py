@@ -278,7 +278,7 @@ MISTAKES = {
     "a file for the results' folder": (
         "train",
         file_for_folder,
-        ["seed0/checkpoints: the folder cannot be made (Not a directory); remove what is in the way"],
+        ["seed0/checkpoints: cannot make this folder (Not a directory); check the path, its permissions and the"],
     ),
     "no space for the checkpoint": (
         "train",
@@ -300,7 +300,11 @@ MISTAKES = {
         lambda s: s.monkeypatch.setattr(os, "replace", no_move),
         ["train.csv: cannot be written (No space left on device); free the space"],
     ),
-    "not trained": ("detect", lambda s: shutil.rmtree(s.seed), ["model.safetensors: ", "has not been trained"]),
+    "not trained": (
+        "detect",
+        lambda s: shutil.rmtree(s.seed),
+        ["model.safetensors: not found; train this run with seed 0 first"],
+    ),
     "weights truncated": (
         "detect",
         truncated(lambda s: s.seed / "model.safetensors"),

@@ -109,7 +109,7 @@ def test_mistakes_are_one_line(trained, tmp_path, tiny_data):
         (("predict", "nowhere.jpg", "--run", trained, "--seed", 1), "nowhere.jpg: no such file or folder"),
         (("predict", tmp_path / "empty", "--run", trained, "--seed", 1), "no picture there"),
         (("predict", tmp_path / "noise.jpg", "--run", trained, "--seed", 1), "not a readable picture"),
-        (("predict", tmp_path / "noise.jpg", "--run", trained), "has not been trained with seed 0"),
+        (("predict", tmp_path / "noise.jpg", "--run", trained), "train this run with seed 0 first"),
         (("train", tmp_path, "--data", tiny_data), "experiment.json"),
         (("train", trained, "--data", tmp_path / "empty"), "instances_train2017.json"),
         (("plan", "table33"), "unknown table 'table33'; did you mean 'table3'?"),

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from workbench.settings.experiment import Experiment
-from workbench.training.loop import Machine, initial_detector, train
+from workbench.training.loop import train
+from workbench.training.start import initial_detector
+from workbench.training.state import Machine
 
 
 def train_experiment(experiment: Experiment, folder: Path, data_root: Path, seed: int = 0, **machine: int) -> None:

@@ -123,8 +123,9 @@ def train(
     """Train a run, or go on where it was stopped."""
     from workbench.runs.load import read_experiment
     from workbench.support.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
-    from workbench.training.loop import Machine, initial_detector
     from workbench.training.loop import train as run_training
+    from workbench.training.start import initial_detector
+    from workbench.training.state import Machine
 
     with reserved_gpus(devices):
         if gpu:

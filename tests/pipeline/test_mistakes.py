@@ -172,7 +172,7 @@ MISTAKES = {
     "no annotations of the test images": data(missing(VAL), f"{VAL}: no such file", "data_root must hold annotations/"),
     "no test images": data(lambda folder: shutil.rmtree(folder / "data/val2017"), "data/val2017: no such folder; data_root must hold"),
     "published weights of drawn images": typed("table3 --config weights=released", "weights=released: scale mini draws its own data set, published weights know COCO's classes; add scale=coco data_root=FOLDER"),
-    "published weights without a connection": data(without_connection, "https://127.0.0.1:9/", "-38db6f58.pth: cannot be fetched (", "; where there is no connection, put that file at results/weights/vfnet_r50_1x.pth", steps=("weights=released", *REHEARSAL)),
+    "published weights without a connection": data(without_connection, "https://127.0.0.1:9/", "-38db6f58.pth: cannot download it (", "; try again, or put this file at results/weights/vfnet_r50_1x.pth yourself", steps=("weights=released", *REHEARSAL)),
     "annotations truncated": data(truncated(TRAIN), f"{TRAIN}: not valid JSON at line 1", "the file is incomplete, copy it again"),
     "annotations not COCO's": data(lambda folder: (folder / TRAIN).write_text("{}"), f"{TRAIN}: not a COCO detection file: it has no list 'images'"),
     "images missing": data(missing("data/train2017/*"), "data/train2017/", ".jpg: no such image (nor ", f" in {TRAIN}): copy it there or remove it from the annotations"),

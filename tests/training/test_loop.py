@@ -15,6 +15,7 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
 from workbench.training import loop as training
 from workbench.training.loop import Interrupted
+from workbench.training.start import open_fabric
 from workbench.training.state import plan_steps
 
 
@@ -109,14 +110,14 @@ def test_more_gpus_than_there_are_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(WorkbenchError, match="2 GPUs requested, but only 1 available; request fewer"):
-        training._fabric(2)
+        open_fabric(2)
 
 
 def test_a_slurm_job_of_one_task_starts_its_own_processes(monkeypatch):
     facts = {"NTASKS": 1, "JOB_NAME": "train", "PROCID": 0, "LOCALID": 0, "NODEID": 0, "NTASKS_PER_NODE": 1}
     for name, value in facts.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    assert not training._fabric(2).strategy.cluster_environment.creates_processes_externally
+    assert not open_fabric(2).strategy.cluster_environment.creates_processes_externally
 
 
 def test_a_loss_that_is_not_finite_names_the_images(tiny_experiment, tiny_data, tmp_path):
@@ -170,7 +171,7 @@ def test_a_trained_run_loads_and_refuses_foreign_weights(tiny_experiment, tiny_d
     with pytest.raises(WorkbenchError, match=r"experiment\.json"):
         load_run(tmp_path)
     write_json_atomically(tmp_path / "experiment.json", tiny_experiment.model_dump(mode="json"))
-    with pytest.raises(WorkbenchError, match="has not been trained with seed 0"):
+    with pytest.raises(WorkbenchError, match="train this run with seed 0 first"):
         load_run(tmp_path)
     train_experiment(tiny_experiment, tmp_path / "seed0", tiny_data, seed=0)
     run = load_run(tmp_path)

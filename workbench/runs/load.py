@@ -1,4 +1,4 @@
-"""Trained runs, loaded from their folders."""
+"""Loading of trained runs from their folders."""
 
 from __future__ import annotations
 
@@ -20,37 +20,42 @@ from workbench.support.strict_yaml import validated
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A detector with the weights of a run, on the CPU and in evaluation mode."""
+    """Detector with the weights of a training, on the CPU and in evaluation mode.
+
+    Attributes:
+        category_ids: class index → category id of the data set.
+        class_names: class index → name.
+        training: content of ``train.json``, facts about the training.
+    """
 
     detector: Detector
     experiment: Experiment
     category_ids: tuple[int, ...]
     class_names: tuple[str, ...]
     training: dict
-    """What ``train.json`` says of how it was trained."""
 
 
 def read_experiment(folder: Path) -> Experiment:
-    """The experiment of a run's folder."""
+    """Read the experiment of the run in this folder."""
     path = folder / "experiment.json"
     return validated(Experiment, read_json(path, "the run's settings"), str(path))
 
 
 def load_run(folder: Path | str, seed: int | Literal["released"] = 0) -> TrainedRun:
-    """The run in ``results/<scale>/runs/<run>``, as trained with ``seed``, or with the published weights.
+    """Load the run in ``results/<scale>/runs/<run>``, as trained with ``seed``, or with its published weights.
 
     Raises:
-        WorkbenchError: not a run's folder, not trained yet, or weights of another architecture.
+        WorkbenchError: the folder is not a run's, the run is not trained, or the weights are of another detector.
     """
     folder = Path(folder)
     experiment = read_experiment(folder)
     weights = folder / seed_folder(seed) / "model.safetensors"
     published = seed == "released"
     if not weights.is_file():
-        fault = f"this run has not been trained with seed {seed}"
+        remedy = f"train this run with seed {seed} first"
         if published:
-            fault = "import published weights first (workbench import-checkpoint)"
-        raise WorkbenchError(f"{weights}: no such file; {fault}")
+            remedy = "import the published weights first (workbench import-checkpoint)"
+        raise WorkbenchError(f"{weights}: not found; {remedy}")
     again = "import them again" if published else "train again"
     facts = read_json(weights.with_name("train.json"), "facts of the training")
     detector = build_detector(experiment)
@@ -64,7 +69,7 @@ def load_run(folder: Path | str, seed: int | Literal["released"] = 0) -> Trained
     except (KeyError, TypeError):
         path = weights.with_name("train.json")
         raise WorkbenchError(
-            f"{path}: it does not say category_ids and class_names; delete it and {weights.name} and {again}"
+            f"{path}: category_ids or class_names missing; delete this file and {weights.name}, and {again}"
         ) from None
     return TrainedRun(detector.eval(), experiment, *classes, facts)
 
@@ -72,16 +77,19 @@ def load_run(folder: Path | str, seed: int | Literal["released"] = 0) -> Trained
 def load_run_for(
     folder: Path, seed: int | Literal["released"], data_root: Path, split: str, limit: int | None = None
 ) -> tuple[TrainedRun, CocoDetection]:
-    """A trained run and a split of a data set to evaluate it on; ``limit`` keeps only so many images.
+    """Load a trained run and the split of a data set on which it is evaluated.
+
+    Args:
+        limit: number of images to read; None for all.
 
     Raises:
-        WorkbenchError: not trained yet, a data set that cannot be read, or one of other categories.
+        WorkbenchError: the run is not trained, or the data set is unreadable or has other categories.
     """
     data = read_coco(data_root, split, training=False, limit=limit)
     trained = load_run(folder, seed)
     if trained.category_ids != data.category_ids:
         raise WorkbenchError(
-            f"{data_root}: its categories {data.category_ids} are not those that {folder.name} was trained on, "
-            f"{trained.category_ids}"
+            f"{data_root}: categories {data.category_ids}, but {folder.name} was trained on {trained.category_ids}; "
+            "name the data set of its training"
         )
     return trained, data

@@ -1,12 +1,11 @@
-"""Training loop for one process or several; resumable at any step.
+"""Training loop for one process or several, which can be resumed at any step.
 
-A training that was killed and resumed learns the same numbers: bit for bit on a CPU. On a GPU some operators add their
-terms in a varying order, so that the numbers agree up to rounding.
+A resumed training learns the same numbers as one without a break: bit for bit on a CPU, up to rounding on a GPU, where
+some operators add their terms in a varying order.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -14,15 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
-from workbench.data.augmentation import Augmentation
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection, annotation_path, read_coco
-from workbench.data.loader import TrainingBatches, training_batches
-from workbench.detectors import Detector, build_detector
+from workbench.data.loader import TrainingBatches
+from workbench.detectors import Detector
 from workbench.evaluation.coco_metrics import evaluate_detections
 from workbench.evaluation.inference import detect_data_set
 from workbench.settings.experiment import Experiment
@@ -31,9 +27,9 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.progress import Reporter
 from workbench.training.checkpoints import begin_averaging, resume, save_checkpoint, write_results
 from workbench.training.interrupts import StopRequests
-from workbench.training.log import TrainLog
-from workbench.training.schedule import make_optimiser, rate_factor
-from workbench.training.state import Machine, Plan, TrainingState, plan_steps
+from workbench.training.schedule import rate_factor
+from workbench.training.start import announce, micro_batches_of_rank, open_fabric, read_training_data, start_state
+from workbench.training.state import Machine, TrainingState, plan_steps
 
 CHECKPOINT_SECONDS = 600
 """Longest time between two checkpoints; the end of an epoch writes one in any case."""
@@ -42,24 +38,7 @@ LOG_ROWS = 1000
 
 
 class Interrupted(WorkbenchError):
-    """Early end of a training that was asked to stop; a checkpoint was written."""
-
-
-def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None = None, title: str = "") -> Detector:
-    """Build the detector with which a training starts; torch is seeded first, so that the weights are repeatable.
-
-    Args:
-        pretrained: file with ImageNet weights of the backbone; None for random weights.
-        title: beginning of a line that reports a missing file of pretrained weights.
-    """
-    torch.manual_seed(seed)
-    detector = build_detector(experiment)
-    if pretrained is not None:
-        detector.backbone.load_pretrained(pretrained)
-    elif experiment.backbone.pretrained or experiment.training.limit_steps:
-        is_first_process = "LOCAL_RANK" not in os.environ  # Fabric sets it in the processes that it starts
-        Reporter(title, 0, quiet=not is_first_process).say("the backbone starts from random weights")
-    return detector
+    """Error of a training that stopped early on request, after it wrote a checkpoint."""
 
 
 def train(
@@ -74,12 +53,12 @@ def train(
     """Train a detector in place and write ``model.safetensors``, ``train.csv`` and ``train.json`` into ``folder``.
 
     A checkpoint in ``folder/checkpoints`` is resumed. Where ``machine.micro_batch`` is smaller than a device's share of
-    the batch, gradients of several micro-batches are accumulated. Each micro-batch then has its own normalisers of the
-    loss: an approximation, which the log and ``train.json`` state.
+    the batch, the gradients of several micro-batches are accumulated. Each micro-batch then has its own normalisers of
+    the loss: an approximation, which a line of progress and ``train.json`` state.
 
     Args:
-        detector: any detector; training needs its ``loss``, ``detect`` and parameters alone.
-        experiment: settings of the training, the training images and the validation.
+        detector: any detector; training uses only its ``loss``, its ``detect`` and what every module has.
+        experiment: settings of the training, the images and the validation.
         seed: seed of the order and the augmentation of the images, and of what the detector draws in its loss.
         title: beginning of each line of progress.
 
@@ -87,14 +66,14 @@ def train(
         WorkbenchError: bad data, a checkpoint of another run, or a loss that is not finite.
         Interrupted: SIGTERM or SIGINT was received; a checkpoint was written.
     """
-    fabric = _fabric(machine.devices)
+    fabric = open_fabric(machine.devices)
     fabric.launch()
-    data = _training_data(data_root, experiment)
+    data = read_training_data(data_root, experiment)
     plan = plan_steps(experiment, fabric.world_size, machine.micro_batch)
-    batches = _batches(data, experiment, plan, seed, fabric.global_rank, machine.workers)
-    state = _start(fabric, detector, experiment, folder, seed, plan, batches.batches_per_epoch)
+    batches = micro_batches_of_rank(data, experiment, plan, seed, fabric.global_rank, machine.workers)
+    state = start_state(fabric, detector, experiment, folder, seed, plan, batches.batches_per_epoch)
     reporter = Reporter(title, state.total_steps, quiet=not fabric.is_global_zero)
-    _announce(reporter, state, data.skipped)
+    announce(reporter, state, data.skipped)
     resume(state, reporter)
     with StopRequests() as requests, reporter:
         _loop(state, batches, _validator(state, data, machine.workers), reporter, requests)
@@ -149,7 +128,7 @@ def _loop(
 def _step(state: TrainingState, micro_batches: list[Batch]) -> tuple[dict[str, float], float]:
     """Update the weights once; return the loss terms, averaged over the micro-batches, and the learning rate."""
     training = state.experiment.training
-    # Seeded in each step, so that a detector which samples (a two-stage one does) is resumed to the same numbers.
+    # Seeding every step lets a detector that samples in its loss, such as a two-stage one, resume to the same numbers.
     torch.manual_seed(_seed_of_step(state))
     factor = rate_factor(training, state.step, state.steps_per_epoch)
     for group in state.optimiser.param_groups:
@@ -206,7 +185,7 @@ def _end_epoch(
 
 
 def _validator(state: TrainingState, trained_on: CocoDetection, workers: int) -> Callable[[], float] | None:
-    """Function that returns the detector's present validation AP; None in a rehearsal, which validates nothing."""
+    """Function that measures the validation AP of the detector; None in a rehearsal, which validates nothing."""
     if state.experiment.training.limit_steps:
         return None
     data = read_coco(trained_on.root, "val2017", training=False)
@@ -228,86 +207,3 @@ def _validator(state: TrainingState, trained_on: CocoDetection, workers: int) ->
         return evaluate_detections(annotations, [entry for part in parts for entry in part])["AP"] or 0.0
 
     return validate
-
-
-def _fabric(devices: int) -> Fabric:
-    """Launcher of processes on GPUs if there are any, else on the CPU; other accelerators lack some operators.
-
-    The environment is named because Fabric would otherwise take the one task of a Slurm job for all processes.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if 0 < gpus < devices:
-        raise WorkbenchError(
-            f"{devices} GPUs requested, but only {gpus} available; request fewer (gpus= in Snakemake, --devices)"
-        )
-    return Fabric(
-        accelerator="cuda" if gpus else "cpu",
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        plugins=LightningEnvironment(),
-    )
-
-
-def _training_data(root: Path, experiment: Experiment) -> CocoDetection:
-    """Images of ``train2017``, of the number of categories that the experiment states."""
-    data = read_coco(root, "train2017", training=True)
-    if len(data.class_names) != experiment.data.classes:
-        raise WorkbenchError(
-            f"{root}: {len(data.class_names)} categories, but the scale states data.classes: "
-            f"{experiment.data.classes}; name another data set or correct the scale"
-        )
-    return data
-
-
-def _batches(
-    data: CocoDetection, experiment: Experiment, plan: Plan, seed: int, rank: int, workers: int
-) -> TrainingBatches:
-    """Micro-batches of this rank."""
-    training = experiment.training
-    return training_batches(
-        data,
-        size=(experiment.image.long, experiment.image.short),
-        batch=plan.micro_batch,
-        seed=seed,
-        augmentation=Augmentation(training.flip, training.crop, training.image_range, training.cutout),
-        workers=workers,
-        rank=rank,
-        world_size=plan.ranks,
-    )
-
-
-def _start(
-    fabric: Fabric,
-    detector: Detector,
-    experiment: Experiment,
-    folder: Path,
-    seed: int,
-    plan: Plan,
-    batches_per_epoch: int,
-) -> TrainingState:
-    """State before the first step, the detector being on its device."""
-    optimiser = make_optimiser(experiment.training, detector, plan.learning_rate)
-    if fabric.device.type == "cpu":
-        detector = detector.to(memory_format=torch.channels_last)
-    module, optimiser = fabric.setup(detector, optimiser)
-    log = TrainLog(folder / "checkpoints" / "train.csv")
-    steps_per_epoch = -(-batches_per_epoch // plan.accumulate)
-    return TrainingState(fabric, experiment, folder, seed, plan, detector, module, optimiser, log, steps_per_epoch)
-
-
-def _announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) -> None:
-    """Report skipped data, a scaled learning rate and an approximated batch, a line each."""
-    training, plan = state.experiment.training, state.plan
-    for reason, count in skipped.items():
-        if count:
-            reporter.say(f"data: {count} {reason}")
-    if plan.batch != training.reference_batch:
-        reporter.say(
-            f"learning rate {plan.learning_rate:g}: scaled linearly from {training.learning_rate:g} for "
-            f"{training.reference_batch} images per step to {plan.batch}"
-        )
-    if plan.accumulate > 1:
-        reporter.say(
-            f"gradients of {plan.accumulate} micro-batches of {plan.micro_batch} are accumulated: an approximation of "
-            f"a batch of {plan.batch}, because each micro-batch is normalised by its own positives"
-        )
