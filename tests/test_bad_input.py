@@ -1,6 +1,6 @@
-"""Nearly every mistake that can be made with data and files, through the command line.
+"""Mistakes with data and files on the command line.
 
-Each is told in one line that names the file and what to do, and leaves nothing that a later run would take for done.
+Each one ends in one line that names the file and a remedy. No file is left with which a step would count as done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESULTS = {"model.safetensors", "detections.json", "metrics.json", "bootstrap.js
 
 @dataclass
 class Scene:
-    """A data set of its own and a run that is to be trained on it."""
+    """Copy of a data set, and a run to train on it."""
 
     root: Path
     run: Path
@@ -64,9 +64,9 @@ class Scene:
         cli.main()
 
     def results(self) -> set[Path]:
-        """What a later run would take for done, and what has not been cleaned up."""
-        found = self.run.rglob("*")
-        return {path for path in found if path.name in RESULTS or path.suffix in (".partial", ".tmp")}
+        """Files with which a step counts as done, and temporary files that were not removed."""
+        paths = self.run.rglob("*")
+        return {path for path in paths if path.name in RESULTS or path.suffix in (".partial", ".tmp")}
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def scene(tiny_data, tiny_experiment, tmp_path, monkeypatch) -> Scene:
 
 
 def prepare(scene: Scene, command: str) -> None:
-    """Do the steps before ``command``, the training as short as can be."""
+    """Do the steps before ``command``; the training has one step."""
     if command == "train":
         return
     scene.write_experiment(epochs=1, limit_steps=1)
@@ -90,11 +90,11 @@ def prepare(scene: Scene, command: str) -> None:
         scene.workbench("detect")
 
 
-# What can be done to a scene. Each of these returns a function of the scene.
+# Damages to a scene. Each function below returns a function of the scene, or is one.
 
 
 def document(change, split="train2017"):
-    """The annotation file, parsed, changed and written again."""
+    """Parse the annotation file, change it and write it again."""
 
     def spoil(scene: Scene) -> None:
         content = json.loads(scene.annotations(split).read_text())
@@ -105,12 +105,12 @@ def document(change, split="train2017"):
 
 
 def entry(key, split="train2017", **changes):
-    """Values of the first entry of a list that is no crowd."""
+    """Change values of the first entry of a list that is not a crowd."""
     return document(lambda content: next(e for e in content[key] if not e.get("iscrowd")).update(changes), split)
 
 
 def experiment(**changes):
-    """Groups of settings in ``experiment.json``."""
+    """Change groups of settings in ``experiment.json``."""
 
     def spoil(scene: Scene) -> None:
         content = json.loads((scene.run / "experiment.json").read_text())
@@ -122,7 +122,7 @@ def experiment(**changes):
 
 
 def truncated(which):
-    """The first half of a file."""
+    """Cut a file to its first half."""
 
     def spoil(scene: Scene) -> None:
         path = which(scene)
@@ -132,7 +132,7 @@ def truncated(which):
 
 
 def full_disk(module, name, size=100):
-    """Files end after ``size`` bytes while a function runs: a real error amid writing, in native code too."""
+    """Limit files to ``size`` bytes while a function runs: a real error in the middle of writing, also in native code."""
 
     def spoil(scene: Scene) -> None:
         scene.monkeypatch.setattr(module, name, limited(getattr(module, name)))
@@ -192,7 +192,7 @@ def no_move(_source, target) -> None:
 
 TRAIN, VAL = "instances_train2017.json: ", "instances_val2017.json: "
 
-# What goes wrong: (command, how it comes about, pieces of the line that is said).
+# Mistake: (command, damage to the scene, parts of the message).
 MISTAKES = {
     "no data": ("train", lambda s: shutil.rmtree(s.root), ["data: no such data folder", "name the one that holds"]),
     "no annotation file": ("train", lambda s: s.annotations().unlink(), [TRAIN, "no such annotation file: put"]),
@@ -363,7 +363,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_told_in_one_line(mistake, scene, capfd):
+def test_a_mistake_ends_in_one_line_and_leaves_no_result(mistake, scene, capfd):
     command, spoil, expected = MISTAKES[mistake]
     prepare(scene, command)
     image = str(scene.image())
@@ -371,17 +371,17 @@ def test_mistakes_are_told_in_one_line(mistake, scene, capfd):
     before = scene.results()
     with pytest.raises(SystemExit) as caught:
         scene.workbench(command)
-    said = caught.value.code
-    assert isinstance(said, str)
-    assert said.startswith("workbench: ")
-    assert len(said.splitlines()) == 1
+    message = caught.value.code
+    assert isinstance(message, str)
+    assert message.startswith("workbench: ")
+    assert len(message.splitlines()) == 1
     for piece in expected:
-        assert piece.replace("{image}", image) in said
+        assert piece.replace("{image}", image) in message
     assert "Traceback" not in capfd.readouterr().err
     assert scene.results() <= before
 
 
-FAIR = {
+UNUSUAL = {
     "box partly outside": (entry("annotations", bbox=[-5, -5, 30, 30]), ""),
     "box outside": (entry("annotations", bbox=[5000, 5, 30, 30]), "data: 1 annotations outside their image"),
     "box of no width": (entry("annotations", bbox=[5, 5, 0.5, 30]), "data: 1 annotations under 1 pixel"),
@@ -395,9 +395,9 @@ FAIR = {
 }
 
 
-@pytest.mark.parametrize("case", FAIR)
-def test_what_is_no_mistake_trains_and_is_said(case, scene, capfd):
-    spoil, expected = FAIR[case]
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_unusual_data_train_and_are_reported(case, scene, capfd):
+    spoil, expected = UNUSUAL[case]
     spoil(scene)
     scene.workbench("train")
     assert expected in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""A detector from elsewhere, torchvision's Faster R-CNN, goes through training, detection and evaluation like a row."""
+"""torchvision's Faster R-CNN as a detector: trained, run on images and evaluated like the detector of a row."""
 
 from __future__ import annotations
 

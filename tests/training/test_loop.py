@@ -1,4 +1,4 @@
-"""The training loop: resumable to the bit, honest about what it approximates, clear when something is wrong."""
+"""The training loop resumes to the bit, reports its approximations, and explains what is wrong."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from workbench.training.state import plan_steps
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Sums over several threads need not be equal to the last bit from run to run."""
+    """Use one thread, because sums over several threads may differ in the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -57,7 +57,7 @@ def test_a_training_writes_its_files_and_is_repeatable(tiny_experiment, tiny_dat
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
-def test_a_stopped_training_goes_on_as_if_nothing_had_been(
+def test_a_stopped_training_resumes_to_the_same_bits(
     tiny_experiment, tiny_data, tmp_path, monkeypatch, stop_after, capsys
 ):
     train_experiment(tiny_experiment, tmp_path / "whole", tiny_data, seed=0)
@@ -80,8 +80,8 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
-def test_a_checkpoint_that_a_gpu_wrote_goes_on_as_one_of_a_cpu(tiny_experiment, tiny_data, tmp_path):
-    """There weights are laid out in another way, and with them what the optimiser keeps of each."""
+def test_a_checkpoint_from_a_gpu_resumes_like_one_from_a_cpu(tiny_experiment, tiny_data, tmp_path):
+    """On a GPU weights have another memory layout, and so have the moments that the optimiser keeps of them."""
     one_epoch = tiny_experiment.training.model_copy(update={"epochs": 1})
     for name in ("cpu", "gpu"):
         train_experiment(tiny_experiment.model_copy(update={"training": one_epoch}), tmp_path / name, tiny_data, seed=0)
@@ -106,7 +106,7 @@ def test_a_foreign_or_broken_checkpoint_is_refused(tiny_experiment, tiny_data, t
         train_experiment(tiny_experiment, tmp_path, tiny_data, seed=0)
 
 
-def test_more_gpus_than_there_are_is_told(monkeypatch):
+def test_more_gpus_than_available_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(WorkbenchError, match="2 GPUs requested, but only 1 available; request fewer"):
@@ -139,14 +139,14 @@ def test_steps_are_spread_over_devices_and_the_rate_scales_with_the_batch(tiny_e
     assert (plan.micro_batch, plan.accumulate, pytest.approx(plan.learning_rate)) == expected
 
 
-def test_accumulation_and_scaling_are_said(tiny_experiment, tiny_data, tmp_path, capsys):
+def test_accumulation_and_scaling_are_reported(tiny_experiment, tiny_data, tmp_path, capsys):
     settings = tiny_experiment.training.model_copy(update={"epochs": 1, "reference_batch": 16})
     train_experiment(
         tiny_experiment.model_copy(update={"training": settings}), tmp_path, tiny_data, seed=0, micro_batch=4
     )
-    said = capsys.readouterr().err
-    assert "scaled linearly from" in said
-    assert "gradients of 2 micro-batches of 4 are accumulated: an approximation" in said
+    output = capsys.readouterr().err
+    assert "scaled linearly from" in output
+    assert "gradients of 2 micro-batches of 4 are accumulated: an approximation" in output
     assert json.loads((tmp_path / "train.json").read_text())["micro_batch x ranks x accumulation"] == "4 x 1 x 2"
 
 
@@ -156,7 +156,7 @@ def test_bf16_trains(tiny_experiment, tiny_data, tmp_path):
     assert all(value.isfinite().all() for value in load_file(tmp_path / "model.safetensors").values())
 
 
-def test_another_number_of_classes_is_told(tiny_experiment, tiny_data, tmp_path):
+def test_another_number_of_classes_is_refused(tiny_experiment, tiny_data, tmp_path):
     settings = tiny_experiment.model_copy(update={"data": tiny_experiment.data.model_copy(update={"kind": "embedded"})})
     annotations = json.loads((tiny_data / "annotations" / "instances_train2017.json").read_text())
     root = tmp_path / "data"

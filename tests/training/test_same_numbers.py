@@ -1,4 +1,4 @@
-"""The same seed gives the same weights and metrics to the bit, however many processes read the images."""
+"""The same seed yields the same weights and metrics bit for bit, with any number of processes that read images."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def workbench(monkeypatch, *arguments):
 
 
 def outcome(seed):
-    """Weights, detections, metrics without their provenance, and the log without the speed."""
+    """Weights, detections, metrics without provenance, and the log without the speed."""
     metrics = json.loads((seed / "quick" / "metrics.json").read_text())
     del metrics["provenance"]
     metrics["resamples"] = (seed / "quick" / "bootstrap.json").read_text()
@@ -28,14 +28,14 @@ def outcome(seed):
 
 @pytest.fixture
 def on_a_cpu(monkeypatch):
-    """GPUs add up in any order."""
+    """Hide GPUs, because they add in a varying order."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
-def test_workers_change_nothing(tiny_data, tiny_experiment, tmp_path, monkeypatch, on_a_cpu):
-    """As many as the pipeline takes by itself, none, one and three, twice each."""
+def test_the_number_of_workers_changes_nothing(tiny_data, tiny_experiment, tmp_path, monkeypatch, on_a_cpu):
+    """The pipeline's own choice of workers, then none, one and three, twice each."""
     variant = tmp_path / "quick.json"
     write_json_atomically(variant, Variant(image=tiny_experiment.image, score_threshold=0).model_dump(mode="json"))
     outcomes = []
