@@ -1,10 +1,11 @@
-"""Nearly every mistake that can be made with data and files, through the command line.
+"""Mistakes with data and files on the command line.
 
-Each is told in one line that names the file and what to do, and leaves nothing that a later run would take for done.
+Each one ends in one line that names the file and a remedy. No file is left with which a step would count as done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -16,9 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from workbench import cli
 from workbench.settings.experiment import Experiment
+from workbench.settings.ids import run_id
 from workbench.settings.variant import Variant
 from workbench.support import files
 from workbench.support.files import write_json_atomically
@@ -30,7 +33,7 @@ RESULTS = {"model.safetensors", "detections.json", "metrics.json", "bootstrap.js
 
 @dataclass
 class Scene:
-    """A data set of its own and a run that is to be trained on it."""
+    """Copy of a data set, and a run to train on it."""
 
     root: Path
     run: Path
@@ -51,29 +54,39 @@ class Scene:
     def image(self, split: str = "train2017") -> Path:
         return min((self.root / split).iterdir())
 
-    def write_experiment(self, **training) -> None:
-        content = self.experiment.model_dump(mode="json")
-        content["training"] |= training
+    @property
+    def detections(self) -> Path:
+        return next(self.seed.glob("*/detections.json"))
+
+    def write_experiment(self, content: dict) -> None:
+        """Write ``experiment.json``; the folder gets the name of the experiment, if it is one."""
         write_json_atomically(self.run / "experiment.json", content)
+        with contextlib.suppress(ValidationError):
+            self.run = self.run.rename(self.run.with_name(run_id(Experiment.model_validate(content))))
+
+    def shorten(self, **training) -> None:
+        """Write the scene's experiment with other settings of the training."""
+        content = self.experiment.model_dump(mode="json")
+        self.write_experiment(content | {"training": content["training"] | training})
 
     def workbench(self, command: str) -> None:
         variant = [] if command == "train" else ["--variant", self.variant]
-        arguments = ["workbench", command, self.run, *variant, "--data", self.root, "--workers", 0]
+        arguments = ["workbench", command, "--run", self.run, *variant, "--data-root", self.root, "--workers", 0]
         arguments = arguments[:-2] if command == "evaluate" else arguments
         self.monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
         cli.main()
 
     def results(self) -> set[Path]:
-        """What a later run would take for done, and what has not been cleaned up."""
-        found = self.run.rglob("*")
-        return {path for path in found if path.name in RESULTS or path.suffix in (".partial", ".tmp")}
+        """Files with which a step counts as done, and temporary files that were not removed."""
+        paths = self.run.rglob("*")
+        return {path for path in paths if path.name in RESULTS or path.suffix in (".partial", ".tmp")}
 
 
 @pytest.fixture
 def scene(tiny_data, tiny_experiment, tmp_path, monkeypatch) -> Scene:
     shutil.copytree(tiny_data, tmp_path / "data")
-    scene = Scene(tmp_path / "data", tmp_path / "a_run", tiny_experiment, monkeypatch)
-    scene.write_experiment(epochs=1)
+    scene = Scene(tmp_path / "data", tmp_path / "run", tiny_experiment, monkeypatch)
+    scene.shorten(epochs=1)
     write_json_atomically(
         scene.variant, Variant(image=tiny_experiment.image, score_threshold=0).model_dump(mode="json")
     )
@@ -81,20 +94,20 @@ def scene(tiny_data, tiny_experiment, tmp_path, monkeypatch) -> Scene:
 
 
 def prepare(scene: Scene, command: str) -> None:
-    """Do the steps before ``command``, the training as short as can be."""
+    """Do the steps before ``command``; the training has one step."""
     if command == "train":
         return
-    scene.write_experiment(epochs=1, limit_steps=1)
+    scene.shorten(epochs=1, limit_steps=1)
     scene.workbench("train")
     if command == "evaluate":
         scene.workbench("detect")
 
 
-# What can be done to a scene. Each of these returns a function of the scene.
+# Damages to a scene. Each function below returns a function of the scene, or is one.
 
 
 def document(change, split="train2017"):
-    """The annotation file, parsed, changed and written again."""
+    """Parse the annotation file, change it and write it again."""
 
     def spoil(scene: Scene) -> None:
         content = json.loads(scene.annotations(split).read_text())
@@ -105,24 +118,24 @@ def document(change, split="train2017"):
 
 
 def entry(key, split="train2017", **changes):
-    """Values of the first entry of a list that is no crowd."""
+    """Change values of the first entry of a list that is not a crowd."""
     return document(lambda content: next(e for e in content[key] if not e.get("iscrowd")).update(changes), split)
 
 
 def experiment(**changes):
-    """Groups of settings in ``experiment.json``."""
+    """Change groups of settings in ``experiment.json``."""
 
     def spoil(scene: Scene) -> None:
         content = json.loads((scene.run / "experiment.json").read_text())
         for group, values in changes.items():
             content[group] = content[group] | values if isinstance(values, dict) else values
-        write_json_atomically(scene.run / "experiment.json", content)
+        scene.write_experiment(content)
 
     return spoil
 
 
 def truncated(which):
-    """The first half of a file."""
+    """Cut a file to its first half."""
 
     def spoil(scene: Scene) -> None:
         path = which(scene)
@@ -132,7 +145,7 @@ def truncated(which):
 
 
 def full_disk(module, name, size=100):
-    """Files end after ``size`` bytes while a function runs: a real error amid writing, in native code too."""
+    """Limit files to ``size`` bytes while a function runs: a real error in the middle of writing, also in native code."""
 
     def spoil(scene: Scene) -> None:
         scene.monkeypatch.setattr(module, name, limited(getattr(module, name)))
@@ -192,7 +205,7 @@ def no_move(_source, target) -> None:
 
 TRAIN, VAL = "instances_train2017.json: ", "instances_val2017.json: "
 
-# What goes wrong: (command, how it comes about, pieces of the line that is said).
+# Mistake: (command, damage to the scene, parts of the message).
 MISTAKES = {
     "no data": ("train", lambda s: shutil.rmtree(s.root), ["data: no such data folder", "choose the folder"]),
     "no annotation file": ("train", lambda s: s.annotations().unlink(), [TRAIN, "no such annotation file; put"]),
@@ -232,14 +245,22 @@ MISTAKES = {
     "other classes in validation": (
         "train",
         document(lambda c: (c["categories"].pop(), c["annotations"].clear()), "val2017"),
-        [VAL, "categories", "trained on"],
+        [VAL, "categories", "give both splits the same categories"],
     ),
-    "checkpoint of another head": ("train", checkpoint_of_another_head, ["last.pt: no checkpoint", "delete it"]),
-    "checkpoint truncated": ("train", truncated_checkpoint, ["last.pt: no checkpoint of this run", "delete it"]),
+    "checkpoint of another head": (
+        "train",
+        checkpoint_of_another_head,
+        ["last.pt: not a checkpoint of this run", "delete it"],
+    ),
+    "checkpoint truncated": ("train", truncated_checkpoint, ["last.pt: not a checkpoint of this run", "delete it"]),
     "losses not finite": (
         "train",
         experiment(training={"learning_rate": 1e18, "optimiser": "sgd", "warmup_steps": 0, "epochs": 2}),
-        ["loss not finite at step ", "images 0000", ".jpg; look at their boxes, or lower training.learning_rate"],
+        [
+            "the loss is not finite",
+            "images 0000",
+            ".jpg; check the boxes of these images, or lower training.learning_rate",
+        ],
     ),
     "unknown key": (
         "train",
@@ -270,17 +291,17 @@ MISTAKES = {
     "a file for the results' folder": (
         "train",
         file_for_folder,
-        ["seed0/checkpoints: the folder cannot be made (Not a directory); remove what is in the way"],
+        ["seed0/checkpoints: cannot make this folder (Not a directory); check the path, its permissions and the"],
     ),
     "no space for the checkpoint": (
         "train",
         full_disk(torch, "save"),
-        ["last.pt: the checkpoint cannot be written", "File too large); free"],
+        ["last.pt: cannot write the checkpoint", "File too large); free"],
     ),
     "no space for the weights": (
         "train",
         full_disk(checkpointing, "save_file"),
-        ["model.safetensors: the weights cannot be written", "free some space"],
+        ["model.safetensors: cannot write the weights", "free some space"],
     ),
     "no space for the log": (
         "train",
@@ -292,16 +313,20 @@ MISTAKES = {
         lambda s: s.monkeypatch.setattr(os, "replace", no_move),
         ["train.csv: cannot be written (No space left on device); free some space"],
     ),
-    "not trained": ("detect", lambda s: shutil.rmtree(s.seed), ["model.safetensors: ", "has not been trained"]),
+    "not trained": (
+        "detect",
+        lambda s: shutil.rmtree(s.seed),
+        ["model.safetensors: not found; train this run with seed 0 first"],
+    ),
     "weights truncated": (
         "detect",
         truncated(lambda s: s.seed / "model.safetensors"),
-        ["model.safetensors: not the weights of this run", "delete it and train again"],
+        ["model.safetensors: not the weights of this run", "delete the file and train again"],
     ),
     "weights of another head": (
         "detect",
         experiment(head={"channels": 32}),
-        ["model.safetensors: not the weights of this run", "delete it and train again"],
+        ["model.safetensors: not the weights of this run", "delete the file and train again"],
     ),
     "facts incomplete": (
         "detect",
@@ -322,12 +347,12 @@ MISTAKES = {
     "no variant": ("detect", lambda s: s.variant.unlink(), ["quick.json: ", "not found; check the path"]),
     "not detected": (
         "evaluate",
-        lambda s: (s.seed / "quick" / "detections.json").unlink(),
+        lambda s: s.detections.unlink(),
         ["detections.json: detections not found", "run the step that writes them"],
     ),
     "detections truncated": (
         "evaluate",
-        truncated(lambda s: s.seed / "quick" / "detections.json"),
+        truncated(lambda s: s.detections),
         ["detections.json: detections are truncated or not JSON", "write or copy the file again"],
     ),
     "annotations truncated later": ("evaluate", truncated(lambda s: s.annotations("val2017")), [VAL, "copy the file"]),
@@ -351,7 +376,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_told_in_one_line(mistake, scene, capfd):
+def test_a_mistake_ends_in_one_line_and_leaves_no_result(mistake, scene, capfd):
     command, spoil, expected = MISTAKES[mistake]
     prepare(scene, command)
     image = str(scene.image())
@@ -359,17 +384,17 @@ def test_mistakes_are_told_in_one_line(mistake, scene, capfd):
     before = scene.results()
     with pytest.raises(SystemExit) as caught:
         scene.workbench(command)
-    said = caught.value.code
-    assert isinstance(said, str)
-    assert said.startswith("workbench: ")
-    assert len(said.splitlines()) == 1
+    message = caught.value.code
+    assert isinstance(message, str)
+    assert message.startswith("workbench: ")
+    assert len(message.splitlines()) == 1
     for piece in expected:
-        assert piece.replace("{image}", image) in said
+        assert piece.replace("{image}", image) in message
     assert "Traceback" not in capfd.readouterr().err
     assert scene.results() <= before
 
 
-FAIR = {
+UNUSUAL = {
     "box partly outside": (entry("annotations", bbox=[-5, -5, 30, 30]), ""),
     "box outside": (entry("annotations", bbox=[5000, 5, 30, 30]), "data: 1 annotations outside their image"),
     "box of no width": (entry("annotations", bbox=[5, 5, 0.5, 30]), "data: 1 annotations under 1 pixel"),
@@ -383,9 +408,9 @@ FAIR = {
 }
 
 
-@pytest.mark.parametrize("case", FAIR)
-def test_what_is_no_mistake_trains_and_is_said(case, scene, capfd):
-    spoil, expected = FAIR[case]
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_unusual_data_train_and_are_reported(case, scene, capfd):
+    spoil, expected = UNUSUAL[case]
     spoil(scene)
     scene.workbench("train")
     assert expected in capfd.readouterr().err

@@ -134,7 +134,7 @@ def test_mistakes_are_one_line(trained, tmp_path, tiny_data):
         (("predict", "nowhere.jpg", *training), "nowhere.jpg: no such file or folder"),
         (("predict", tmp_path / "empty", *training), "no pictures; name files or folders"),
         (("predict", tmp_path / "noise.jpg", *training), "noise.jpg: "),
-        (("predict", tmp_path / "noise.jpg", *of_run), "has not been trained with seed 0"),
+        (("predict", tmp_path / "noise.jpg", *of_run), "train this run with seed 0 first"),
         (("predict", tmp_path / "noise.jpg", "--run", ROW), f"/{trained.run.name[:8]}"),
         (("predict", tmp_path / "noise.jpg", "--run", "t3_full_vlf"), "--run: unknown row 't3_full_vlf'; did you mean"),
         (("predict", tmp_path / "noise.jpg", "--run", "results/x"), "results/x: no such folder; name a row, a run's"),

@@ -10,6 +10,7 @@ import copy
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.trainings import train_experiment
 from workbench.assigners.atss import assign_atss
 from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, pairwise_iou, pyramid_points
 from workbench.data.batch import Batch
@@ -30,12 +32,12 @@ from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import back_ends, deform_conv2d
 from workbench.layers.necks import FPN
 from workbench.losses.classification import CLASSIFICATION_LOSSES
+from workbench.runs.folders import scale_folder
 from workbench.settings.catalog import load_row
 from workbench.settings.data import ImageSize
+from workbench.settings.ids import run_id
 from workbench.settings.variant import Variant
-from workbench.support.files import write_json_atomically
 from workbench.support.provenance import device_name
-from workbench.training.loop import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("device", "no_tf32")]
 
@@ -294,7 +296,7 @@ def losses_of(folder):
 
 
 def test_bf16_trains(tiny_experiment, tiny_data, tmp_path):
-    train(with_training(tiny_experiment, precision="bf16"), tmp_path, tiny_data, seed=0)
+    train_experiment(with_training(tiny_experiment, precision="bf16"), tmp_path, tiny_data, seed=0)
     assert all(value.isfinite().all() for value in load_file(tmp_path / "model.safetensors").values())
     losses = losses_of(tmp_path)
     assert losses[-1] < losses[0]
@@ -302,23 +304,29 @@ def test_bf16_trains(tiny_experiment, tiny_data, tmp_path):
 
 def test_the_same_seed_gives_the_same_losses(tiny_experiment, tiny_data, tmp_path):
     for name in ("a", "b"):
-        train(tiny_experiment, tmp_path / name, tiny_data, seed=0, validate=False)
+        train_experiment(tiny_experiment, tmp_path / name, tiny_data, seed=0)
     assert losses_of(tmp_path / "a") == pytest.approx(losses_of(tmp_path / "b"), rel=TRAINING)
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
     if not all(torch.equal(a[key], b[key]) for key in a):
         warnings.warn("two trainings of one seed agree within rounding on this device, not to the bit", stacklevel=1)
 
 
-def run_training(experiment, run, data, on_cpu):
-    """What ``workbench train`` says, in a process that sees the machine's GPUs or none."""
-    write_json_atomically(run / "experiment.json", experiment.model_dump(mode="json"))
+def run_training(experiment, checkpoints, results, data, on_cpu):
+    """Lines of ``workbench train``, in a process that sees the machine's GPUs or none, and the training's folder.
+
+    ``checkpoints`` are those that the training resumes from, if any.
+    """
+    training = scale_folder(results, "mini").run(run_id(experiment)).training(0)
+    training.run.write_experiment(experiment)
+    if checkpoints:
+        shutil.copytree(checkpoints, training.checkpoints)
     environment = os.environ | {"NVIDIA_TF32_OVERRIDE": "0"} | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
-    command = [WORKBENCH, "train", run, "--data", data]
+    command = [WORKBENCH, "train", "--run", training.folder.parent, "--data-root", data]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert said.returncode == 0, said.stderr
-    used = json.loads((run / "seed0" / "train.json").read_text())["device"]
+    used = json.loads(training.facts.read_text())["device"]
     assert "thread(s)" in used if on_cpu else used == device_name()
-    return said.stderr
+    return said.stderr, training
 
 
 @pytest.mark.parametrize("first_on_cpu", [False, True], ids=["gpu-to-cpu", "cpu-to-gpu"])
@@ -326,13 +334,12 @@ def test_a_training_goes_on_on_another_device(tiny_experiment, tiny_data, tmp_pa
     """As it does on the one it began on, the second epoch from the first one's checkpoint."""
     one_epoch, two_epochs = (with_training(tiny_experiment, epochs=epochs) for epochs in (1, 2))
     for experiment in (one_epoch, two_epochs):
-        train(experiment, tmp_path / "seed0", tiny_data, seed=0)
-    run = tmp_path / "run"
-    run_training(one_epoch, run, tiny_data, on_cpu=first_on_cpu)
-    steps = len(losses_of(run / "seed0"))
-    said = run_training(two_epochs, run, tiny_data, on_cpu=not first_on_cpu)
+        train_experiment(experiment, tmp_path / "seed0", tiny_data, seed=0)
+    _, first = run_training(one_epoch, None, tmp_path, tiny_data, on_cpu=first_on_cpu)
+    steps = len(losses_of(first.folder))
+    said, second = run_training(two_epochs, first.checkpoints, tmp_path, tiny_data, on_cpu=not first_on_cpu)
     assert f"resumed from the checkpoint at step {steps}" in said
-    assert losses_of(run / "seed0") == pytest.approx(losses_of(tmp_path / "seed0"), rel=TRAINING)
+    assert losses_of(second.folder) == pytest.approx(losses_of(tmp_path / "seed0"), rel=TRAINING)
 
 
 def test_two_jobs_take_two_gpus(device, tmp_path):

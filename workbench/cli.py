@@ -91,23 +91,17 @@ def train(
     """Train a run, or resume its training."""
     from workbench.support.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
     from workbench.training.loop import train as run_training
+    from workbench.training.start import initial_detector
+    from workbench.training.state import Machine
 
     with reserved_gpus(devices):
         if gpu:
             refuse_cpu()
         prepare_threads()
         call.training.run.write_experiment(call.experiment)
-        run_training(
-            call.experiment,
-            call.training.folder,
-            call.data_root,
-            int(call.training.seed),
-            pretrained=pretrained,
-            devices=devices,
-            micro_batch=micro_batch,
-            workers=decoding_processes(workers, devices),
-            title=f"{call.training.run.name} seed {call.training.seed}",
-        )
+        detector = initial_detector(call.experiment, int(call.training.seed), pretrained, call.training.title)
+        machine = Machine(devices, micro_batch, decoding_processes(workers, devices))
+        run_training(detector, call.experiment, call.training, call.data_root, machine)
 
 
 @app.command()

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from tests.trainings import train_experiment
 from workbench import cli
 from workbench.commands.costs import disk_bytes, epoch_images, find_speed, read_trainings, val_images
 from workbench.commands.plan import describe
@@ -13,7 +14,6 @@ from workbench.settings.data import CocoData
 from workbench.settings.experiment import WeightAveraging
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
-from workbench.training.loop import train
 
 FULL = load_row("table3", "t3_full_vfl")
 RAW = load_row("table3", "t3_raw_vfl")
@@ -157,7 +157,7 @@ def test_images_of_a_data_set_are_counted(tiny_data):
 def test_estimated_sizes_agree_with_the_files(tiny_experiment, tiny_data, tmp_path):
     swa = tiny_experiment.training.model_copy(update={"epochs": 1, "swa": WeightAveraging(cycles=1)})
     experiment = tiny_experiment.model_copy(update={"training": swa})
-    train(experiment, tmp_path, tiny_data, seed=0)
+    train_experiment(experiment, tmp_path, tiny_data, seed=0)
     files = [tmp_path / "model.safetensors", *(tmp_path / "checkpoints" / name for name in ("last.pt", "best.pt"))]
     # Zip archives of many small tensors are a little larger.
     assert sum(file.stat().st_size for file in files) == pytest.approx(disk_bytes(experiment, 0, 6), rel=0.05)

@@ -129,7 +129,7 @@ def test_a_ranking_keeps_evenly_spaced_locations(untrained_run, tiny_data, monke
 
 def test_mistakes_are_one_line(untrained_run, tiny_data, tmp_path):
     run = untrained_run(experiment_of("vfnet"))
-    with pytest.raises(WorkbenchError, match="not been trained with seed 3"):
+    with pytest.raises(WorkbenchError, match="train this run with seed 3 first"):
         study_oracles(run, tiny_data, 3)
     with pytest.raises(WorkbenchError, match="no such data folder"):
         study_ranking(run, tmp_path / "nowhere", 0)

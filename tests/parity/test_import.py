@@ -124,7 +124,7 @@ def test_the_same_detections_after_import(mm, tmp_path, name):
     write_json_atomically(tmp_path / "run" / "experiment.json", row.experiment.model_dump(mode="json"))
     said = []
     import_checkpoint(file, tmp_path / "run", None, said.append)
-    assert said[:-1] == (["bbox_head.integral.project: left out, no weight"] if config.startswith("gfl") else [])
+    assert said[:-1] == (["bbox_head.integral.project: left out, not a weight"] if config.startswith("gfl") else [])
 
     detector = load_run(tmp_path / "run", "released").detector
     shutil.rmtree(tmp_path)  # up to a gigabyte

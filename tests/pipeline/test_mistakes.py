@@ -172,12 +172,12 @@ MISTAKES = {
     "no annotations of the test images": data(missing(VAL), f"{VAL}: no such file", "data_root must contain annotations/"),
     "no test images": data(lambda folder: shutil.rmtree(folder / "data/val2017"), "data/val2017: no such folder; data_root must contain"),
     "published weights of drawn images": typed("table3 --config weights=released", "weights=released: scale mini draws its own data set, published weights know COCO's classes; add scale=coco data_root=FOLDER"),
-    "published weights without a connection": data(without_connection, "https://127.0.0.1:9/", "-38db6f58.pth: cannot be fetched (", "; where there is no connection, put that file at results/weights/vfnet_r50_1x.pth", steps=("weights=released", *REHEARSAL)),
+    "published weights without a connection": data(without_connection, "https://127.0.0.1:9/", "-38db6f58.pth: cannot download it (", "; try again, or put this file at results/weights/vfnet_r50_1x.pth yourself", steps=("weights=released", *REHEARSAL)),
     "annotations truncated": data(truncated(TRAIN), f"{TRAIN}: not valid JSON at line 1", "probably incomplete; copy the file again"),
     "annotations not COCO's": data(lambda folder: (folder / TRAIN).write_text("{}"), f"{TRAIN}: no list 'images'; use a file in COCO's instances format"),
     "images missing": data(missing("data/train2017/*"), "data/train2017/", ".jpg: no such image (", f" images of {TRAIN} are missing); copy it there or remove it from the annotations"),
     "images truncated": data(truncated("data/train2017/*"), "data/train2017/", ".jpg: not a readable", "copy or convert it again"),
-    "losses not finite": data(lambda _: None, "loss not finite at step ", "images 0000", ".jpg; look at their boxes, or lower training.learning_rate", scale="wild", steps=("limit_steps=9",)),
+    "losses not finite": data(lambda _: None, "the loss is not finite", "images 0000", ".jpg; check the boxes of these images, or lower training.learning_rate", scale="wild", steps=("limit_steps=9",)),
     "a file for the results": a_file("results"),
     "a file for a scale's results": a_file("results/mini"),
 }  # fmt: skip
@@ -220,7 +220,7 @@ def small_disk():
     [
         ("4k", "mini", "dataset", (".json: cannot be written (No space left on device); free some space",)),
         ("100k", "mini", "dataset", ("/results/dataset-", ": cannot be written (No space left on device); free")),
-        ("1m", "own", "train", ("/model.safetensors: the weights cannot be written (", "No space left", "; free some")),
+        ("1m", "own", "train", ("/model.safetensors: cannot write the weights (", "No space left", "; free some")),
     ],
 )
 def test_a_full_disk(size, scale, step, expected, repository, snakemake, small_disk):

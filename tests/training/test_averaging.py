@@ -1,4 +1,4 @@
-"""Weight averaging: rates value by value, the mean against a hand-kept list, and a whole stage against a bare loop."""
+"""Weight averaging: rates value by value, the mean against a list of weights, and a whole stage against a plain loop."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.trainings import train_experiment
 from workbench.data.coco import read_coco
 from workbench.data.loader import training_batches
 from workbench.detectors import build_detector
@@ -24,16 +25,16 @@ from workbench.support.errors import WorkbenchError
 from workbench.training import checkpoints as checkpointing
 from workbench.training import loop as training
 from workbench.training.averaging import WeightAverage
-from workbench.training.loop import Interrupted, train
+from workbench.training.loop import Interrupted
 from workbench.training.schedule import rate_factor
 
-APS = [0.3, 0.5, 0.4, 0.9, 0.8, 0.7]  # of three epochs, the second the best, and of three cycles
+APS = [0.3, 0.5, 0.4, 0.9, 0.8, 0.7]  # three epochs, of which the second is the best, then three cycles
 SWA = WeightAveraging(cycles=3, high=0.004, low=0.0002)
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Sums over several threads need not be equal to the last bit from run to run."""
+    """Use one thread, because sums over several threads may differ in the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -42,12 +43,12 @@ def one_thread():
 
 @pytest.fixture
 def validations(monkeypatch):
-    """Evaluations that find what is written above, by the step at which they are asked: ``measure(step)``."""
+    """Replace the validations: each epoch and cycle has its AP of ``APS``."""
 
-    def measured(run, *_):
-        return lambda: APS[run.step // run.steps_per_epoch - 1]
+    def validator(state, *_):
+        return lambda: APS[state.step // state.steps_per_epoch - 1]
 
-    monkeypatch.setattr(training, "_validator", measured)
+    monkeypatch.setattr(training, "_validator", validator)
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_rates_of_vfnet_x_value_by_value():
         assert rate_factor(settings, step, 7330) == rate_factor(plain, step, 7330)
 
 
-def test_the_mean_against_a_hand_kept_list():
+def test_the_average_is_the_mean_of_all_added_weights():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     model[0].bias.requires_grad_(False)
@@ -105,12 +106,12 @@ def test_the_mean_against_a_hand_kept_list():
     for parameter, values in zip(model.parameters(), zip(*kept, strict=True), strict=True):
         torch.testing.assert_close(parameter.detach(), torch.stack(values).double().mean(0).float(), rtol=1e-7, atol=0)
     assert torch.equal(model[0].bias, frozen)
-    assert model[1].running_mean.eq(6).all()  # as it was last
+    assert model[1].running_mean.eq(6).all()  # the last value, not the mean
     assert average.count == 7
 
 
-def by_hand(experiment, root, seed, start):
-    """The stage as a bare loop: weights after each cycle, and the rates of all steps."""
+def plain_loop(experiment, root, seed, start):
+    """The stage of weight averaging as a plain loop; returns the mean of the weights and the rates of all steps."""
     settings = experiment.training
     data = read_coco(root, "train2017", training=True)
     size = (experiment.image.long, experiment.image.short)
@@ -134,7 +135,9 @@ def by_hand(experiment, root, seed, start):
     ends, rates, steps = [], [], batches.batches_per_epoch
     for cycle in range(3):
         for k, batch in enumerate(batches.epoch(3 + cycle)):
-            rate = 2 * (0.0002 + 0.5 * (0.004 - 0.0002) * (1 + math.cos(math.pi * k / steps)))  # of twice the batch
+            rate = 2 * (
+                0.0002 + 0.5 * (0.004 - 0.0002) * (1 + math.cos(math.pi * k / steps))
+            )  # doubled: the batch is twice the reference batch
             rates.append(rate)
             optimiser.param_groups[0]["lr"], optimiser.param_groups[1]["lr"] = rate, rate * settings.bias_lr_factor
             optimiser.zero_grad()
@@ -147,14 +150,14 @@ def by_hand(experiment, root, seed, start):
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_a_whole_stage_against_a_bare_loop(experiment, optimiser, tiny_data, tmp_path, validations):
+def test_a_whole_stage_agrees_with_a_plain_loop(experiment, optimiser, tiny_data, tmp_path, validations):
     experiment = with_sgd(experiment) if optimiser == "sgd" else experiment
-    train(experiment, tmp_path, tiny_data, seed=5)
+    train_experiment(experiment, tmp_path, tiny_data, seed=5)
     best = torch.load(tmp_path / "checkpoints" / "best.pt")
     rows = log_of(tmp_path)
     steps = len(rows) // 6
     assert best["step"] == 2 * steps
-    mean, rates = by_hand(experiment, tiny_data, 5, best["model"])
+    mean, rates = plain_loop(experiment, tiny_data, 5, best["model"])
     result = load_file(tmp_path / "model.safetensors")
     assert result.keys() == mean.keys()
     for name, value in result.items():
@@ -164,14 +167,14 @@ def test_a_whole_stage_against_a_bare_loop(experiment, optimiser, tiny_data, tmp
     assert [row["stage"] for row in rows] == ["epochs"] * 3 * steps + ["swa"] * 3 * steps
     assert [int(row["epoch"]) for row in rows] == [step // steps for step in range(6 * steps)]
     assert [float(row["lr"]) for row in rows[3 * steps :]] == pytest.approx(rates, rel=1e-5)
-    assert [float(row["val_ap"]) for row in rows if row["val_ap"]] == APS  # every epoch is looked at
+    assert [float(row["val_ap"]) for row in rows if row["val_ap"]] == APS  # every epoch is validated
     facts = json.loads((tmp_path / "train.json").read_text())
     assert facts["steps"] == 6 * steps
     assert facts["swa"] == {"first_step": 3 * steps + 1, "from_weights_of_step": 2 * steps, "averaged": 3}
 
 
 def stopping(monkeypatch, after, kill):
-    """``kill()`` after so many steps, once."""
+    """Call ``kill()`` once, after this number of steps."""
     step, done = training._step, []
 
     def stopping(*arguments):
@@ -184,62 +187,62 @@ def stopping(monkeypatch, after, kill):
 
 
 @pytest.mark.parametrize("after", [9, 10, 12, 18])
-def test_a_stage_that_is_stopped_goes_on_to_the_same_bits(
+def test_a_stopped_stage_resumes_to_the_same_bits(
     experiment, tiny_data, tmp_path, monkeypatch, capsys, validations, after
 ):
-    """Three steps an epoch: just before the stage, at its first step, at the end of a cycle, at the very end."""
-    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    """An epoch has three steps: the stops are just before the stage, at its first step, after a cycle and at the end."""
+    train_experiment(experiment, tmp_path / "whole", tiny_data, seed=0)
     stopping(monkeypatch, after, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted, match=f"at step {after}"):
-        train(experiment, tmp_path / "parts", tiny_data, seed=0)
+        train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     capsys.readouterr()
-    train(experiment, tmp_path / "parts", tiny_data, seed=0)
-    said = capsys.readouterr().err
+    train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
+    output = capsys.readouterr().err
     done = (after - 9) // 3
-    assert f"resumed from the checkpoint at step {after}, after {done} of 3 cycles of weight averaging\n" in said
-    assert ("3 cycles of an epoch from step 6 (val AP 50.0)" in said) == (after == 9)
+    assert f"resumed from the checkpoint at step {after}, after {done} of 3 cycles of weight averaging\n" in output
+    assert ("3 cycles of one epoch each, from the weights of step 6 (val AP 50.0)" in output) == (after == 9)
     assert same_results(tmp_path / "whole", tmp_path / "parts")
 
 
 class Killed(BaseException):
-    """Nothing is written any more, as by SIGKILL."""
+    """Stand-in for SIGKILL: after it nothing is written."""
 
 
 @pytest.mark.parametrize("after", [10, 14])
-def test_a_killed_stage_goes_on_from_its_last_checkpoint(
+def test_a_killed_stage_resumes_from_its_last_checkpoint(
     experiment, tiny_data, tmp_path, monkeypatch, validations, after
 ):
-    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "whole", tiny_data, seed=0)
 
     def kill():
         raise Killed
 
     stopping(monkeypatch, after, kill)
     with pytest.raises(Killed):
-        train(experiment, tmp_path / "parts", tiny_data, seed=0)
-    train(experiment, tmp_path / "parts", tiny_data, seed=0)
+        train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     assert same_results(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
-def test_with_every_augmentation_and_other_workers_the_bits_are_the_same(
+def test_a_resumed_stage_with_every_augmentation_and_other_workers_has_the_same_bits(
     experiment, tiny_data, tmp_path, monkeypatch, validations
 ):
     changes = {"image_range": ImageRange(long=(96, 128), short=(48, 80)), "crop": 0.5, "cutout": CutOut(unit=1)}
     drawn = experiment.training.model_copy(update=changes)
     experiment = experiment.model_copy(update={"training": drawn})
-    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "whole", tiny_data, seed=0)
     stopping(monkeypatch, 11, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        train(experiment, tmp_path / "parts", tiny_data, seed=0, workers=2)
-    train(experiment, tmp_path / "parts", tiny_data, seed=0, workers=1)
+        train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0, workers=2)
+    train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0, workers=1)
     assert same_results(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_kill_between_the_last_and_the_best_checkpoint_loses_nothing(
     experiment, tiny_data, tmp_path, monkeypatch, validations
 ):
-    train(experiment, tmp_path / "whole", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "whole", tiny_data, seed=0)
     copy, copied = shutil.copyfile, []
 
     def dying(*paths):
@@ -250,43 +253,38 @@ def test_a_kill_between_the_last_and_the_best_checkpoint_loses_nothing(
 
     monkeypatch.setattr(checkpointing.shutil, "copyfile", dying)
     with pytest.raises(Killed):
-        train(experiment, tmp_path / "parts", tiny_data, seed=0)
+        train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     best = tmp_path / "parts" / "checkpoints" / "best.pt"
     assert torch.load(best)["step"] == 3
-    train(experiment, tmp_path / "parts", tiny_data, seed=0)
+    train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     assert torch.load(best)["step"] == 6
     assert same_results(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_of_equals_the_first_is_the_best_and_nothing_else_is_kept(experiment, tiny_data, tmp_path, monkeypatch):
+def test_of_equal_validations_the_first_is_the_best_and_no_other_checkpoint_is_kept(
+    experiment, tiny_data, tmp_path, monkeypatch
+):
     monkeypatch.setattr(training, "_validator", lambda *_: lambda: 0.25)
-    train(experiment, tmp_path, tiny_data, seed=0)
+    train_experiment(experiment, tmp_path, tiny_data, seed=0)
     assert torch.load(tmp_path / "checkpoints" / "best.pt")["step"] == 3
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.pt", "last.pt", "train.csv"}
 
 
-def test_without_a_validation_the_last_weights_are_the_start(experiment, tiny_data, tmp_path, capsys):
-    train(experiment, tmp_path, tiny_data, seed=0, validate=False)
-    assert "3 cycles of an epoch from the last weights" in capsys.readouterr().err
-    assert not (tmp_path / "checkpoints" / "best.pt").exists()
-    assert json.loads((tmp_path / "train.json").read_text())["swa"]["from_weights_of_step"] == 9
-
-
-def test_a_broken_best_checkpoint_is_told(experiment, tiny_data, tmp_path, monkeypatch, validations):
+def test_a_broken_best_checkpoint_is_reported(experiment, tiny_data, tmp_path, monkeypatch, validations):
     stopping(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        train(experiment, tmp_path, tiny_data, seed=0)
+        train_experiment(experiment, tmp_path, tiny_data, seed=0)
     (tmp_path / "checkpoints" / "best.pt").write_bytes(b"PK\x03\x04 half")
     with pytest.raises(
-        WorkbenchError, match=r"best\.pt: not the best checkpoint of this run .*; delete .* anew"
-    ) as told:
-        train(experiment, tmp_path, tiny_data, seed=0)
-    assert "\n" not in str(told.value)
+        WorkbenchError, match=r"best\.pt: not the best checkpoint of this run .*; delete .* to start from the beginning"
+    ) as error:
+        train_experiment(experiment, tmp_path, tiny_data, seed=0)
+    assert "\n" not in str(error.value)
 
 
 def test_a_rehearsal_averages_nothing(experiment, tiny_data, tmp_path):
     short = experiment.training.model_copy(update={"limit_steps": 3})
-    train(experiment.model_copy(update={"training": short}), tmp_path, tiny_data, seed=0)
+    train_experiment(experiment.model_copy(update={"training": short}), tmp_path, tiny_data, seed=0)
     facts = json.loads((tmp_path / "train.json").read_text())
     assert facts["steps"] == 3
     assert "swa" not in facts

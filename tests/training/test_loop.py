@@ -1,4 +1,4 @@
-"""The training loop: resumable to the bit, honest about what it approximates, clear when something is wrong."""
+"""The training loop resumes to the bit, reports its approximations, and explains what is wrong."""
 
 import csv
 import json
@@ -9,17 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.trainings import train_experiment
 from workbench.runs.load import load_run
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
 from workbench.training import loop as training
-from workbench.training.loop import Interrupted, train
+from workbench.training.loop import Interrupted
+from workbench.training.start import open_fabric
 from workbench.training.state import plan_steps
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Sums over several threads need not be equal to the last bit from run to run."""
+    """Use one thread, because sums over several threads may differ in the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,7 +40,7 @@ def same_weights(a, b):
 
 def test_a_training_writes_its_files_and_is_repeatable(tiny_experiment, tiny_data, tmp_path):
     for name in ("a", "b"):
-        train(tiny_experiment, tmp_path / name, tiny_data, seed=3)
+        train_experiment(tiny_experiment, tmp_path / name, tiny_data, seed=3)
     assert same_weights(tmp_path / "a", tmp_path / "b")
     rows = log_of(tmp_path / "a")
     assert rows == log_of(tmp_path / "b")
@@ -50,15 +52,15 @@ def test_a_training_writes_its_files_and_is_repeatable(tiny_experiment, tiny_dat
     assert facts["seed"] == 3
     assert facts["micro_batch x ranks x accumulation"] == "8 x 1 x 1"
     assert len(facts["class_names"]) == 6
-    train(tiny_experiment, tmp_path / "c", tiny_data, seed=4, validate=False)
+    train_experiment(tiny_experiment, tmp_path / "c", tiny_data, seed=4)
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
-def test_a_stopped_training_goes_on_as_if_nothing_had_been(
+def test_a_stopped_training_resumes_to_the_same_bits(
     tiny_experiment, tiny_data, tmp_path, monkeypatch, stop_after, capsys
 ):
-    train(tiny_experiment, tmp_path / "whole", tiny_data, seed=0)
+    train_experiment(tiny_experiment, tmp_path / "whole", tiny_data, seed=0)
     step, done = training._step, []
 
     def stopping(*arguments):
@@ -69,27 +71,27 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(
 
     monkeypatch.setattr(training, "_step", stopping)
     with pytest.raises(Interrupted, match=f"stopped by SIGTERM at step {stop_after}"):
-        train(tiny_experiment, tmp_path / "parts", tiny_data, seed=0)
+        train_experiment(tiny_experiment, tmp_path / "parts", tiny_data, seed=0)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
     capsys.readouterr()
-    train(tiny_experiment, tmp_path / "parts", tiny_data, seed=0)
+    train_experiment(tiny_experiment, tmp_path / "parts", tiny_data, seed=0)
     assert f"resumed from the checkpoint at step {stop_after}" in capsys.readouterr().err
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
-def test_a_checkpoint_that_a_gpu_wrote_goes_on_as_one_of_a_cpu(tiny_experiment, tiny_data, tmp_path):
-    """There weights are laid out in another way, and with them what the optimiser keeps of each."""
+def test_a_checkpoint_from_a_gpu_resumes_like_one_from_a_cpu(tiny_experiment, tiny_data, tmp_path):
+    """On a GPU weights have another memory layout, and so have the moments that the optimiser keeps of them."""
     one_epoch = tiny_experiment.training.model_copy(update={"epochs": 1})
     for name in ("cpu", "gpu"):
-        train(tiny_experiment.model_copy(update={"training": one_epoch}), tmp_path / name, tiny_data, seed=0)
+        train_experiment(tiny_experiment.model_copy(update={"training": one_epoch}), tmp_path / name, tiny_data, seed=0)
     file = tmp_path / "gpu" / "checkpoints" / "last.pt"
     state = torch.load(file)
     for moments in state["optimiser"]["state"].values():
         moments.update({name: value.contiguous() for name, value in moments.items()})
     torch.save(state, file)
     for name in ("cpu", "gpu"):
-        train(tiny_experiment, tmp_path / name, tiny_data, seed=0)
+        train_experiment(tiny_experiment, tmp_path / name, tiny_data, seed=0)
     assert same_weights(tmp_path / "cpu", tmp_path / "gpu")
 
 
@@ -97,31 +99,33 @@ def test_a_foreign_or_broken_checkpoint_is_refused(tiny_experiment, tiny_data, t
     checkpoint = tmp_path / "checkpoints" / "last.pt"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"PK\x03\x04 half a file")
-    with pytest.raises(WorkbenchError, match=r"no checkpoint of this run .* delete it to start anew"):
-        train(tiny_experiment, tmp_path, tiny_data, seed=0)
+    with pytest.raises(WorkbenchError, match=r"not a checkpoint of this run .* delete it to start from the beginning"):
+        train_experiment(tiny_experiment, tmp_path, tiny_data, seed=0)
     torch.save({"model": {"some": torch.zeros(1)}, "optimiser": {}, "step": 1, "seconds": 1.0}, checkpoint)
-    with pytest.raises(WorkbenchError, match="no checkpoint of this run"):
-        train(tiny_experiment, tmp_path, tiny_data, seed=0)
+    with pytest.raises(WorkbenchError, match="not a checkpoint of this run"):
+        train_experiment(tiny_experiment, tmp_path, tiny_data, seed=0)
 
 
-def test_more_gpus_than_there_are_is_told(monkeypatch):
+def test_more_gpus_than_available_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(WorkbenchError, match="2 GPUs are asked for, 1 can be used here"):
-        training._fabric(2)
+    with pytest.raises(WorkbenchError, match="2 GPUs requested, but only 1 available; request fewer"):
+        open_fabric(2)
 
 
 def test_a_slurm_job_of_one_task_starts_its_own_processes(monkeypatch):
     facts = {"NTASKS": 1, "JOB_NAME": "train", "PROCID": 0, "LOCALID": 0, "NODEID": 0, "NTASKS_PER_NODE": 1}
     for name, value in facts.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    assert not training._fabric(2).strategy.cluster_environment.creates_processes_externally
+    assert not open_fabric(2).strategy.cluster_environment.creates_processes_externally
 
 
 def test_a_loss_that_is_not_finite_names_the_images(tiny_experiment, tiny_data, tmp_path):
     wild = tiny_experiment.training.model_copy(update={"learning_rate": 1e18, "optimiser": "sgd", "warmup_steps": 0})
-    with pytest.raises(WorkbenchError, match=r"loss not finite at step \d+ .*images 0000\d+\.jpg, .*\.jpg; look at"):
-        train(tiny_experiment.model_copy(update={"training": wild}), tmp_path, tiny_data, seed=0)
+    with pytest.raises(
+        WorkbenchError, match=r"step \d+: the loss is not finite .* on the images 0000\d+\.jpg, .*\.jpg; check"
+    ):
+        train_experiment(tiny_experiment.model_copy(update={"training": wild}), tmp_path, tiny_data, seed=0)
     assert not (tmp_path / "model.safetensors").exists()
 
 
@@ -135,43 +139,45 @@ def test_steps_are_spread_over_devices_and_the_rate_scales_with_the_batch(tiny_e
     assert (plan.micro_batch, plan.accumulate, pytest.approx(plan.learning_rate)) == expected
 
 
-def test_accumulation_and_scaling_are_said(tiny_experiment, tiny_data, tmp_path, capsys):
+def test_accumulation_and_scaling_are_reported(tiny_experiment, tiny_data, tmp_path, capsys):
     settings = tiny_experiment.training.model_copy(update={"epochs": 1, "reference_batch": 16})
-    train(tiny_experiment.model_copy(update={"training": settings}), tmp_path, tiny_data, seed=0, micro_batch=4)
-    said = capsys.readouterr().err
-    assert "scaled linearly from" in said
-    assert "gradients of 2 micro-batches of 4 are accumulated: an approximation" in said
+    train_experiment(
+        tiny_experiment.model_copy(update={"training": settings}), tmp_path, tiny_data, seed=0, micro_batch=4
+    )
+    output = capsys.readouterr().err
+    assert "scaled linearly from" in output
+    assert "gradients of 2 micro-batches of 4 are accumulated: an approximation" in output
     assert json.loads((tmp_path / "train.json").read_text())["micro_batch x ranks x accumulation"] == "4 x 1 x 2"
 
 
 def test_bf16_trains(tiny_experiment, tiny_data, tmp_path):
     settings = tiny_experiment.training.model_copy(update={"precision": "bf16", "epochs": 1})
-    train(tiny_experiment.model_copy(update={"training": settings}), tmp_path, tiny_data, seed=0, validate=False)
+    train_experiment(tiny_experiment.model_copy(update={"training": settings}), tmp_path, tiny_data, seed=0)
     assert all(value.isfinite().all() for value in load_file(tmp_path / "model.safetensors").values())
 
 
-def test_another_number_of_classes_is_told(tiny_experiment, tiny_data, tmp_path):
+def test_another_number_of_classes_is_refused(tiny_experiment, tiny_data, tmp_path):
     settings = tiny_experiment.model_copy(update={"data": tiny_experiment.data.model_copy(update={"kind": "embedded"})})
     annotations = json.loads((tiny_data / "annotations" / "instances_train2017.json").read_text())
     root = tmp_path / "data"
     annotations["categories"].append({"id": 99, "name": "one more"})
     write_json_atomically(root / "annotations" / "instances_train2017.json", annotations)
     (root / "train2017").symlink_to(tiny_data / "train2017")
-    with pytest.raises(WorkbenchError, match=r"7 categories, the scale says data.classes: 6"):
-        train(settings, tmp_path / "run", root, seed=0)
+    with pytest.raises(WorkbenchError, match=r"7 categories, but the scale states data.classes: 6"):
+        train_experiment(settings, tmp_path / "run", root, seed=0)
 
 
-def test_a_trained_run_loads_and_refuses_foreign_weights(tiny_experiment, tiny_data, tmp_path):
+def test_a_trained_run_loads_and_refuses_foreign_weights(tiny_experiment, tiny_data, tmp_path, new_run):
     with pytest.raises(WorkbenchError, match=r"experiment\.json"):
         load_run(tmp_path)
-    write_json_atomically(tmp_path / "experiment.json", tiny_experiment.model_dump(mode="json"))
-    with pytest.raises(WorkbenchError, match="has not been trained with seed 0"):
-        load_run(tmp_path)
-    train(tiny_experiment, tmp_path / "seed0", tiny_data, seed=0, validate=False)
-    run = load_run(tmp_path)
+    folder = new_run(tiny_experiment).folder
+    with pytest.raises(WorkbenchError, match="train this run with seed 0 first"):
+        load_run(folder)
+    train_experiment(tiny_experiment, folder / "seed0", tiny_data, seed=0)
+    run = load_run(folder)
     assert run.category_ids == (1, 3, 4, 8, 13, 21)
     assert not run.detector.training
-    weights = tmp_path / "seed0" / "model.safetensors"
+    weights = folder / "seed0" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(WorkbenchError, match="not the weights of this run"):
-        load_run(tmp_path)
+        load_run(folder)

@@ -1,4 +1,4 @@
-"""Learning rates against the recipe's numbers, and which parameters are biases."""
+"""Learning rates against the numbers of the recipes, and the parameter group of the biases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COSINE = Training(epochs=4, schedule="cosine", warmup_steps=10, warmup_ratio=0.0
 
 
 @pytest.mark.parametrize(("step", "rate"), [(0, 0.001), (250, 0.0055), (499, 0.009982), (500, 0.01), (7329, 0.01)])
-def test_warm_up(step, rate):
+def test_the_warm_up_rises_linearly(step, rate):
     assert 0.01 * rate_factor(STEP, step, 7330) == pytest.approx(rate, rel=1e-6)
 
 
@@ -28,18 +28,18 @@ def test_decay_is_a_tenth_from_each_epoch_on(epoch, factor):
 
 
 @pytest.mark.parametrize(("epoch", "factor"), [(0, 1), (12, 1), (15, 1), (16, 0.1), (21, 0.1), (22, 0.01), (23, 0.01)])
-def test_the_schedule_of_24_epochs_is_a_setting_alone(epoch, factor):
+def test_the_schedule_of_24_epochs_is_only_a_setting(epoch, factor):
     twice = Training(epochs=24, decay_epochs=(16, 22), learning_rate=0.01)
     for step in (epoch * 7330 + 500, epoch * 7330 + 7329):
         assert rate_factor(twice, step, 7330) == pytest.approx(factor)
 
 
-def test_warm_up_multiplies_a_decay_that_comes_early():
+def test_the_warm_up_multiplies_an_early_decay():
     early = Training(epochs=12, decay_epochs=(8, 11))
     assert rate_factor(early, 80, 10) == pytest.approx(0.1 * (1 - (1 - 80 / 500) * 0.9))
 
 
-def test_cosine():
+def test_the_cosine_falls_to_zero_after_a_warm_up():
     assert [rate_factor(COSINE, s, 25) for s in (25, 50, 75, 100)] == pytest.approx(
         [0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125), 0]
     )
@@ -54,7 +54,7 @@ def groups(training, model, rate=0.01):
     return optimiser, [{names[id(p)] for p in group["params"]} for group in optimiser.param_groups]
 
 
-def test_the_bias_group_holds_biases_of_convolutions_alone():
+def test_the_bias_group_contains_only_biases_of_convolutions():
     model = nn.ModuleDict(
         {
             "conv": nn.Conv2d(2, 4, 1),
@@ -77,12 +77,12 @@ def test_the_bias_group_holds_biases_of_convolutions_alone():
     assert other["dampening"] == 0
 
 
-def test_without_the_bias_rule_all_are_alike():
+def test_without_the_bias_rule_both_groups_have_the_same_settings():
     optimiser, _ = groups(Training(epochs=1), nn.Conv2d(2, 4, 1))
     assert [(g["lr"], g["weight_decay"]) for g in optimiser.param_groups] == [(0.01, 1e-4)] * 2
 
 
-def test_groups_of_vfnet_at_the_papers_scale():
+def test_parameter_groups_of_vfnet_at_scale_coco():
     experiment = workbench.load_experiment("table3", "t3_full_vfl", "coco")
     with torch.device("meta"):
         model = workbench.build_detector(experiment)
@@ -100,7 +100,7 @@ def test_groups_of_vfnet_at_the_papers_scale():
     assert [(g["lr"], g["weight_decay"]) for g in optimiser.param_groups] == [(0.01, 1e-4), (0.02, 0)]
 
 
-def test_adamw():
+def test_adamw_has_the_same_groups():
     training = Training(epochs=1, optimiser="adamw", weight_decay=0.05, bias_weight_decay=False, bias_lr_factor=2)
     optimiser, _ = groups(training, nn.Conv2d(2, 4, 1), rate=0.002)
     assert isinstance(optimiser, torch.optim.AdamW)

@@ -1,4 +1,4 @@
-"""Weights fetched from elsewhere: whole and with the right digest, or one line and nothing left behind."""
+"""Downloaded weights: whole and with the right digest, or an error of one line and no file left behind."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from workbench.weights.download import fetch_weights
 CONTENT = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: x\r\nContent-Length: %d\r\n\r\n" % len(CONTENT)
-ANSWERS = {  # what a server says → what the user is told
+ANSWERS = {  # answer of a server → part of the message to the user
     "no such file": (b"HTTP/1.0 404 Not Found\r\n\r\n", "HTTP Error 404: Not Found"),
-    "cut short": (HEAD + CONTENT[:1000], "1000 bytes of 1048576"),
+    "incomplete": (HEAD + CONTENT[:1000], "1000 bytes of 1048576"),
     "no answer": (b"", "closed connection without response"),
     "no HTTP": (b"220 mail.example.org ready\r\n", "mail.example.org"),
     "stalled": (None, "timed out"),
@@ -36,7 +36,7 @@ def no_proxy(monkeypatch):
 
 @pytest.fixture
 def source(tmp_path):
-    """The file that lies elsewhere."""
+    """File to download."""
     path = tmp_path / "elsewhere.pth"
     path.write_bytes(CONTENT)
     return path
@@ -49,7 +49,7 @@ def target(tmp_path):
 
 @pytest.fixture
 def serve():
-    """A function that starts a server which gives one answer, or waits for ever, and returns its address."""
+    """Function that starts a server and returns its address; the server answers once, or never if the answer is None."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = threading.Event()
 
@@ -68,14 +68,14 @@ def serve():
 
 
 def publish(monkeypatch, url, sha256):
-    """List a checkpoint 'some' of this address as published."""
+    """Publish a checkpoint 'some' at this address."""
     weights = released.Released(publisher="authors", rows={"x": 1.0})
-    weights = weights.model_copy(update={"url": url, "sha256": sha256})  # past the check that it is https
+    weights = weights.model_copy(update={"url": url, "sha256": sha256})  # skips the check for https
     monkeypatch.setattr(pretrained, "read_released", lambda: {"some": weights})
 
 
 def refused(name, target):
-    """The one line that is said, nothing of the file being left."""
+    """Message of a failed download, which must be one line and leave no file."""
     with pytest.raises(WorkbenchError) as error:
         fetch_weights(name, target)
     assert "\n" not in str(error.value)
@@ -84,7 +84,7 @@ def refused(name, target):
 
 
 @pytest.mark.parametrize("digits", [8, 64])
-def test_a_file_with_the_right_digest(monkeypatch, source, target, digits):
+def test_a_file_with_the_right_digest_is_accepted(monkeypatch, source, target, digits):
     named = source.with_name(f"some-{DIGEST[:digits]}.pth")
     source.rename(named)
     monkeypatch.setitem(pretrained.BACKBONES, "some", named.as_uri())
@@ -94,18 +94,18 @@ def test_a_file_with_the_right_digest(monkeypatch, source, target, digits):
 
 
 @pytest.mark.parametrize("digest", [DIGEST[:8], DIGEST, None])
-def test_published_weights(monkeypatch, serve, target, digest):
+def test_published_weights_are_downloaded(monkeypatch, serve, target, digest):
     publish(monkeypatch, f"{serve(HEAD + CONTENT)}/some.pth", digest)
     fetch_weights("some", target)
     assert target.read_bytes() == CONTENT
 
 
-def test_a_wrong_digest(monkeypatch, source, target):
+def test_a_wrong_digest_is_refused(monkeypatch, source, target):
     named = source.with_name("some-01234567.pth")
     source.rename(named)
     monkeypatch.setitem(pretrained.BACKBONES, "some", named.as_uri())
     assert refused("some", target) == (
-        f"{named.as_uri()}: digest {DIGEST[:8]}, not 01234567; try again, or put a file that you trust at {target}"
+        f"{named.as_uri()}: digest {DIGEST[:8]}, not 01234567; try again, or put a trusted file at {target}"
     )
     publish(monkeypatch, named.as_uri(), "f" * 64)
     monkeypatch.delitem(pretrained.BACKBONES, "some")
@@ -113,28 +113,28 @@ def test_a_wrong_digest(monkeypatch, source, target):
 
 
 @pytest.mark.parametrize("case", ANSWERS)
-def test_a_bad_answer(monkeypatch, serve, target, case):
-    answer, said = ANSWERS[case]
+def test_a_bad_answer_is_reported(monkeypatch, serve, target, case):
+    answer, fault = ANSWERS[case]
     url = f"{serve(answer)}/some.pth"
     monkeypatch.setattr(pretrained, "TIMEOUT", 0.2)
     publish(monkeypatch, url, None)
     line = refused("some", target)
-    assert line.startswith(f"{url}: cannot be fetched (")
-    assert said in line
-    assert line.endswith(f"; where there is no connection, put that file at {target}")
+    assert line.startswith(f"{url}: cannot download it (")
+    assert fault in line
+    assert line.endswith(f"; try again, or put this file at {target} yourself")
 
 
-def test_no_connection(monkeypatch, target):
+def test_a_missing_connection_is_reported(monkeypatch, target):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     url = f"http://127.0.0.1:{port}/some.pth"
     publish(monkeypatch, url, None)
     assert re.fullmatch(
-        rf"{url}: cannot be fetched \(.*refused\); .* put that file at {target}", refused("some", target)
+        rf"{url}: cannot download it \(.*refused\); .* put this file at {target} yourself", refused("some", target)
     )
 
 
-def test_an_old_file_stays_where_the_new_one_cannot_be_had(monkeypatch, serve, target):
+def test_an_old_file_stays_if_the_download_fails(monkeypatch, serve, target):
     target.parent.mkdir(parents=True)
     target.write_bytes(b"old")
     publish(monkeypatch, f"{serve(HEAD + CONTENT[:9])}/some.pth", None)
@@ -143,13 +143,13 @@ def test_an_old_file_stays_where_the_new_one_cannot_be_had(monkeypatch, serve, t
     assert [path.read_bytes() for path in target.parent.iterdir()] == [b"old"]
 
 
-def test_names_without_an_address(target, monkeypatch, capsys):
+def test_names_without_an_address_are_reported(target, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["workbench", "weights", "vfnetx", str(target)])
     with pytest.raises(SystemExit) as status:
         cli.main()
     assert str(status.value) == (
-        "workbench: vfnetx: no address of these weights is known; fetch them from their publishers (authors) and put "
-        f"them at {target}, or name the address in experiments/*/released.yaml"
+        "workbench: vfnetx: the address of these weights is unknown; download them from their publishers (authors) to "
+        f"{target}, or add the address to experiments/*/released.yaml"
     )
     assert "unknown weights 'resnet51'; did you mean 'resnet50'?" in refused("resnet51", target)
     assert "'vfnet_r50_1x'" in refused("vfnet_r50_x1", target)

@@ -1,4 +1,4 @@
-"""Published weights: every layout of file gives the same detector, what does not fit is named, and nothing is executed."""
+"""Published weights: every layout of file yields the same detector, every misfit is named, and nothing is executed."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.test_catalog import TABLES
 
+from tests.settings.test_catalog import TABLES
 from workbench import cli
 from workbench.detectors import build_detector
 from workbench.runs.load import load_run
@@ -26,7 +26,7 @@ from workbench.weights.mmdet_file import STAND_INS, Inert, read_checkpoint
 from workbench.weights.mmdet_import import import_checkpoint
 from workbench.weights.mmdet_names import renamer
 
-THEIRS = [  # our names → MMDetection's, one rule after the other
+THEIRS = [  # our names → MMDetection's names; the rules are applied one after the other
     (r"^backbone\.net\.", "backbone."),
     (r"^neck\.laterals\.(\d)\.", r"neck.lateral_convs.\1.conv."),
     (r"^neck\.outputs\.(\d)\.", r"neck.fpn_convs.\1.conv."),
@@ -46,7 +46,7 @@ THEIRS = [  # our names → MMDetection's, one rule after the other
 
 
 def published(detector):
-    """A VFNet's weights by MMDetection's names."""
+    """Weights of a VFNet under MMDetection's names."""
     state = OrderedDict()
     for name, tensor in detector.state_dict().items():
         if name.endswith(".factors"):
@@ -67,7 +67,7 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def detector(experiment):
-    """With weights of which no two are alike."""
+    """Detector of the experiment with weights that are all different."""
     torch.manual_seed(1)
     detector = build_detector(experiment)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def weights(detector):
 
 @pytest.fixture
 def run(tmp_path, experiment):
-    """A run's folder that holds its settings alone."""
+    """Folder of a run that contains only its settings."""
     folder = tmp_path / "runs" / "vfnet-x"
     write_json_atomically(folder / "experiment.json", experiment.model_dump(mode="json"))
     return folder
@@ -91,7 +91,7 @@ def run(tmp_path, experiment):
 
 @pytest.fixture
 def mmengine(monkeypatch):
-    """A class of MMEngine's name that pickles as theirs does: NumPy arrays and methods of its own."""
+    """Class with the name of MMEngine's history, pickled in the same way: with NumPy arrays and its own methods."""
 
     class HistoryBuffer:
         def __init__(self):
@@ -141,7 +141,7 @@ LAYOUTS = {
     "of several processes": lambda w: of_version_2(changed(w, lambda n: f"module.{n}")),
     "no counters": lambda w: of_version_2(OrderedDict((n, t) for n, t in w.items() if not n.endswith("tracked"))),
     "blocks without .conv": lambda w: of_version_2(changed(w, lambda n: re.sub(r"(?<!dconv)\.conv\.", ".", n))),
-    "averages beside": lambda w: {
+    "averages next to the weights": lambda w: {
         **of_version_3(w),
         "ema_state_dict": {"steps": torch.tensor(3), **changed(other_values(w), lambda n: f"module.{n}")},
     },
@@ -160,14 +160,14 @@ LAYOUTS = {
 
 
 def assert_same(run, detector, half=False):
-    found = load_run(run, "released")
+    loaded = load_run(run, "released")
     wanted = detector.state_dict()
-    for name, tensor in found.detector.state_dict().items():
+    for name, tensor in loaded.detector.state_dict().items():
         exact = wanted[name].half().float() if half and wanted[name].is_floating_point() else wanted[name]
         if not name.endswith("tracked"):
             assert torch.equal(tensor, exact), name
             assert tensor.dtype == wanted[name].dtype
-    return found
+    return loaded
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -175,21 +175,21 @@ def assert_same(run, detector, half=False):
 def test_every_layout_gives_the_same_detector(tmp_path, run, detector, weights, layout, new_format):
     file = tmp_path / "published.pth"
     torch.save(LAYOUTS[layout](weights), file, _use_new_zipfile_serialization=new_format)
-    said = []
-    target = import_checkpoint(file, run, None, said.append)
+    lines = []
+    target = import_checkpoint(file, run, None, lines.append)
     assert target == run / "released" / "model.safetensors"
-    found = assert_same(run, detector)
-    assert found.category_ids == COCO_IDS
-    assert found.class_names == COCO_NAMES
-    assert (f"tensors of {file.name}") in said[-1]
-    told = {
-        "averages beside": "ema_state_dict: left out, state_dict is taken",
-        "averages only": "ema_state_dict: taken, there are no plain weights",
-        "averages of weights alone": "swa_state_dict: taken, there are no plain weights",
-        "averages among the weights": f"{len(weights)} averaged tensors: left out, the plain weights are taken",
-        "averages instead of the weights": "averaged weights: taken, there are no plain ones",
+    loaded = assert_same(run, detector)
+    assert loaded.category_ids == COCO_IDS
+    assert loaded.class_names == COCO_NAMES
+    assert f"tensors of {file.name}" in lines[-1]
+    notes = {
+        "averages next to the weights": "ema_state_dict: left out, state_dict is used",
+        "averages only": "ema_state_dict: used, the file has no plain weights",
+        "averages of weights alone": "swa_state_dict: used, the file has no plain weights",
+        "averages among the weights": f"{len(weights)} averaged tensors: left out, the plain weights are used",
+        "averages instead of the weights": "averaged weights: used, the file has no plain weights",
     }
-    assert said[:-1] == ([told[layout]] if layout in told else [])
+    assert lines[:-1] == ([notes[layout]] if layout in notes else [])
     facts = json.loads((run / "released" / "train.json").read_text())
     assert (facts["seed"], facts["file"], len(facts["sha256"])) == ("released", "published.pth", 64)
     assert facts["code_digest"]
@@ -198,41 +198,41 @@ def test_every_layout_gives_the_same_detector(tmp_path, run, detector, weights, 
 def test_half_precision_is_converted(tmp_path, run, detector, weights):
     half = OrderedDict((n, t.half() if t.is_floating_point() else t) for n, t in weights.items())
     torch.save(of_version_2(half), tmp_path / "half.pth")
-    said = []
-    import_checkpoint(tmp_path / "half.pth", run, None, said.append)
+    lines = []
+    import_checkpoint(tmp_path / "half.pth", run, None, lines.append)
     assert_same(run, detector, half=True)
     count = sum(t.is_floating_point() for t in weights.values())
-    assert said[0] == f"{count} tensors of half precision: converted to single"
+    assert lines[0] == f"{count} tensors of half precision: converted to single"
 
 
 def test_constants_of_gfl_are_left_out(tmp_path, run, detector, weights):
     torch.save(of_version_2(weights | {"bbox_head.integral.project": torch.arange(17.0)}), tmp_path / "x.pth")
-    said = []
-    import_checkpoint(tmp_path / "x.pth", run, None, said.append)
-    assert said[0] == "bbox_head.integral.project: left out, no weight"
+    lines = []
+    import_checkpoint(tmp_path / "x.pth", run, None, lines.append)
+    assert lines[0] == "bbox_head.integral.project: left out, not a weight"
 
 
-def test_what_mmengine_saves_beside_is_let_through_and_inert(tmp_path, run, detector, weights, mmengine):
+def test_objects_that_mmengine_saves_are_accepted_and_inert(tmp_path, run, detector, weights, mmengine):
     content = of_version_3(weights, mmengine())
     torch.save(content, tmp_path / "full.pth")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "full.pth", weights_only=True)
-    before = set(torch.serialization.get_safe_globals())  # in an order of their own each time
+    before = set(torch.serialization.get_safe_globals())  # their order varies
     import_checkpoint(tmp_path / "full.pth", run, None, print)
     assert_same(run, detector)
     assert set(torch.serialization.get_safe_globals()) == before
     with torch.serialization.safe_globals(STAND_INS):
         read = torch.load(tmp_path / "full.pth", weights_only=True)
-    found = read["message_hub"]["log_scalars"]["train/loss"]
-    assert isinstance(found, Inert)
-    assert not vars(found)
+    history = read["message_hub"]["log_scalars"]["train/loss"]
+    assert isinstance(history, Inert)
+    assert not vars(history)
     assert isinstance(read["message_hub"]["runtime_info"]["max_iters"], Inert)
     facts = read_checkpoint(tmp_path / "full.pth").facts
     assert facts == {"mmengine_version": "0.10.7", "epoch": 12}
 
 
 class Code:
-    """Makes a folder when it is unpickled."""
+    """Object that calls a function when it is unpickled."""
 
     def __init__(self, call, *arguments):
         self.call = call, arguments
@@ -257,35 +257,35 @@ def set_first(weights, value):
 
 FIRST, BIAS = "backbone.conv1.weight", "bbox_head.vfnet_cls.bias"
 REFUSED = {
-    "a system call": (with_code(os.system, "touch executed"), "it asks for posix.system, which is neither weights"),
-    "eval": (with_code(eval, "open('executed', 'w')"), "it asks for eval"),
+    "a system call": (with_code(os.system, "touch executed"), "contains posix.system, which is not part of a checkpoint"),
+    "eval": (with_code(eval, "open('executed', 'w')"), "contains eval"),
     "a folder made": (with_code(os.mkdir, "executed"), "posix.mkdir"),
     "a function got by name": (with_code(getattr, torch.Tensor, "tofile"), "'x' is a getattr"),
-    "code beside the weights": (lambda w: {**of_version_2(w), "meta": Code(os.mkdir, "executed")}, "posix.mkdir"),
+    "code next to the weights": (lambda w: {**of_version_2(w), "meta": Code(os.mkdir, "executed")}, "posix.mkdir"),
     "an object of a class": (lambda w: {**of_version_2(w), "more": Path("x")}, "pathlib"),
-    "a list": (lambda w: [1, 2], "a list, not a state of weights"),
-    "no weights": (lambda w: of_version_2({}), "not a state of weights (no tensor in it)"),
-    "weights that are none": (lambda w: of_version_2({FIRST: [1.0]}), f"'{FIRST}' is a list"),
-    "one missing": (lambda w: of_version_2(without(w, FIRST)), "not weights of vfnet-x (missing: backbone.net.conv1.weight; in all 1 missing, 0 unexpected, 0 that differ)"),
+    "a list": (lambda w: [1, 2], "contains a list, not weights"),
+    "no weights": (lambda w: of_version_2({}), "contains no weights (it has no tensor)"),
+    "a list as a weight": (lambda w: of_version_2({FIRST: [1.0]}), f"'{FIRST}' is a list"),
+    "one missing": (lambda w: of_version_2(without(w, FIRST)), "not weights of vfnet-x (missing: backbone.net.conv1.weight; in total 1 missing, 0 unexpected, 0 different)"),
     "a level missing": (lambda w: of_version_2(without(w, "bbox_head.scales.3.scale")), "missing: head.scales.factors[3];"),
-    "one too many": (lambda w: of_version_2(w | {"mask_head.x": torch.ones(1)}), "unexpected: mask_head.x; in all 0 missing, 1 unexpected"),
+    "one too many": (lambda w: of_version_2(w | {"mask_head.x": torch.ones(1)}), "unexpected: mask_head.x; in total 0 missing, 1 unexpected"),
     "a sixth level": (lambda w: of_version_2(w | {"bbox_head.scales.5.scale": torch.tensor(1.0)}), "unexpected: bbox_head.scales.5.scale"),
     "a level without a number": (lambda w: of_version_2(w | {"bbox_head.scales.scale": torch.tensor(1.0)}), "unexpected: bbox_head.scales.scale"),
-    "other classes": (lambda w: of_version_2(w | {BIAS: torch.ones(20)}), f"shape: {BIAS} is [20], not [80]; in all 0 missing, 0 unexpected, 1 that differ"),
+    "other classes": (lambda w: of_version_2(w | {BIAS: torch.ones(20)}), f"shape: {BIAS} is [20], not [80]; in total 0 missing, 0 unexpected, 1 different"),
     "not finite": (lambda w: of_version_2(set_first(w, torch.nan)), f"not finite: {FIRST}"),
     "whole numbers": (lambda w: of_version_2(w | {BIAS: torch.ones(80, dtype=torch.int64)}), f"kind: {BIAS} is torch.int64, not torch.float32"),
     "sparse": (lambda w: of_version_2(w | {BIAS: torch.ones(80).to_sparse()}), f"'{BIAS}' is a Tensor"),
-    "one twice": (lambda w: of_version_2(w | {f"module.neck.lateral_convs.0.{p}": w[f"neck.lateral_convs.0.conv.{p}"] for p in ("weight", "bias")}), "twice: neck.lateral_convs.0.weight and neck.lateral_convs.0.conv.weight"),
+    "a duplicate": (lambda w: of_version_2(w | {f"module.neck.lateral_convs.0.{p}": w[f"neck.lateral_convs.0.conv.{p}"] for p in ("weight", "bias")}), "duplicate: neck.lateral_convs.0.weight and neck.lateral_convs.0.conv.weight"),
     "its own names": (lambda w: of_version_2({"head.cls_out.weight": torch.ones(1)}), "missing: backbone.net.conv1.weight"),
-    "no classes": (lambda w: w, "it does not name its classes; add --data"),
-    "other names": (lambda w: of_version_2(w, ("person", "car") * 40), "it has other classes than COCO; add --data"),
-    "fewer names": (lambda w: of_version_2(w, ("person",)), "it names 1 classes and scores 80"),
+    "no classes": (lambda w: w, "does not name its classes; name the data set that it was trained on with --data"),
+    "other names": (lambda w: of_version_2(w, ("person", "car") * 40), "has other classes than COCO; name the data set"),
+    "fewer names": (lambda w: of_version_2(w, ("person",)), "names 1 classes, but its weights have 80"),
 }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_fit_is_refused_in_one_line(tmp_path, monkeypatch, run, weights, case):
+def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, monkeypatch, run, weights, case):
     monkeypatch.chdir(tmp_path)
     make, expected = REFUSED[case]
     torch.save(make(weights), "bad.pth")
@@ -300,19 +300,17 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, monkeypatch, run, we
 
 @pytest.mark.parametrize("new_format", [True, False])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
-def test_a_file_cut_short(tmp_path, run, weights, share, new_format):
+def test_an_incomplete_file_is_refused(tmp_path, run, weights, share, new_format):
     file = tmp_path / "whole.pth"
     torch.save(of_version_2(weights), file, _use_new_zipfile_serialization=new_format)
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    with pytest.raises(
-        WorkbenchError, match=r"whole.pth: not a checkpoint of PyTorch, or one cut short .*fetch it again"
-    ):
+    with pytest.raises(WorkbenchError, match=r"whole.pth: not a complete checkpoint of PyTorch .*download it again"):
         import_checkpoint(file, run, None, print)
 
 
-def test_files_that_are_no_checkpoints(tmp_path, run):
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, run):
     (tmp_path / "text.pth").write_text("see https://example.org for the weights\n" * 9)
-    with pytest.raises(WorkbenchError, match=r"text.pth: not a checkpoint of PyTorch"):
+    with pytest.raises(WorkbenchError, match=r"text.pth: not a complete checkpoint of PyTorch"):
         import_checkpoint(tmp_path / "text.pth", run, None, print)
     for name in ("", "nowhere.pth"):
         with pytest.raises(WorkbenchError, match="no such file"):
@@ -321,7 +319,7 @@ def test_files_that_are_no_checkpoints(tmp_path, run):
         import_checkpoint(tmp_path / "text.pth", tmp_path, None, print)
 
 
-OTHER_MODELS = {  # row and what differs from the full VFNet with ResNet-50 → the first name or shape that does not fit
+OTHER_MODELS = {  # row and changes of its backbone → first difference from the full VFNet with ResNet-50
     "another depth": ("t4_vfnet_r101_480_960", {}, "unexpected: backbone.layer3.1."),
     "another width": ("t3_full_vfl", {"channels": (8, 16, 24, 32)}, "shape: backbone.layer1.0.conv1.weight is [8, "),
     "other kinds of blocks": ("t4_vfnet_r2_101_480_960", {}, "missing: backbone.net.layer1.0.conv2.weight"),
@@ -331,23 +329,23 @@ OTHER_MODELS = {  # row and what differs from the full VFNet with ResNet-50 → 
 
 
 @pytest.mark.parametrize("case", OTHER_MODELS)
-def test_weights_of_another_model(tmp_path, run, case):
+def test_weights_of_another_model_are_refused(tmp_path, run, case):
     row, backbone, first = OTHER_MODELS[case]
     other = load_row(f"table{row[1]}", row).experiment
     other = other.model_copy(
         update={"data": CocoData(classes=80), "backbone": other.backbone.model_copy(update=backbone)}
     )
     torch.save(of_version_3(published(build_detector(other))), tmp_path / "other.pth")
-    said = []
+    lines = []
     with pytest.raises(WorkbenchError, match=r"other.pth: not weights of vfnet-x \(") as error:
-        import_checkpoint(tmp_path / "other.pth", run, None, said.append)
-    assert f"({said[0]}; in all " in str(error.value)
-    assert any(line.startswith(first) for line in said), said[:5]
+        import_checkpoint(tmp_path / "other.pth", run, None, lines.append)
+    assert f"({lines[0]}; in total " in str(error.value)
+    assert any(line.startswith(first) for line in lines), lines[:5]
     assert not (run / "released").exists()
 
 
-def test_a_classifier_is_no_detector(tmp_path, run, detector):
-    """The backbone's ImageNet weights, put in the place of the detector's."""
+def test_weights_of_a_classifier_are_refused(tmp_path, run, detector):
+    """ImageNet weights of the backbone in place of the detector's weights."""
     state = {name: tensor.clone() for name, tensor in detector.backbone.net.state_dict().items()}
     torch.save(state | {"fc.weight": torch.zeros(10, 4)}, tmp_path / "resnet50.pth")
     with pytest.raises(
@@ -356,14 +354,14 @@ def test_a_classifier_is_no_detector(tmp_path, run, detector):
         import_checkpoint(tmp_path / "resnet50.pth", run, None, print)
 
 
-def test_every_difference_is_said_before_the_error(tmp_path, run, weights):
+def test_every_difference_is_reported_before_the_error(tmp_path, run, weights):
     del weights[FIRST], weights["neck.lateral_convs.1.conv.bias"]
     weights |= {"a.b": torch.ones(1), BIAS: torch.ones(3)}
     torch.save(of_version_2(weights), tmp_path / "bad.pth")
-    said = []
-    with pytest.raises(WorkbenchError, match="in all 2 missing, 1 unexpected, 1 that differ"):
-        import_checkpoint(tmp_path / "bad.pth", run, None, said.append)
-    assert said == [
+    lines = []
+    with pytest.raises(WorkbenchError, match="in total 2 missing, 1 unexpected, 1 different"):
+        import_checkpoint(tmp_path / "bad.pth", run, None, lines.append)
+    assert lines == [
         "missing: backbone.net.conv1.weight",
         "missing: neck.laterals.1.bias",
         "unexpected: a.b",
@@ -371,12 +369,12 @@ def test_every_difference_is_said_before_the_error(tmp_path, run, weights):
     ]
 
 
-# The command, and what can be done with the weights then.
+# The command, and the use of the imported weights.
 
 
 @pytest.fixture
 def small(tmp_path, tiny_data):
-    """(run's folder, checkpoint without names of classes, detector) of the drawn data set's classes."""
+    """Folder of a run, checkpoint without names of classes, and detector, all for the classes of the drawn data set."""
     row = load_row("table3", "t3_full_vfl")
     run = tmp_path / "results" / "runs" / row.run
     write_json_atomically(run / "experiment.json", row.experiment.model_dump(mode="json"))
@@ -392,12 +390,12 @@ def workbench(monkeypatch, *arguments):
     cli.main()
 
 
-def test_import_detect_evaluate(small, tiny_data, monkeypatch, capsys):
+def test_imported_weights_are_detected_with_and_evaluated(small, tiny_data, monkeypatch, capsys):
     run, file, detector = small
     workbench(monkeypatch, "import-checkpoint", file, "--run", run, "--data", tiny_data)
     assert f"tensors of bare.pth -> {run}/released/model.safetensors" in capsys.readouterr().err
-    found = assert_same(run, detector)
-    assert len(found.class_names) == len(found.category_ids) == found.experiment.data.classes
+    loaded = assert_same(run, detector)
+    assert len(loaded.class_names) == len(loaded.category_ids) == loaded.experiment.data.classes
     variant = run.parent.parent / "quick.json"
     for command in ("detect", "evaluate"):
         more = ("--workers", 0) if command == "detect" else ()
@@ -411,15 +409,15 @@ def test_import_detect_evaluate(small, tiny_data, monkeypatch, capsys):
         load_run(run, "released")
 
 
-def test_mistakes_of_the_command(small, tiny_data, monkeypatch, tmp_path):
+def test_mistakes_on_the_command_line_end_in_one_line(small, tiny_data, monkeypatch, tmp_path):
     run, file, detector = small
-    with pytest.raises(SystemExit, match="does not name its classes; add --data"):
+    with pytest.raises(SystemExit, match="does not name its classes; name the data set"):
         workbench(monkeypatch, "import-checkpoint", file, "--run", run)
     classes = detector.head.cls_out.out_channels
     torch.save(of_version_2(published(detector), tuple(f"class {i}" for i in range(classes))), file)
-    with pytest.raises(SystemExit, match=r"its class 0 is 'class 0', that of .* give the data set of its training"):
+    with pytest.raises(SystemExit, match=r"class 0 is 'class 0', but .* in .*; name the data set of its training"):
         workbench(monkeypatch, "import-checkpoint", file, "--run", run, "--data", tiny_data)
-    with pytest.raises(SystemExit, match="import published weights first"):
+    with pytest.raises(SystemExit, match="import the published weights first"):
         workbench(monkeypatch, "predict", tmp_path, "--run", run, "--seed", "released")
     with pytest.raises(SystemExit) as status:
         workbench(monkeypatch, "predict", tmp_path, "--run", run, "--seed", "-1")
@@ -427,17 +425,17 @@ def test_mistakes_of_the_command(small, tiny_data, monkeypatch, tmp_path):
     assert not (run / "released").exists()
 
 
-def test_other_data_than_the_detectors(run, weights, tiny_data, tmp_path):
+def test_a_data_set_with_another_number_of_classes_is_refused(run, weights, tiny_data, tmp_path):
     torch.save(weights, tmp_path / "bare.pth")
-    with pytest.raises(WorkbenchError, match=r"data: \d+ categories, the weights have 80"):
+    with pytest.raises(WorkbenchError, match=r"data: \d+ categories, but the weights have 80"):
         import_checkpoint(tmp_path / "bare.pth", run, tiny_data, print)
 
 
-# Names and lists.
+# Names of tensors, and COCO's categories.
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_no_name_is_foreign_to_any_row(table):
+def test_common_names_have_a_place_in_every_row(table):
     for row in load_table(table, "coco")[1]:
         place = renamer(row.experiment)
         assert place("backbone.layer1.0.conv1.weight") == "backbone.net.layer1.0.conv1.weight"
@@ -445,8 +443,8 @@ def test_no_name_is_foreign_to_any_row(table):
         assert place("mask_head.x") is None
 
 
-def test_neck_of_vfnet_x(experiment):
-    """Its names follow MMDetection's PAFPN; laterals have no norm, outputs are deformable."""
+def test_names_of_the_neck_of_vfnet_x(experiment):
+    """The names follow MMDetection's PAFPN; laterals have no norm, outputs are deformable."""
     update = {"detector": VFNet(neck="pafpn"), "backbone": experiment.backbone.model_copy(update={"dcn": True})}
     vfnet_x = experiment.model_copy(update=update)
     blocks = [*(f"fpn_convs.{i}" for i in range(5)), "downsample_convs.0", "downsample_convs.1"]
@@ -464,7 +462,7 @@ def test_neck_of_vfnet_x(experiment):
     assert place("backbone.layer2.0.conv2.conv_offset.bias") == "backbone.net.layer2.0.conv2.predictor.bias"
 
 
-def test_cocos_categories():
+def test_coco_has_80_categories_with_gaps_in_their_ids():
     assert len(set(COCO_NAMES)) == len(set(COCO_IDS)) == 80
     ids = dict(zip(COCO_NAMES, COCO_IDS, strict=True))
     assert (ids["person"], ids["stop sign"], ids["backpack"], ids["toilet"], ids["toothbrush"]) == (1, 13, 27, 70, 90)

@@ -22,11 +22,9 @@ class TrainedRun:
     """Detector with the weights of a training, on the CPU and in evaluation mode.
 
     Attributes:
-        detector: the detector.
-        experiment: settings of its run.
-        category_ids: class index → category id.
+        category_ids: class index → category id of the data set.
         class_names: class index → name.
-        training: content of ``train.json``: time, device, versions.
+        training: content of ``train.json``, facts about the training.
     """
 
     detector: Detector
@@ -63,15 +61,15 @@ def load_training(training: Training) -> TrainedRun:
     """Load the detector of a training.
 
     Raises:
-        WorkbenchError: not trained yet, or weights of another architecture.
+        WorkbenchError: the run is not trained, or the weights are of another detector.
     """
     experiment = training.run.read_experiment()
     published = training.seed == RELEASED
     if not training.weights.is_file():
-        problem = f"this run has not been trained with seed {training.seed}; train it first (snakemake --cores all ROW)"
+        remedy = f"train this run with seed {training.seed} first (snakemake --cores all, and the name of a row)"
         if published:
-            problem = "no published weights were imported; import them first (workbench import-checkpoint)"
-        raise WorkbenchError(f"{training.weights}: no such file: {problem}")
+            remedy = "import the published weights first (workbench import-checkpoint)"
+        raise WorkbenchError(f"{training.weights}: not found; {remedy}")
     again = "import them again" if published else "train again"
     facts = read_json(training.facts, "facts of the training")
     detector = build_detector(experiment)
@@ -84,8 +82,8 @@ def load_training(training: Training) -> TrainedRun:
         classes = tuple(facts["category_ids"]), tuple(facts["class_names"])
     except (KeyError, TypeError):
         raise WorkbenchError(
-            f"{training.facts}: category_ids or class_names are missing; delete this file and "
-            f"{training.weights.name} and {again}"
+            f"{training.facts}: category_ids or class_names missing; delete this file and {training.weights.name}, "
+            f"and {again}"
         ) from None
     return TrainedRun(detector.eval(), experiment, *classes, facts)
 
@@ -93,16 +91,19 @@ def load_training(training: Training) -> TrainedRun:
 def load_training_for(
     training: Training, data_root: Path, split: str, limit: int | None = None
 ) -> tuple[TrainedRun, CocoDetection]:
-    """Load a training, and a split of a data set to evaluate it on; ``limit`` keeps only the first images.
+    """Load a training and the split of a data set on which it is evaluated.
+
+    Args:
+        limit: number of images to read; None for all.
 
     Raises:
-        WorkbenchError: not trained yet, an unreadable data set, or a data set of other categories.
+        WorkbenchError: the run is not trained, or the data set is unreadable or has other categories.
     """
     data = read_coco(data_root, split, training=False, limit=limit)
     trained = load_training(training)
     if trained.category_ids != data.category_ids:
         raise WorkbenchError(
-            f"{data_root}: its categories {data.category_ids} differ from those of the training of "
-            f"{training.run.name}, {trained.category_ids}; give the data set of the training"
+            f"{data_root}: categories {data.category_ids}, but {training.run.name} was trained on "
+            f"{trained.category_ids}; name the data set of its training"
         )
     return trained, data

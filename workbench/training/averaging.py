@@ -1,6 +1,6 @@
 """Stochastic weight averaging: the plain mean of a model's parameters at several moments of its training.
 
-Izmailov et al., UAI 2018; for detectors Zhang et al., SWA Object Detection, arXiv:2012.12645.
+Izmailov et al., UAI 2018; for detectors: Zhang et al., SWA Object Detection, arXiv:2012.12645.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 @dataclass
 class WeightAverage:
-    """A running sum of parameters, in double precision, so that a mean of equal values is that value.
+    """Running sum of parameters. It is in double precision, so that the mean of equal values is exactly that value.
 
-    Buffers, among them the running statistics of BatchNorm, are not averaged: a model keeps those it has.
+    Buffers are not averaged, and neither are the running statistics of BatchNorm: a model keeps its own.
     """
 
     count: int = 0
@@ -24,7 +24,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def add(self, model: nn.Module) -> None:
-        """Take in the parameters as they are now."""
+        """Add the present parameters of a model."""
         for name, parameter in model.named_parameters():
             value = parameter.detach().double()
             self.sums[name] = self.sums[name] + value if self.count else value.clone()
@@ -32,10 +32,10 @@ class WeightAverage:
 
     @torch.no_grad()
     def give_to(self, model: nn.Module) -> None:
-        """Replace the model's parameters with the mean; it must have taken in at least one model."""
+        """Replace the parameters of a model by the mean. At least one model must have been added before."""
         for name, parameter in model.named_parameters():
             parameter.copy_(self.sums[name] / self.count)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint; ``WeightAverage(**state)`` is the same average."""
+        """Content for a checkpoint; ``WeightAverage(**state)`` restores the average."""
         return {"count": self.count, "sums": self.sums}

@@ -1,4 +1,4 @@
-"""What a training holds, how it is spread over devices, and how it is kept on disk: checkpoints and final files."""
+"""Checkpoints and final files of a training: written whole or not at all, and read back on a resume."""
 
 from __future__ import annotations
 
@@ -15,151 +15,154 @@ from workbench.support.files import write_json_atomically
 from workbench.support.progress import Reporter
 from workbench.support.provenance import provenance
 from workbench.training.averaging import WeightAverage
-from workbench.training.state import Plan, Run
+from workbench.training.state import TrainingState
 
 
-def save_checkpoint(run: Run) -> None:
-    """Replace the last checkpoint and the log beside it; only the first of several ranks writes.
+def save_checkpoint(state: TrainingState) -> None:
+    """Replace the last checkpoint and the log next to it; of several ranks only the first one writes.
 
-    The last checkpoint is the best one, too, where no validation was better.
+    After the best validation so far, the last checkpoint also becomes the best checkpoint.
     """
-    if not run.fabric.is_global_zero:
+    if not state.fabric.is_global_zero:
         return
-    run.log.flush()
-    path = _checkpoint(run, "last")
+    state.log.flush()
+    path = _checkpoint(state, "last")
     temporary = path.with_suffix(".partial")
-    state = {
-        "model": run.detector.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
-        "step": run.step,
-        "seconds": run.seconds,
-        "best_ap": run.best_ap,
-        "best_step": run.best_step,
-        "average": run.average.state(),
+    content = {
+        "model": state.detector.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "step": state.step,
+        "seconds": state.seconds,
+        "best_ap": state.best_ap,
+        "best_step": state.best_step,
+        "average": state.average.state(),
     }
     try:
-        with temporary.open("wb") as file:  # given a path, torch would not tell that the disk is full
-            torch.save(state, file)
+        with temporary.open("wb") as file:  # with a path instead of a file, torch would not report a full disk
+            torch.save(content, file)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: the checkpoint cannot be written ({one_line(error)}); free some space") from None
-    _keep_if_best(run)
+        raise WorkbenchError(f"{path}: cannot write the checkpoint ({one_line(error)}); free some space") from None
+    _keep_if_best(state)
 
 
-def _checkpoint(run: Run, name: str) -> Path:
-    return run.folder / "checkpoints" / f"{name}.pt"
+def _checkpoint(state: TrainingState, name: str) -> Path:
+    return state.training.checkpoints / f"{name}.pt"
 
 
-def _keep_if_best(run: Run) -> None:
-    """Copy the last checkpoint to the best one, if it is that; the last is written first, so that a kill in between
-    leaves it to the resumption to do this again."""
-    if run.best_step != run.step:
+def _keep_if_best(state: TrainingState) -> None:
+    """Copy the last checkpoint to the best one if its step is the best step.
+
+    The last checkpoint is written first. After a kill between both writes, the resumed training copies it again.
+    """
+    if state.best_step != state.step:
         return
-    path = _checkpoint(run, "best")
+    path = _checkpoint(state, "best")
     temporary = path.with_suffix(".partial")
     try:
-        shutil.copyfile(_checkpoint(run, "last"), temporary)
+        shutil.copyfile(_checkpoint(state, "last"), temporary)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: the checkpoint cannot be written ({error.strerror}); free some space") from None
+        raise WorkbenchError(f"{path}: cannot write the checkpoint ({error.strerror}); free some space") from None
 
 
-def resume(run: Run, reporter: Reporter) -> None:
-    """Go on from the last checkpoint, if there is one.
+def resume(state: TrainingState, reporter: Reporter) -> None:
+    """Continue from the last checkpoint if there is one; otherwise start the log.
 
     Raises:
-        WorkbenchError: it is broken or of another experiment.
+        WorkbenchError: the checkpoint is broken or belongs to another run.
     """
-    path = _checkpoint(run, "last")
+    path = _checkpoint(state, "last")
     if not path.is_file():
-        run.log.start()
+        state.log.start()
         return
     try:
-        state = torch.load(path, map_location=run.fabric.device, weights_only=True)
-        run.detector.load_state_dict(state["model"])
-        run.optimiser.load_state_dict(state["optimiser"])
-        _lay_out_like_parameters(run.optimiser)
-        run.step, run.seconds = state["step"], state["seconds"]
-        run.best_ap, run.best_step = state["best_ap"], state["best_step"]
-        run.average = WeightAverage(**state["average"])
+        content = torch.load(path, map_location=state.fabric.device, weights_only=True)
+        state.detector.load_state_dict(content["model"])
+        state.optimiser.load_state_dict(content["optimiser"])
+        _copy_strides_of_parameters(state.optimiser)
+        state.step, state.seconds = content["step"], content["seconds"]
+        state.best_ap, state.best_step = content["best_ap"], content["best_step"]
+        state.average = WeightAverage(**content["average"])
     except Exception as error:
         raise WorkbenchError(
-            f"{path}: no checkpoint of this run ({one_line(error)}); delete it to start anew"
+            f"{path}: not a checkpoint of this run ({one_line(error)}); delete it to start from the beginning"
         ) from None
-    run.log.start(keep_to=run.step)
-    reporter.resume(run.step)
-    if run.fabric.is_global_zero:
-        _keep_if_best(run)
-    where = f", after {run.average.count} of {run.cycles} cycles of weight averaging" if run.stage == "swa" else ""
-    reporter.say(f"resumed from the checkpoint at step {run.step}{where}")
+    state.log.start(keep_to=state.step)
+    reporter.resume(state.step)
+    if state.fabric.is_global_zero:
+        _keep_if_best(state)
+    averaged = f", after {state.average.count} of {state.cycles} cycles of weight averaging"
+    reporter.say(f"resumed from the checkpoint at step {state.step}{averaged if state.stage == 'swa' else ''}")
 
 
-def begin_averaging(run: Run, reporter: Reporter) -> None:
-    """From the epochs to the cycles of weight averaging: the best weights, and an optimiser that remembers nothing.
-
-    Without a validation the best weights are the last ones.
+def begin_averaging(state: TrainingState, reporter: Reporter) -> None:
+    """Load the best weights of the epochs and clear the optimiser's memory, ready for the cycles of weight averaging.
 
     Raises:
         WorkbenchError: the best checkpoint is missing or broken.
     """
-    run.fabric.barrier()  # the first rank has written it
-    if run.best_step is not None:
-        path = _checkpoint(run, "best")
-        try:
-            run.detector.load_state_dict(torch.load(path, map_location=run.fabric.device, weights_only=True)["model"])
-        except Exception as error:
-            raise WorkbenchError(
-                f"{path}: not the best checkpoint of this run ({one_line(error)}); delete {path.parent} to start anew"
-            ) from None
-    run.optimiser.state.clear()
-    found = "the last weights" if run.best_ap is None else f"step {run.best_step} (val AP {100 * run.best_ap:.1f})"
-    reporter.say(f"weight averaging: {run.cycles} cycles of an epoch from {found}")
+    state.fabric.barrier()  # waits for the first rank to have written the checkpoint
+    path = _checkpoint(state, "best")
+    try:
+        content = torch.load(path, map_location=state.fabric.device, weights_only=True)
+        state.detector.load_state_dict(content["model"])
+    except Exception as error:
+        raise WorkbenchError(
+            f"{path}: not the best checkpoint of this run ({one_line(error)}); "
+            f"delete {path.parent} to start from the beginning"
+        ) from None
+    state.optimiser.state.clear()
+    reporter.say(
+        f"weight averaging: {state.cycles} cycles of one epoch each, from the weights of step {state.best_step} "
+        f"(val AP {100 * state.best_ap:.1f})"
+    )
 
 
-def _lay_out_like_parameters(optimiser: torch.optim.Optimizer) -> None:
-    """Give what the optimiser keeps of each parameter the parameter's strides.
+def _copy_strides_of_parameters(optimiser: torch.optim.Optimizer) -> None:
+    """Give each tensor that the optimiser keeps of a parameter the strides of that parameter.
 
-    Weights lie in another order on a GPU than on a CPU, and a fused optimiser goes through memory as it lies: with a
-    checkpoint that was written on the other device it would take the moments of one weight for those of another.
+    The memory layout of weights differs between a GPU and a CPU, and a fused optimiser walks through memory in order.
+    With a checkpoint from the other kind of device it would apply the moments of one weight to another weight.
     """
-    for parameter, kept in optimiser.state.items():
-        for name, value in kept.items():
+    for parameter, moments in optimiser.state.items():
+        for name, value in moments.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                kept[name] = torch.empty_like(parameter).copy_(value)
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
-def write_results(run: Run, plan: Plan, seed: int, category_ids: tuple[int, ...], class_names: tuple[str, ...]) -> None:
-    """Final files, each moved into place whole; the weights last, since with them the run counts as done."""
-    run.log.flush()
+def write_results(state: TrainingState, category_ids: tuple[int, ...], class_names: tuple[str, ...]) -> None:
+    """Write the final files, each one whole. The weights come last because with them the training counts as done."""
+    state.log.flush()
     facts = {
-        "seed": seed,
-        "steps": run.step,
-        "seconds": round(run.seconds, 1),
-        "micro_batch x ranks x accumulation": str(plan),
-        "learning_rate": plan.learning_rate,
-        **_averaging_facts(run),
+        "seed": state.training.stated_seed,
+        "steps": state.step,
+        "seconds": round(state.seconds, 1),
+        "micro_batch x ranks x accumulation": str(state.plan),
+        "learning_rate": state.plan.learning_rate,
+        **_averaging_facts(state),
         "category_ids": list(category_ids),
         "class_names": list(class_names),
         **provenance(),
     }
-    write_json_atomically(run.folder / "train.json", facts)
-    run.log.publish(run.folder / "train.csv")
-    path = run.folder / "model.safetensors"
+    write_json_atomically(state.training.facts, facts)
+    state.log.publish(state.training.curves)
+    path = state.training.weights
     temporary = path.with_suffix(".partial")
-    weights = {name: value.contiguous() for name, value in run.detector.state_dict().items()}
+    weights = {name: value.contiguous() for name, value in state.detector.state_dict().items()}
     try:
         save_file(weights, temporary)
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # the latter tells of a full disk, too
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own class
         temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: the weights cannot be written ({one_line(error)}); free some space") from None
+        raise WorkbenchError(f"{path}: cannot write the weights ({one_line(error)}); free some space") from None
 
 
-def _averaging_facts(run: Run) -> dict:
-    if not run.average.count:
+def _averaging_facts(state: TrainingState) -> dict:
+    if not state.average.count:
         return {}
-    start = run.best_step or run.epoch_steps
-    facts = {"first_step": run.epoch_steps + 1, "from_weights_of_step": start, "averaged": run.average.count}
+    first = state.epoch_steps + 1
+    facts = {"first_step": first, "from_weights_of_step": state.best_step, "averaged": state.average.count}
     return {"swa": facts}

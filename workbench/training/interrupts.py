@@ -1,4 +1,4 @@
-"""When a training has to end early: a signal came, or the pipeline that started it is gone."""
+"""Reasons for a training to stop early: a signal, or the end of the pipeline that started the training."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from types import FrameType
 import torch
 
 PIPELINE = "WORKBENCH_PIPELINE_PID"
-"""Environment variable in which the pipeline tells its jobs its process id."""
+"""Environment variable with which the pipeline passes its process id to its jobs."""
 
 
 class StopRequests:
-    """Within ``with``, SIGTERM and SIGINT do not kill the process: they are noted for a loop that asks after a step."""
+    """Context in which SIGTERM and SIGINT do not kill the process: a loop asks for them after each step."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -32,22 +32,22 @@ class StopRequests:
         self.signal = number
 
     def reason(self) -> str | None:
-        """Why to stop, if there is a reason; with several processes it is known to all as soon as to one of them."""
-        mine = None
+        """Reason to stop, or None. As soon as one of several processes has a reason, all of them have one."""
+        own = None
         if self.signal is not None:
-            mine = f"by {signal.Signals(self.signal).name}"
+            own = f"by {signal.Signals(self.signal).name}"
         elif self.pipeline and not _alive(self.pipeline):
-            mine = "because the pipeline that started it is gone"
+            own = "because the pipeline that started it is gone"
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return mine
+            return own
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        wanted = torch.tensor(float(mine is not None), device=device)
+        wanted = torch.tensor(float(own is not None), device=device)
         torch.distributed.all_reduce(wanted)
-        return mine or ("by another of its processes" if wanted.item() else None)
+        return own or ("by another of its processes" if wanted.item() else None)
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody waited for (in a container, say) does not."""
+    """Return True if a process is running. A zombie, which has ended and was never waited for, is not running."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

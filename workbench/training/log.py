@@ -1,4 +1,4 @@
-"""``train.csv``: the growing log of a training, which a resume cuts back to its checkpoint."""
+"""Log of a training, ``train.csv``: it grows with the training; a resume cuts it back to the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from workbench.support.files import write_text_atomically
 class TrainLog:
     """Rows of ``step, epoch, lr, loss, loss_<term>…, val_ap, images_per_second``, kept in memory and on disk.
 
-    ``step`` counts updates done, ``epoch`` counts from 0, ``val_ap`` is a fraction or empty. A training of two stages
-    has a last column ``stage``, its cycles count on as epochs.
+    ``step`` is the number of steps done, ``epoch`` counts from 0, ``val_ap`` is a fraction or empty. A training with
+    weight averaging has a last column ``stage``; there the cycles continue the count of the epochs.
     """
 
     def __init__(self, path: Path):
@@ -22,12 +22,13 @@ class TrainLog:
         self.rows: list[dict[str, object]] = []
 
     def start(self, keep_to: int = 0) -> None:
-        """Begin anew, or go on after step ``keep_to`` of what is on disk."""
+        """Make the folder of the log. With ``keep_to``, keep the rows on disk up to this step."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # a file where the folder should be, no permission, no space
+        except OSError as error:
             raise WorkbenchError(
-                f"{self.path.parent}: the folder cannot be made ({error.strerror}); remove what is in the way"
+                f"{self.path.parent}: cannot make this folder ({error.strerror}); "
+                "check the path, its permissions and the free space"
             ) from None
         if keep_to and self.path.is_file():
             with self.path.open(newline="") as file:
@@ -43,7 +44,7 @@ class TrainLog:
         val_ap: float | None,
         stage: str | None = None,
     ) -> None:
-        """One more row."""
+        """Add a row."""
         self.rows.append(
             {
                 "step": step,
@@ -65,10 +66,10 @@ class TrainLog:
         return text.getvalue()
 
     def flush(self) -> None:
-        """Write what there is; at most a thousand rows."""
+        """Write the rows so far; they are at most about a thousand."""
         if self.rows:
             write_text_atomically(self.path, self._text())
 
     def publish(self, final: Path) -> None:
-        """Write the whole log to its final name; the growing one stays, so that a kill in between loses nothing."""
+        """Write the whole log under its final name. The growing log stays, so that a kill in between loses nothing."""
         write_text_atomically(final, self._text())

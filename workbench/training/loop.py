@@ -1,259 +1,208 @@
-"""Training: one loop for one process or several, resumable at any step, the same numbers after a kill and a resume.
+"""Training loop for one process or several, which can be resumed at any step.
 
-To the bit on a CPU; on a GPU some operators add in the order in which their threads come, and round accordingly.
+A resumed training learns the same numbers as one without a break: bit for bit on a CPU, up to rounding on a GPU, where
+some operators add their terms in a varying order.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
+from torch import Tensor
 
-from workbench.data.augmentation import Augmentation
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection, annotation_path, read_coco
-from workbench.data.loader import training_batches
-from workbench.detectors import build_detector
+from workbench.data.loader import TrainingBatches
+from workbench.detectors import Detector
 from workbench.evaluation.coco_metrics import evaluate_detections
 from workbench.evaluation.inference import detect_data_set
+from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import published_variant
 from workbench.support.errors import WorkbenchError
 from workbench.support.progress import Reporter
 from workbench.training.checkpoints import begin_averaging, resume, save_checkpoint, write_results
 from workbench.training.interrupts import StopRequests
-from workbench.training.log import TrainLog
-from workbench.training.schedule import make_optimiser, rate_factor
-from workbench.training.state import Plan, Run, plan_steps
+from workbench.training.schedule import rate_factor
+from workbench.training.start import announce, micro_batches_of_rank, open_fabric, read_training_data, start_state
+from workbench.training.state import Machine, TrainingState, plan_steps
+
+CHECKPOINT_SECONDS = 600
+"""Longest time between two checkpoints; the end of an epoch writes one in any case."""
+LOG_ROWS = 1000
+"""Largest number of rows in the log, apart from validations."""
 
 
 class Interrupted(WorkbenchError):
-    """Training was asked to stop, and left a checkpoint."""
+    """Error of a training that stopped early on request, after it wrote a checkpoint."""
 
 
 def train(
+    detector: Detector,
     experiment: Experiment,
-    folder: Path,
+    training: Training,
     data_root: Path,
-    seed: int,
-    *,
-    pretrained: Path | None = None,
-    devices: int = 1,
-    micro_batch: int | None = None,
-    workers: int = 0,
-    checkpoint_minutes: float = 10.0,
-    validate: bool = True,
-    title: str = "",
+    machine: Machine = Machine(),
 ) -> None:
-    """Train an experiment and write ``model.safetensors``, ``train.csv`` and ``train.json`` into ``folder``.
+    """Train a detector in place and write its weights, its loss curves and the facts about the training.
 
-    A checkpoint in ``folder/checkpoints`` is resumed. On one device ``micro_batch`` images are computed at a time and
-    gradients accumulated to the experiment's batch; the losses' normalisers are then each micro-batch's own, an
-    approximation, which is said in the log and in ``train.json``.
+    A checkpoint of the training is resumed. Where ``machine.micro_batch`` is smaller than a device's share of
+    the batch, the gradients of several micro-batches are accumulated. Each micro-batch then has its own normalisers of
+    the loss: an approximation, which a line of progress and ``train.json`` state.
+
+    Args:
+        detector: any detector; training uses only its ``loss``, its ``detect`` and what every module has.
+        experiment: settings of the training, the images and the validation.
+        training: folder of the training. Its seed decides the order and the augmentation of the images, and the random
+            numbers that the detector draws in its loss.
 
     Raises:
-        WorkbenchError: bad data, a foreign checkpoint, losses that are not finite.
-        Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
+        WorkbenchError: bad data, a checkpoint of another run, or a loss that is not finite.
+        Interrupted: SIGTERM or SIGINT was received; a checkpoint was written.
     """
-    fabric = _fabric(devices)
+    fabric = open_fabric(machine.devices)
     fabric.launch()
-    data = read_coco(data_root, "train2017", training=True)
-    if len(data.class_names) != experiment.data.classes:
-        raise WorkbenchError(
-            f"{data_root}: {len(data.class_names)} categories, the scale says data.classes: {experiment.data.classes}; "
-            "name another data set or correct the scale"
-        )
-    settings = experiment.training
-    plan = plan_steps(experiment, fabric.world_size, micro_batch)
-    batches = training_batches(
-        data,
-        size=(experiment.image.long, experiment.image.short),
-        batch=plan.micro_batch,
-        seed=seed,
-        augmentation=Augmentation(settings.flip, settings.crop, settings.image_range, settings.cutout),
-        workers=workers,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
-    run, module = _start(
-        fabric, experiment, folder, seed, plan, pretrained, -(-batches.batches_per_epoch // plan.accumulate)
-    )
-    reporter = Reporter(title, run.total_steps, quiet=not fabric.is_global_zero)
-    _announce(reporter, run, plan, data.skipped, pretrained)
-    resume(run, reporter)
+    data = read_training_data(data_root, experiment)
+    plan = plan_steps(experiment, fabric.world_size, machine.micro_batch)
+    batches = micro_batches_of_rank(data, experiment, plan, int(training.seed), fabric.global_rank, machine.workers)
+    state = start_state(fabric, detector, experiment, training, plan, batches.batches_per_epoch)
+    reporter = Reporter(training.title, state.total_steps, quiet=not fabric.is_global_zero)
+    announce(reporter, state, data.skipped)
+    resume(state, reporter)
     with StopRequests() as requests, reporter:
-        check = _validator(run, data, workers) if validate and not settings.limit_steps else None
-        _loop(run, module, batches, plan, reporter, check, checkpoint_minutes * 60, requests)
-    if run.average.count:
-        run.average.give_to(run.detector)
+        _loop(state, batches, _validator(state, data, machine.workers), reporter, requests)
+    if state.average.count:
+        state.average.give_to(state.detector)
     if fabric.is_global_zero:
-        write_results(run, plan, seed, data.category_ids, data.class_names)
+        write_results(state, data.category_ids, data.class_names)
     fabric.barrier()
 
 
-def _fabric(devices: int) -> Fabric:
-    """Processes on GPUs where there are any, else on the CPU; other accelerators lack operators, double precision too.
-
-    The environment is named since Fabric would take a Slurm job's one task for the only process and start no others.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if 0 < gpus < devices:
-        raise WorkbenchError(f"{devices} GPUs are asked for, {gpus} can be used here: ask for fewer (gpus=, --devices)")
-    return Fabric(
-        accelerator="cuda" if gpus else "cpu",
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        plugins=LightningEnvironment(),
-    )
-
-
-def _start(
-    fabric: Fabric,
-    experiment: Experiment,
-    folder: Path,
-    seed: int,
-    plan: Plan,
-    pretrained: Path | None,
-    steps_per_epoch: int,
-) -> tuple[Run, torch.nn.Module]:
-    torch.manual_seed(seed)
-    detector = build_detector(experiment)
-    if pretrained is not None:
-        detector.backbone.load_pretrained(pretrained)
-    optimiser = make_optimiser(experiment.training, detector, plan.learning_rate)
-    if fabric.device.type == "cpu":
-        detector = detector.to(memory_format=torch.channels_last)
-    module, optimiser = fabric.setup(detector, optimiser)
-    log = TrainLog(folder / "checkpoints" / "train.csv")
-    return Run(fabric, experiment, folder, detector, optimiser, log, steps_per_epoch), module
-
-
-def _announce(reporter: Reporter, run: Run, plan: Plan, skipped: dict[str, int], pretrained: Path | None) -> None:
-    training = run.experiment.training
-    for reason, count in skipped.items():
-        if count:
-            reporter.say(f"data: {count} {reason}")
-    if plan.batch != training.reference_batch:
-        reporter.say(
-            f"learning rate {plan.learning_rate:g}: scaled linearly from {training.learning_rate:g} for "
-            f"{training.reference_batch} images a step to {plan.batch}"
-        )
-    if plan.accumulate > 1:
-        reporter.say(
-            f"gradients of {plan.accumulate} micro-batches of {plan.micro_batch} are accumulated: an approximation of "
-            f"a batch of {plan.batch}, since each micro-batch is normalised by its own positives"
-        )
-    if pretrained is None and (run.experiment.backbone.pretrained or training.limit_steps):
-        reporter.say("the backbone starts from random weights")
-
-
 def _loop(
-    run: Run,
-    module: torch.nn.Module,
-    batches,
-    plan: Plan,
+    state: TrainingState,
+    batches: TrainingBatches,
+    validate: Callable[[], float] | None,
     reporter: Reporter,
-    check: Callable[[], float] | None,
-    checkpoint_seconds: float,
     requests: StopRequests,
 ) -> None:
-    saved, settings = time.monotonic(), run.experiment.training
-    every = 1 if run.cycles else settings.validate_every  # the best epoch is wanted
-    log_every = max(1, run.total_steps // 1000)
-    while run.step < run.total_steps:
-        if run.cycles and run.step == run.epoch_steps:
-            begin_averaging(run, reporter)
-        stage = run.stage
-        epoch, within = divmod(run.step, run.steps_per_epoch)
-        stream = batches.epoch(epoch, skip=within * plan.accumulate)
-        run.detector.train()
-        for _ in range(within, min(run.steps_per_epoch, within + run.total_steps - run.step)):
+    """Take all steps that are left."""
+    saved = time.monotonic()
+    epochs = state.experiment.training.epochs + state.cycles
+    log_every = max(1, state.total_steps // LOG_ROWS)
+    while state.step < state.total_steps:
+        if state.step == state.epoch_steps:
+            begin_averaging(state, reporter)
+        stage = state.stage
+        epoch, done = divmod(state.step, state.steps_per_epoch)
+        stream = batches.epoch(epoch, skip=done * state.plan.accumulate)
+        state.detector.train()
+        for _ in range(min(state.steps_per_epoch - done, state.total_steps - state.step)):
             began = time.monotonic()
-            micro = [b for _, b in zip(range(plan.accumulate), stream, strict=False)]
-            terms, rate = _step(run, module, micro)
-            run.step += 1
+            micro_batches = list(islice(stream, state.plan.accumulate))
+            terms, rate = _step(state, micro_batches)
             elapsed = time.monotonic() - began
-            run.seconds += elapsed
-            images_per_second = len(micro) * plan.micro_batch * plan.ranks / elapsed
-            ends_epoch = run.step % run.steps_per_epoch == 0
-            if ends_epoch and stage == "swa":
-                run.average.add(run.detector)
-            ap = None
-            if check and ends_epoch and ((epoch + 1) % every == 0 or run.step == run.total_steps):
-                ap = check()
-                run.detector.train()
-                if stage != "swa":
-                    run.note(ap)
-            if run.step % log_every == 0 or run.step == run.total_steps or ap is not None:
-                run.log.add(run.step, epoch, rate, terms, images_per_second, ap, stage)
-            reporter.step(run.step, epoch + 1, settings.epochs + run.cycles, sum(terms.values()), images_per_second, ap)
+            state.step += 1
+            state.seconds += elapsed
+            images_per_second = len(micro_batches) * state.plan.micro_batch * state.plan.ranks / elapsed
+
+            ends_epoch = state.step % state.steps_per_epoch == 0
+            ap = _end_epoch(state, epoch, stage, validate) if ends_epoch else None
+            if state.step % log_every == 0 or state.step == state.total_steps or ap is not None:
+                state.log.add(state.step, epoch, rate, terms, images_per_second, ap, stage)
+            reporter.step(state.step, epoch + 1, epochs, sum(terms.values()), images_per_second, ap)
+
             stop = requests.reason()
-            if ends_epoch or stop or time.monotonic() - saved > checkpoint_seconds:
-                save_checkpoint(run)
+            if ends_epoch or stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save_checkpoint(state)
                 saved = time.monotonic()
             if stop:
-                raise Interrupted(f"stopped {stop} at step {run.step}; the same command goes on from there")
+                raise Interrupted(f"stopped {stop} at step {state.step}; run the same command again to resume")
 
 
-def _step(run: Run, module: torch.nn.Module, micro: list[Batch]) -> tuple[dict[str, float], float]:
-    """One update; the loss terms, averaged over the micro-batches, and the learning rate."""
-    training = run.experiment.training
-    factor = rate_factor(training, run.step, run.steps_per_epoch)
-    for group in run.optimiser.param_groups:
+def _step(state: TrainingState, micro_batches: list[Batch]) -> tuple[dict[str, float], float]:
+    """Update the weights once; return the loss terms, averaged over the micro-batches, and the learning rate."""
+    settings = state.experiment.training
+    # Seeding every step lets a detector that samples in its loss, such as a two-stage one, resume to the same numbers.
+    torch.manual_seed(_seed_of_step(state))
+    factor = rate_factor(settings, state.step, state.steps_per_epoch)
+    for group in state.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
-    run.optimiser.zero_grad(set_to_none=True)
-    sums: dict[str, float] = {}
-    for i, batch in enumerate(micro):
-        batch = batch.to(run.fabric.device)
-        with run.fabric.no_backward_sync(module, enabled=i + 1 < len(micro)):
-            with torch.autocast(run.fabric.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                terms = module(batch)
-            total = sum(terms.values()) / len(micro)
-            values = torch.stack(list(terms.values())).detach().tolist()
-            if not torch.isfinite(torch.tensor(values)).all():
-                said = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values, strict=True))
-                raise WorkbenchError(
-                    f"loss not finite at step {run.step} ({said}); images {', '.join(batch.file_names)}; "
-                    "look at their boxes, or lower training.learning_rate"
-                )
-            run.fabric.backward(total)
-        for name, value in zip(terms, values, strict=True):
-            sums[name] = sums.get(name, 0.0) + value / len(micro)
-    if training.clip_gradient is not None:
-        run.fabric.clip_gradients(module, run.optimiser, max_norm=training.clip_gradient)
-    run.optimiser.step()
-    return sums, run.optimiser.param_groups[0]["lr"]
+    state.optimiser.zero_grad(set_to_none=True)
+    means: dict[str, float] = {}
+    for number, batch in enumerate(micro_batches, 1):
+        batch = batch.to(state.fabric.device)
+        with state.fabric.no_backward_sync(state.module, enabled=number < len(micro_batches)):
+            with torch.autocast(state.fabric.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                terms = state.module(batch)
+            total = sum(terms.values()) / len(micro_batches)
+            values = _finite_values(terms, batch, state.step)
+            state.fabric.backward(total)
+        for name, value in values.items():
+            means[name] = means.get(name, 0.0) + value / len(micro_batches)
+    if settings.clip_gradient is not None:
+        state.fabric.clip_gradients(state.module, state.optimiser, max_norm=settings.clip_gradient)
+    state.optimiser.step()
+    return means, state.optimiser.param_groups[0]["lr"]
 
 
-def _validator(run: Run, trained_on: CocoDetection, workers: int) -> Callable[[], float]:
-    """A function that gives the validation AP of the detector as it is."""
+def _seed_of_step(state: TrainingState) -> int:
+    sequence = np.random.SeedSequence((int(state.training.seed), state.step, state.fabric.global_rank))
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+def _finite_values(terms: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:
+    """Values of the loss terms as numbers; an error that names the images if one of them is not finite."""
+    values = dict(zip(terms, torch.stack(list(terms.values())).detach().tolist(), strict=True))
+    if not torch.isfinite(torch.tensor(list(values.values()))).all():
+        listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        raise WorkbenchError(
+            f"step {step}: the loss is not finite ({listed}) on the images {', '.join(batch.file_names)}; "
+            "check the boxes of these images, or lower training.learning_rate"
+        )
+    return values
+
+
+def _end_epoch(
+    state: TrainingState, epoch: int, stage: str | None, validate: Callable[[], float] | None
+) -> float | None:
+    """Average the weights after a cycle, and validate where a validation is due; return its AP, else None."""
+    if stage == "swa":
+        state.average.add(state.detector)
+    every = 1 if state.cycles else state.experiment.training.validate_every  # averaging starts from the best epoch
+    if validate is None or ((epoch + 1) % every and state.step < state.total_steps):
+        return None
+    ap = validate()
+    state.detector.train()
+    if stage != "swa":
+        state.note_validation(ap)
+    return ap
+
+
+def _validator(state: TrainingState, trained_on: CocoDetection, workers: int) -> Callable[[], float] | None:
+    """Function that measures the validation AP of the detector; None in a rehearsal, which validates nothing."""
+    if state.experiment.training.limit_steps:
+        return None
     data = read_coco(trained_on.root, "val2017", training=False)
     annotations = annotation_path(trained_on.root, "val2017")
     if data.category_ids != trained_on.category_ids:
         raise WorkbenchError(
-            f"{annotations}: its categories {data.category_ids} are not those that are trained on, "
-            f"{trained_on.category_ids}: give both splits the same"
+            f"{annotations}: categories {data.category_ids}, but the training images have {trained_on.category_ids}; "
+            "give both splits the same categories"
         )
-    variant = published_variant(run.experiment)
+    variant = published_variant(state.experiment)
+    rank, ranks = state.fabric.global_rank, state.fabric.world_size
 
-    def check() -> float:
-        found = detect_data_set(
-            run.detector,
-            data,
-            variant,
-            run.fabric.device,
-            workers,
-            rank=run.fabric.global_rank,
-            ranks=run.fabric.world_size,
-        )
-        if run.fabric.world_size > 1:
-            parts: list = [None] * run.fabric.world_size
-            torch.distributed.all_gather_object(parts, found)
-            found = [entry for part in parts for entry in part]
-        return evaluate_detections(annotations, found)["AP"] or 0.0
+    def validate() -> float:
+        part = detect_data_set(state.detector, data, variant, state.fabric.device, workers, rank=rank, ranks=ranks)
+        parts = [part]
+        if ranks > 1:
+            parts = [None] * ranks
+            torch.distributed.all_gather_object(parts, part)
+        return evaluate_detections(annotations, [entry for part in parts for entry in part])["AP"] or 0.0
 
-    return check
+    return validate

@@ -1,4 +1,4 @@
-"""Learning rates: warm-up, steps, cosine and the cycles of weight averaging; the parameter groups of the bias rule."""
+"""Learning rates (warm-up, steps, cosine, cycles of weight averaging) and the optimiser with its parameter groups."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def rate_factor(training: Training, step: int, steps_per_epoch: int) -> float:
-    """What the base learning rate is multiplied by at ``step`` (from 0).
+    """Factor of the base learning rate at ``step`` (from 0).
 
-    Warm-up is linear from ``warmup_ratio`` over ``warmup_steps`` and multiplies the schedule: a tenth from each decay
-    epoch on, or half a cosine to zero at the end of the epochs. The cycles of weight averaging that follow have neither
-    warm-up nor decay.
+    The schedule is either a tenth of the rate from each decay epoch on, or half a cosine that ends at zero with the
+    last epoch. A linear warm-up from ``warmup_ratio`` over ``warmup_steps`` multiplies the schedule. The cycles of
+    weight averaging after the epochs have neither warm-up nor decay.
     """
     if training.swa is not None and step >= training.epochs * steps_per_epoch:
         return cycle_rate(training.swa, step % steps_per_epoch, steps_per_epoch) / training.learning_rate
@@ -33,14 +33,14 @@ def rate_factor(training: Training, step: int, steps_per_epoch: int) -> float:
 
 
 def cycle_rate(swa: WeightAveraging, step: int, steps: int) -> float:
-    """Learning rate at ``step`` (from 0) of a cycle of ``steps``: half a cosine from high towards low."""
+    """Learning rate at ``step`` (from 0) of a cycle of ``steps`` steps: half a cosine from ``high`` towards ``low``."""
     return swa.low + 0.5 * (swa.high - swa.low) * (1 + math.cos(math.pi * step / steps))
 
 
 def make_optimiser(training: Training, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """The optimiser over all trainable parameters; biases outside norm layers and DCNv2 form a group of their own.
+    """Optimiser of all trainable parameters, in two groups: biases outside norm layers and DCNv2, and all others.
 
-    Each group remembers its full rate as ``base_lr``.
+    Each group stores its full learning rate as ``base_lr``.
     """
     biases, others = [], []
     for module in model.modules():

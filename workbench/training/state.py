@@ -1,22 +1,37 @@
-"""State of a training, and how its steps are spread over devices."""
+"""State of a training, and the plan that spreads its steps over devices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 
 from workbench.detectors import Detector
+from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
 from workbench.training.averaging import WeightAverage
 from workbench.training.log import TrainLog
 
 
 @dataclass(frozen=True)
+class Machine:
+    """Resources that a training may use.
+
+    Attributes:
+        devices: number of GPUs, or of CPU processes where no GPU is available.
+        micro_batch: images that a device computes at a time; None for the device's whole share of the batch.
+        workers: processes that decode images; with 0 the training's own process decodes them.
+    """
+
+    devices: int = 1
+    micro_batch: int | None = None
+    workers: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
-    """How the steps of an experiment are spread over devices and micro-batches."""
+    """Images of one step, as micro-batches on several ranks, and the learning rate for that number of images."""
 
     ranks: int
     micro_batch: int
@@ -25,7 +40,7 @@ class Plan:
 
     @property
     def batch(self) -> int:
-        """Images a step, over all ranks."""
+        """Images per step, over all ranks."""
         return self.ranks * self.micro_batch * self.accumulate
 
     def __str__(self) -> str:
@@ -33,7 +48,10 @@ class Plan:
 
 
 def plan_steps(experiment: Experiment, ranks: int, micro_batch: int | None) -> Plan:
-    """Micro-batch × ranks × accumulation as near to the experiment's batch as they get, the learning rate scaled."""
+    """Choose micro-batch, ranks and accumulation: their product is as near to the experiment's batch as possible.
+
+    The learning rate is scaled linearly with that product.
+    """
     training = experiment.training
     micro = min(micro_batch or training.batch, max(1, training.batch // ranks))
     accumulate = max(1, round(training.batch / (ranks * micro)))
@@ -42,45 +60,58 @@ def plan_steps(experiment: Experiment, ranks: int, micro_batch: int | None) -> P
 
 
 @dataclass
-class Run:
-    """What a training holds while it goes: all of it stands in a checkpoint."""
+class TrainingState:
+    """A training in progress: its fixed parts, and the parts that change from step to step and are in a checkpoint.
+
+    Attributes:
+        training: folder of the training, where checkpoints and results are written, and its seed.
+        detector: the detector itself; ``module`` is the same detector, wrapped for several processes.
+        steps_per_epoch: steps of one epoch, or of one cycle of weight averaging.
+        step: steps done.
+        seconds: time spent in steps, without validations and checkpoints.
+        best_ap: best validation AP of the epochs so far, a fraction; None before the first validation.
+        best_step: step after which ``best_ap`` was measured.
+        average: mean of the weights at the ends of the cycles so far.
+    """
 
     fabric: Fabric
     experiment: Experiment
-    folder: Path
+    training: Training
+    plan: Plan
     detector: Detector
+    module: torch.nn.Module
     optimiser: torch.optim.Optimizer
     log: TrainLog
     steps_per_epoch: int
     step: int = 0
     seconds: float = 0.0
     best_ap: float | None = None
-    """Of the validations during the epochs, and the step after which it was measured."""
     best_step: int | None = None
     average: WeightAverage = field(default_factory=WeightAverage)
 
     @property
     def epoch_steps(self) -> int:
-        """Steps of the epochs, without the cycles of weight averaging that may follow."""
+        """Steps of all epochs, without the cycles of weight averaging that may follow."""
         steps = self.experiment.training.epochs * self.steps_per_epoch
         return min(steps, self.experiment.training.limit_steps or steps)
 
     @property
     def total_steps(self) -> int:
+        """Steps of all epochs and cycles."""
         return self.epoch_steps + self.cycles * self.steps_per_epoch
 
     @property
     def cycles(self) -> int:
-        """Of weight averaging; a rehearsal has none."""
+        """Number of cycles of weight averaging; 0 in a rehearsal."""
         training = self.experiment.training
         return training.swa.cycles if training.swa and not training.limit_steps else 0
 
     @property
     def stage(self) -> str | None:
-        """That of the next step, where there are two."""
+        """Stage of the next step, ``epochs`` or ``swa``; None for a training without weight averaging."""
         return ("epochs" if self.step < self.epoch_steps else "swa") if self.cycles else None
 
-    def note(self, ap: float) -> None:
-        """Validation after the last step; of equals the first is the best."""
+    def note_validation(self, ap: float) -> None:
+        """Record the AP after the last step if it is the best so far; of equal APs the first one is kept."""
         if self.best_ap is None or ap > self.best_ap:
             self.best_ap, self.best_step = ap, self.step

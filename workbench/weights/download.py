@@ -1,4 +1,4 @@
-"""Weights that others have trained: fetched once, checked by digest, or taken from a file that the user supplies."""
+"""Download of weights that others have trained, checked by their digest."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.strict_yaml import choose
 
 BACKBONES = {
-    # The "V1" weights of torchvision, with which the paper's numbers were made.
+    # Weights "V1" of torchvision; the paper's numbers were made with them.
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
     "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
-    # Those of timm and torchvision are others.
+    # timm and torchvision publish other weights under this name.
     "resnext101_32x4d": "https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d-a5af3160.pth",
     "resnext101_64x4d": "https://download.openmmlab.com/pretrain/third_party/resnext101_64x4d-ee2c6f71.pth",
     "res2net101d": "https://download.openmmlab.com/pretrain/third_party/res2net101_v1d_26w_4s_mmdetv2-f0a600f9.pth",
 }
-"""ImageNet weights; a file's name carries the start of its SHA-256."""
+"""Addresses of ImageNet weights; the name of each file contains the first digits of its SHA-256."""
 TIMEOUT = 60
-"""Seconds of silence after which a server is given up."""
+"""Seconds without an answer after which a download fails."""
 
 
 def fetch_weights(name: str, file: Path) -> None:
-    """Put the ImageNet weights of a backbone, or the published ones of a detector, at ``file``.
+    """Download the ImageNet weights of a backbone, or the published weights of a detector, to ``file``.
 
     Raises:
-        WorkbenchError: an unknown name, no address or no connection, or a file that is not what it should be.
+        WorkbenchError: an unknown name, no address, no connection, or a file with another digest.
     """
     url, digest = _source(name, file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -39,31 +39,31 @@ def fetch_weights(name: str, file: Path) -> None:
     try:
         _download(url, temporary)
         with temporary.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if digest is not None and not found.startswith(digest):
+            actual = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest is not None and not actual.startswith(digest):
             raise WorkbenchError(
-                f"{url}: digest {found[: len(digest)]}, not {digest}; try again, or put a file that you trust at {file}"
+                f"{url}: digest {actual[: len(digest)]}, not {digest}; try again, or put a trusted file at {file}"
             )
         os.replace(temporary, file)
-    except (OSError, HTTPException) as error:  # the latter where what answers is no web server
+    except (OSError, HTTPException) as error:  # HTTPException: the answer is not HTTP
         raise WorkbenchError(
-            f"{url}: cannot be fetched ({one_line(error)}); where there is no connection, put that file at {file}"
+            f"{url}: cannot download it ({one_line(error)}); try again, or put this file at {file} yourself"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _download(url: str, file: Path) -> None:
-    """Copy what an address holds into a file; raises OSError where it falls silent or ends too early."""
+    """Copy the content of an address into a file; raise OSError if the server stops answering or the content is cut."""
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, file.open("wb") as target:
         shutil.copyfileobj(answer, target)
-        found, stated = target.tell(), int(answer.headers.get("Content-Length") or -1)
-    if stated not in (-1, found):
-        raise OSError(f"{found} bytes of {stated}")
+        received, stated = target.tell(), int(answer.headers.get("Content-Length") or -1)
+    if stated not in (-1, received):
+        raise OSError(f"{received} bytes of {stated}")
 
 
 def _source(name: str, file: Path) -> tuple[str, str | None]:
-    """The address of a file and how its SHA-256 begins."""
+    """Address of a file and the first digits of its SHA-256, if these are published."""
     if name in BACKBONES:
         return BACKBONES[name], BACKBONES[name].rsplit("-", 1)[1].removesuffix(".pth")
     released = read_released()
@@ -71,7 +71,7 @@ def _source(name: str, file: Path) -> tuple[str, str | None]:
     weights = released[name]
     if weights.url is None:
         raise WorkbenchError(
-            f"{name}: no address of these weights is known; fetch them from their publishers ({weights.publisher}) and "
-            f"put them at {file}, or name the address in experiments/*/released.yaml"
+            f"{name}: the address of these weights is unknown; download them from their publishers "
+            f"({weights.publisher}) to {file}, or add the address to experiments/*/released.yaml"
         )
     return weights.url, weights.sha256

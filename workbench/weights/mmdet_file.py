@@ -1,7 +1,8 @@
-"""Files that MMDetection 2 or 3 saved, read without executing anything that they hold.
+"""Reader of files that MMDetection 2 or 3 saved. Nothing that a file contains is executed.
 
-Checkpoints hold more than tensors: histories of the losses, NumPy's numbers, settings. PyTorch's restricted reader lets
-through what is listed here, each as a class that keeps nothing and does nothing, and refuses the rest.
+Checkpoints contain more than tensors: histories of the losses, NumPy's numbers, settings. PyTorch's restricted reader
+accepts the classes that are listed here and refuses all others. In place of a listed class it uses a stand-in that
+stores nothing and does nothing.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ INERT = {
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
 }
-"""What MMEngine, and MMCV before it, save beside the weights, by module: read as a stand-in."""
+"""Classes and functions that MMEngine, and MMCV before it, save next to the weights, by module."""
 AVERAGED = ("ema_state_dict", "swa_state_dict")
 AVERAGED_NAME = re.compile(r"(ema|swa)_(model\.)?(module\.)?")
-"""Averaged weights: a state of their own beside the plain one, or names that start so within it."""
+"""Pattern of averaged weights within a state; averaged weights may also be a state of their own, see ``AVERAGED``."""
 COUNTERS = ("steps", "n_averaged")
-"""How many states an average is made of; no weights."""
-TOLD = ("mmdet_version", "mmcv_version", "mmengine_version", "epoch", "iter", "time", "seed", "exp_name")
-"""What is kept of the facts that a checkpoint states of itself."""
+"""Numbers of averaged states. They are not weights."""
+FACTS = ("mmdet_version", "mmcv_version", "mmengine_version", "epoch", "iter", "time", "seed", "exp_name")
+"""Facts about the training that are kept from a checkpoint."""
 
 
 class Inert:
-    """Stands in for whatever a checkpoint wants to make: takes everything, keeps nothing."""
+    """Stand-in for an object of a checkpoint: it accepts all arguments and stores nothing."""
 
     def __new__(cls, *_: Any) -> Inert:
         return super().__new__(cls)
@@ -49,7 +50,7 @@ class Inert:
 
 
 class EmptyDict(Inert):
-    """The same for a kind of mapping, since the reader puts entries into plain ones only."""
+    """Stand-in for a kind of mapping: a plain dictionary, because the reader fills no other kind."""
 
     def __new__(cls, *_: Any) -> dict:
         return {}
@@ -67,64 +68,74 @@ STAND_INS = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is used of a file: weights by MMDetection's names, and what it states of itself."""
+    """Content of a file, as far as it is used.
+
+    Attributes:
+        weights: tensors by MMDetection's names.
+        class_names: names of the classes, if the file states them.
+        facts: facts about the training.
+        notes: a line about each choice and each part that was left out.
+    """
 
     weights: dict[str, Tensor]
     class_names: tuple[str, ...] | None
     facts: dict[str, Any]
-    said: tuple[str, ...]
-    """What was chosen and left out, a line each."""
+    notes: tuple[str, ...]
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
-    """The weights in a checkpoint of MMDetection: ``{"state_dict": …, "meta": …}`` or the bare state.
+    """Read a checkpoint of MMDetection: ``{"state_dict": …, "meta": …}`` or the bare state.
 
-    Plain weights are taken, averaged ones only where there are no others.
+    Averaged weights are used only if the file has no plain weights.
 
     Raises:
-        WorkbenchError: no such file, not a checkpoint, one that carries code, or without weights.
+        WorkbenchError: the file is missing, is not a checkpoint, contains code, or has no weights.
     """
     content = _load(file)
     if not isinstance(content, Mapping):
-        raise WorkbenchError(f"{file}: a {type(content).__name__}, not a state of weights; give a checkpoint's file")
+        raise WorkbenchError(
+            f"{file}: contains a {type(content).__name__}, not weights; name a checkpoint of MMDetection"
+        )
     key = next((key for key in ("state_dict", *AVERAGED) if isinstance(content.get(key), Mapping)), None)
-    said = [f"{other}: left out, {key} is taken" for other in AVERAGED if other in content and other != key]
+    notes = [f"{other}: left out, {key} is used" for other in AVERAGED if other in content and other != key]
     if key in AVERAGED:
-        said.append(f"{key}: taken, there are no plain weights")
+        notes.append(f"{key}: used, the file has no plain weights")
     weights, more = _plain_names(content if key is None else content[key])
     odd = [name for name, value in weights.items() if not _is_plain_tensor(value)]
     if odd or not weights:
-        found = f"'{odd[0]}' is a {type(weights[odd[0]]).__name__}" if odd else "no tensor in it"
-        raise WorkbenchError(f"{file}: not a state of weights ({found}); give a checkpoint of MMDetection")
+        fault = f"'{odd[0]}' is a {type(weights[odd[0]]).__name__}" if odd else "it has no tensor"
+        raise WorkbenchError(f"{file}: contains no weights ({fault}); name a checkpoint of MMDetection")
     meta = content.get("meta") if key else None
     meta = meta if isinstance(meta, Mapping) else {}
-    facts = {name: meta[name] for name in TOLD if isinstance(meta.get(name), str | int)}
-    return Checkpoint(weights, _class_names(meta), facts, (*said, *more))
+    facts = {name: meta[name] for name in FACTS if isinstance(meta.get(name), str | int)}
+    return Checkpoint(weights, _class_names(meta), facts, (*notes, *more))
 
 
 def _load(file: Path) -> Any:
     if not file.is_file():
-        raise WorkbenchError(f"{file}: no such file; fetch the checkpoint from its publishers first")
+        raise WorkbenchError(f"{file}: no such file; download the checkpoint from its publishers first")
     try:
         with torch.serialization.safe_globals(STAND_INS):
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise WorkbenchError(f"{file}: cannot be read ({error.strerror or error}); check the path") from None
+        raise WorkbenchError(
+            f"{file}: cannot read it ({error.strerror or error}); check the path and its permissions"
+        ) from None
     except Exception as error:
-        # Of a foreign object, under whatever message, the reader gives the full name.
+        # The reader's message varies, but it always contains the full name of a class that is not listed.
         foreign = re.search(r"\bGLOBAL ([\w.]+)", str(error))
         if foreign:
             raise WorkbenchError(
-                f"{file}: it asks for {foreign[1]}, which is neither weights nor what MMDetection saves beside "
-                "them; nothing was executed, do not trust the file"
+                f"{file}: contains {foreign[1]}, which is not part of a checkpoint of MMDetection; "
+                "nothing was executed; do not trust this file, use another one"
             ) from None
         raise WorkbenchError(
-            f"{file}: not a checkpoint of PyTorch, or one cut short ({type(error).__name__}); fetch it again"
+            f"{file}: not a complete checkpoint of PyTorch ({type(error).__name__}); download it again"
         ) from None
 
 
 def _plain_names(state: Mapping) -> tuple[dict[str, Any], list[str]]:
-    """Entries by the names that a detector itself gives them, plain ones where there are any; and what was done."""
+    """Entries by their plain names, averaged ones only if there are no others, and notes about the choice."""
     plain: dict[str, Any] = {}
     averaged: dict[str, Any] = {}
     for name, value in state.items():
@@ -133,8 +144,8 @@ def _plain_names(state: Mapping) -> tuple[dict[str, Any], list[str]]:
             start = AVERAGED_NAME.match(name)
             (averaged if start else plain)[name[start.end() :] if start else name] = value
     if averaged and plain:
-        return plain, [f"{len(averaged)} averaged tensors: left out, the plain weights are taken"]
-    return (averaged, ["averaged weights: taken, there are no plain ones"]) if averaged else (plain, [])
+        return plain, [f"{len(averaged)} averaged tensors: left out, the plain weights are used"]
+    return (averaged, ["averaged weights: used, the file has no plain weights"]) if averaged else (plain, [])
 
 
 def _is_plain_tensor(value: Any) -> bool:
@@ -142,9 +153,9 @@ def _is_plain_tensor(value: Any) -> bool:
 
 
 def _class_names(meta: Mapping) -> tuple[str, ...] | None:
-    """``CLASSES`` of version 2, ``dataset_meta`` of version 3."""
+    """Names of the classes: in ``CLASSES`` of version 2 or ``dataset_meta`` of version 3."""
     of_data = meta.get("dataset_meta")
-    found = meta.get("CLASSES") or (of_data.get("classes") if isinstance(of_data, Mapping) else None)
-    if isinstance(found, list | tuple) and all(isinstance(name, str) for name in found):
-        return tuple(found)
+    names = meta.get("CLASSES") or (of_data.get("classes") if isinstance(of_data, Mapping) else None)
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return tuple(names)
     return None

@@ -1,4 +1,4 @@
-"""Published weights of MMDetection → a run's ``released/model.safetensors``, every tensor's name and shape checked."""
+"""Import of published weights of MMDetection into a run, with a check of the name and shape of every tensor."""
 
 from __future__ import annotations
 
@@ -25,18 +25,25 @@ from workbench.weights.mmdet_names import CONSTANTS, Place, renamer
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights in a detector's own names, and what keeps them from being that detector's."""
+    """Weights under a detector's own names, and their differences from the state of this detector.
+
+    Attributes:
+        state: our name → tensor; zeros where the weights have no tensor for a name.
+        missing: our names for which there is no tensor.
+        unexpected: their names that the detector does not have.
+        other: lines about tensors of another shape or kind, not finite, or duplicate.
+        notes: lines about what was left out or converted.
+    """
 
     state: dict[str, Tensor]
     missing: list[str]
     unexpected: list[str]
     other: list[str]
-    """Of another shape or kind, not finite, or there twice."""
-    said: list[str]
+    notes: list[str]
 
     @property
     def differences(self) -> list[str]:
-        """A line each."""
+        """One line per difference; no lines if the weights fit the detector."""
         return [
             *(f"missing: {name}" for name in self.missing),
             *(f"unexpected: {name}" for name in self.unexpected),
@@ -47,19 +54,19 @@ class Fit:
 def fit_weights(
     weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], place: Callable[[str], Place | None]
 ) -> Fit:
-    """Put every tensor in its place, in single precision, checking names and shapes.
+    """Copy every tensor to its place in a detector's state, in single precision, and check names and shapes.
 
     Args:
-        weights: by their names.
-        wanted: a detector's state; it is not changed.
-        place: their name → our name, or our name and element; None for a name that the detector does not have.
+        weights: their name → tensor.
+        wanted: state of the detector; it is not changed.
+        place: their name → our name, or our name and an element; None for a name that the detector does not have.
     """
     state = {name: torch.zeros_like(tensor) for name, tensor in wanted.items()}
     source: dict[Place, str] = {}
-    unexpected, other, said = [], [], []
+    unexpected, other, notes = [], [], []
     for name, tensor in weights.items():
         if name in CONSTANTS:
-            said.append(f"{name}: left out, no weight")
+            notes.append(f"{name}: left out, not a weight")
             continue
         at = place(name)
         ours, element = at if isinstance(at, tuple) else (at, None)
@@ -73,13 +80,14 @@ def fit_weights(
             slot.copy_(tensor)
         source.setdefault(at, name)
     half = sum(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in weights.values())
-    said += [f"{half} tensors of half precision: converted to single"] if half else []
-    return Fit(state, list(_places_without(source, wanted)), unexpected, other, said)
+    notes += [f"{half} tensors of half precision: converted to single"] if half else []
+    return Fit(state, list(_places_without(source, wanted)), unexpected, other, notes)
 
 
 def _problem(name: str, tensor: Tensor, slot: Tensor, first: str | None) -> str | None:
+    """Line about a tensor that must not be copied into a slot; ``first`` is the name that was copied there before."""
     if first is not None:
-        return f"twice: {name} and {first}"
+        return f"duplicate: {name} and {first}"
     if tensor.shape != slot.shape:
         return f"shape: {name} is {list(tensor.shape)}, not {list(slot.shape)}"
     if tensor.is_floating_point() != slot.is_floating_point():
@@ -90,7 +98,7 @@ def _problem(name: str, tensor: Tensor, slot: Tensor, first: str | None) -> str 
 
 
 def _places_without(source: Mapping[Place, str], wanted: Mapping[str, Tensor]) -> Iterator[str]:
-    """Our names that nothing was put into; BatchNorm's counter, which nothing reads, may be absent."""
+    """Our names without a tensor. The counter of BatchNorm may be absent because nothing reads it."""
     for name, tensor in wanted.items():
         if name in source or name.endswith("num_batches_tracked"):
             continue
@@ -100,70 +108,70 @@ def _places_without(source: Mapping[Place, str], wanted: Mapping[str, Tensor]) -
 
 
 def import_checkpoint(file: Path, training: Training, data_root: Path | None, say: Callable[[str], None]) -> Path:
-    """Write a checkpoint's weights as ``released/model.safetensors`` of a run, with ``train.json`` beside it.
+    """Write the weights of a checkpoint as ``released/model.safetensors`` of a run, with ``train.json`` next to it.
 
     Args:
-        file: as published.
-        training: folder of the run's published weights; the run has its ``experiment.json``.
-        data_root: a data set whose categories the classes are, if the file does not name them or they are not COCO's.
-        say: called with each line of what was done, and with each difference before the error.
+        file: published checkpoint.
+        training: folder of the run's published weights; the run's folder contains ``experiment.json``.
+        data_root: data set with the detector's classes, needed if the file does not name them or they are not COCO's.
+        say: function that receives each note, and each difference before the error.
 
     Raises:
-        WorkbenchError: an unreadable or foreign file, other weights than the run's detector has, unknown classes.
+        WorkbenchError: the file is unreadable, its weights do not fit the run's detector, or its classes are unknown.
     """
     experiment = training.run.read_experiment()
-    found = read_checkpoint(file)
-    fit = fit_weights(found.weights, build_detector(experiment).state_dict(), renamer(experiment))
-    for line in (*found.said, *fit.said, *fit.differences):
+    checkpoint = read_checkpoint(file)
+    fit = fit_weights(checkpoint.weights, build_detector(experiment).state_dict(), renamer(experiment))
+    for line in (*checkpoint.notes, *fit.notes, *fit.differences):
         say(line)
     if fit.differences:
         raise WorkbenchError(
-            f"{file}: not weights of {training.run.name} ({fit.differences[0]}; in all {len(fit.missing)} missing, "
-            f"{len(fit.unexpected)} unexpected, {len(fit.other)} that differ); choose another file, or the run of this "
-            "detector"
+            f"{file}: not weights of {training.run.name} ({fit.differences[0]}; in total {len(fit.missing)} missing, "
+            f"{len(fit.unexpected)} unexpected, {len(fit.other)} different); choose another file, or a run of the "
+            "detector that it belongs to"
         )
-    category_ids, class_names = _classes(found, experiment, data_root, file)
+    category_ids, class_names = _classes(checkpoint, experiment, data_root, file)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     facts = {
         "seed": "released",
         "file": file.name,
         "sha256": digest,
-        "published": found.facts,
+        "published": checkpoint.facts,
         "category_ids": list(category_ids),
         "class_names": list(class_names),
         **provenance(),
     }
     target = training.weights
     write_json_atomically(training.facts, facts)
-    write_bytes_atomically(target, save(fit.state))  # the last, since with it the import counts as done
-    say(f"{len(found.weights)} tensors of {file.name} -> {target}")
+    write_bytes_atomically(target, save(fit.state))  # last, because with this file the import counts as done
+    say(f"{len(checkpoint.weights)} tensors of {file.name} -> {target}")
     return target
 
 
 def _classes(
-    found: Checkpoint, experiment: Experiment, data_root: Path | None, file: Path
+    checkpoint: Checkpoint, experiment: Experiment, data_root: Path | None, file: Path
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Category ids and names of the classes, in the order of the detector's outputs."""
-    names = found.class_names
+    names = checkpoint.class_names
     if names is not None and len(names) != experiment.data.classes:
         raise WorkbenchError(
-            f"{file}: it names {len(names)} classes and scores {experiment.data.classes}; fetch it again"
+            f"{file}: names {len(names)} classes, but its weights have {experiment.data.classes}; download it again"
         )
     if data_root is None:
         if names != COCO_NAMES:
             fault = "does not name its classes" if names is None else "has other classes than COCO"
-            raise WorkbenchError(f"{file}: it {fault}; add --data with the data set that it was trained on")
+            raise WorkbenchError(f"{file}: {fault}; name the data set that it was trained on with --data")
         return COCO_IDS, COCO_NAMES
     data = read_coco(data_root, "val2017", training=False, limit=1)
     if len(data.class_names) != experiment.data.classes:
         raise WorkbenchError(
-            f"{data_root}: {len(data.class_names)} categories, the weights have {experiment.data.classes}; "
-            "give the data set that they were trained on"
+            f"{data_root}: {len(data.class_names)} categories, but the weights have {experiment.data.classes}; "
+            "name the data set that they were trained on"
         )
     for i, (theirs, ours) in enumerate(zip(names or data.class_names, data.class_names, strict=True)):
         if theirs != ours:
             raise WorkbenchError(
-                f"{file}: its class {i} is '{theirs}', that of {data_root} '{ours}'; give the data set of its training"
+                f"{file}: class {i} is '{theirs}', but '{ours}' in {data_root}; name the data set of its training"
             )
     return data.category_ids, data.class_names

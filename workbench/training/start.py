@@ -1,0 +1,121 @@
+"""Start of a training: detector, processes, data, and the state before the first step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+
+from workbench.data.augmentation import Augmentation
+from workbench.data.coco import CocoDetection, read_coco
+from workbench.data.loader import TrainingBatches, training_batches
+from workbench.detectors import Detector, build_detector
+from workbench.runs.folders import Training
+from workbench.settings.experiment import Experiment
+from workbench.support.errors import WorkbenchError
+from workbench.support.progress import Reporter
+from workbench.training.log import TrainLog
+from workbench.training.schedule import make_optimiser
+from workbench.training.state import Plan, TrainingState
+
+
+def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None = None, title: str = "") -> Detector:
+    """Build the detector with which a training starts; torch is seeded first, so that the weights are repeatable.
+
+    Args:
+        pretrained: file with ImageNet weights of the backbone; None for random weights.
+        title: beginning of the line that reports random weights in place of pretrained ones.
+    """
+    torch.manual_seed(seed)
+    detector = build_detector(experiment)
+    if pretrained is not None:
+        detector.backbone.load_pretrained(pretrained)
+    elif experiment.backbone.pretrained or experiment.training.limit_steps:
+        is_first_process = "LOCAL_RANK" not in os.environ  # Fabric sets it in the processes that it starts
+        Reporter(title, 0, quiet=not is_first_process).say("the backbone starts from random weights")
+    return detector
+
+
+def open_fabric(devices: int) -> Fabric:
+    """Launcher of processes: on GPUs if there are any, else on the CPU. Other accelerators lack some operators.
+
+    The environment is named because a Slurm job has one task: Fabric would take it for the only process.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if 0 < gpus < devices:
+        raise WorkbenchError(
+            f"{devices} GPUs requested, but only {gpus} available; request fewer (gpus= in Snakemake, --devices)"
+        )
+    return Fabric(
+        accelerator="cuda" if gpus else "cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        plugins=LightningEnvironment(),
+    )
+
+
+def read_training_data(root: Path, experiment: Experiment) -> CocoDetection:
+    """Read ``train2017`` and check that it has the number of categories that the experiment states."""
+    data = read_coco(root, "train2017", training=True)
+    if len(data.class_names) != experiment.data.classes:
+        raise WorkbenchError(
+            f"{root}: {len(data.class_names)} categories, but the scale states data.classes: "
+            f"{experiment.data.classes}; name another data set or correct the scale"
+        )
+    return data
+
+
+def micro_batches_of_rank(
+    data: CocoDetection, experiment: Experiment, plan: Plan, seed: int, rank: int, workers: int
+) -> TrainingBatches:
+    """Training images as micro-batches, only those for this rank."""
+    training = experiment.training
+    return training_batches(
+        data,
+        size=(experiment.image.long, experiment.image.short),
+        batch=plan.micro_batch,
+        seed=seed,
+        augmentation=Augmentation(training.flip, training.crop, training.image_range, training.cutout),
+        workers=workers,
+        rank=rank,
+        world_size=plan.ranks,
+    )
+
+
+def start_state(
+    fabric: Fabric,
+    detector: Detector,
+    experiment: Experiment,
+    training: Training,
+    plan: Plan,
+    batches_per_epoch: int,
+) -> TrainingState:
+    """Move the detector to its device, make the optimiser, and return the state before the first step."""
+    optimiser = make_optimiser(experiment.training, detector, plan.learning_rate)
+    if fabric.device.type == "cpu":
+        detector = detector.to(memory_format=torch.channels_last)
+    module, optimiser = fabric.setup(detector, optimiser)
+    log = TrainLog(training.growing_curves)
+    steps_per_epoch = -(-batches_per_epoch // plan.accumulate)
+    return TrainingState(fabric, experiment, training, plan, detector, module, optimiser, log, steps_per_epoch)
+
+
+def announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) -> None:
+    """Report skipped data, a scaled learning rate and accumulated gradients, one line each."""
+    training, plan = state.experiment.training, state.plan
+    for reason, count in skipped.items():
+        if count:
+            reporter.say(f"data: {count} {reason}")
+    if plan.batch != training.reference_batch:
+        reporter.say(
+            f"learning rate {plan.learning_rate:g}: scaled linearly from {training.learning_rate:g} for "
+            f"{training.reference_batch} images per step to {plan.batch}"
+        )
+    if plan.accumulate > 1:
+        reporter.say(
+            f"gradients of {plan.accumulate} micro-batches of {plan.micro_batch} are accumulated: an approximation of "
+            f"a batch of {plan.batch}, because each micro-batch is normalised by its own positives"
+        )
