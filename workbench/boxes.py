@@ -1,6 +1,6 @@
-"""Box arithmetic: areas, IoU, GIoU, the distance and delta codes, and the cells of a feature pyramid.
+"""Box arithmetic: areas, IoU, GIoU, distances and deltas, and the locations of a feature pyramid.
 
-Boxes are ``x1, y1, x2, y2`` in pixels, width ``x2 - x1`` (no +1 anywhere). Everything works on whole batches.
+Boxes are ``x1, y1, x2, y2`` in pixels, and a width is ``x2 - x1`` (without +1). All functions work on whole batches.
 """
 
 from __future__ import annotations
@@ -91,15 +91,15 @@ def clip_boxes(boxes: Tensor, sizes: Tensor, margin: int = 0) -> Tensor:
 def pyramid_points(
     shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device | str, offset: float = 0.0
 ) -> list[Tensor]:
-    """Reference points of each level's cells: cell (i, j) of stride s is at ``((j + offset) s, (i + offset) s)``.
+    """Reference points of each level: location (i, j) of stride s has ``((j + offset) s, (i + offset) s)``.
 
     Args:
         shapes: (rows, columns) of each level.
-        strides: pixels a cell of each level.
-        offset: 0.5 for the middle of a cell (FoveaBox), 0 for its corner.
+        strides: pixels from one location to the next, for each level.
+        offset: 0.5 for the centre of a location's square (FoveaBox), 0 for its upper left corner.
 
     Returns:
-        One float tensor ``[rows * columns, 2]`` a level, row-major, ``x, y`` in pixels.
+        One float tensor ``[rows * columns, 2]`` per level, row-major, ``x, y`` in pixels.
     """
     points = []
     for (rows, columns), stride in zip(shapes, strides, strict=True):
@@ -109,34 +109,38 @@ def pyramid_points(
     return points
 
 
-def per_cell(values: Sequence[float], points: Sequence[Tensor]) -> Tensor:
-    """A value of each level, for each of its cells: ``[P, 1]``; ``points`` are those of the levels' cells."""
-    return torch.cat([at.new_full((len(at), 1), value) for value, at in zip(values, points, strict=True)])
-
-
-def square_anchors(points: Sequence[Tensor], sides: Sequence[float]) -> Tensor:
-    """Squares ``[P, 4]`` of a side a level, in pixels, centred on all levels' points."""
-    at, half = torch.cat(list(points)), per_cell(sides, points) / 2
-    return torch.cat([at - half, at + half], dim=-1)
-
-
-def cells_in_images(
-    shapes: Sequence[tuple[int, int]], strides: Sequence[int], sizes: Tensor, divisor: int = 32
-) -> Tensor:
-    """Which cells lie in an image's own padded size, the next multiple of ``divisor``, not just in the batch's canvas.
+def per_location(values: Sequence[float], points: Sequence[Tensor]) -> Tensor:
+    """One value per level, repeated for each location of the level: ``[P, 1]``.
 
     Args:
-        shapes, strides: the pyramid, L levels with P cells in all.
-        sizes: ``[B, 2]`` height and width of the images before padding.
+        values: one number per level.
+        points: points of each level's locations, ``[P_l, 2]``.
+    """
+    return torch.cat([level.new_full((len(level), 1), value) for value, level in zip(values, points, strict=True)])
 
-    Returns:
-        ``[B, P]`` bool.
+
+def square_anchors(points: Tensor, sides: Tensor) -> Tensor:
+    """Squares ``[P, 4]`` of sides ``[P, 1]`` pixels, centred on points ``[P, 2]``."""
+    half = sides / 2
+    return torch.cat([points - half, points + half], dim=-1)
+
+
+def locations_in_images(
+    shapes: Sequence[tuple[int, int]], strides: Sequence[int], sizes: Tensor, divisor: int = 32
+) -> Tensor:
+    """Mask ``[B, P]`` of the locations that are inside the image's own padded size.
+
+    An image's padded size is its size rounded up to a multiple of ``divisor``. The canvas of the batch may be larger.
+
+    Args:
+        shapes, strides: the pyramid, L levels with P locations in total.
+        sizes: ``[B, 2]`` height and width of the images before padding.
     """
     padded = -(-sizes // divisor) * divisor
     levels = []
     for (rows, columns), stride in zip(shapes, strides, strict=True):
-        inside = -(-padded // stride)
-        in_rows = torch.arange(rows, device=sizes.device) < inside[:, :1]
-        in_columns = torch.arange(columns, device=sizes.device) < inside[:, 1:]
+        limits = -(-padded // stride)
+        in_rows = torch.arange(rows, device=sizes.device) < limits[:, :1]
+        in_columns = torch.arange(columns, device=sizes.device) < limits[:, 1:]
         levels.append((in_rows[:, :, None] & in_columns[:, None, :]).flatten(1))
     return torch.cat(levels, dim=1)

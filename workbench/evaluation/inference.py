@@ -10,9 +10,9 @@ import torch
 from workbench.data import loader
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection
-from workbench.detectors import Detector, Predictions
+from workbench.detectors import DenseDetector, Detections, Detector, Predictions
 from workbench.detectors.oracle import put_truth
-from workbench.detectors.postprocess import postprocess
+from workbench.detectors.postprocess import postprocess, to_original_pixels
 from workbench.settings.data import ImageSize
 from workbench.settings.variant import Variant
 from workbench.support.progress import Reporter
@@ -40,13 +40,18 @@ def detect_data_set(
     """
     part = replace(data, images=data.images[rank::ranks])
     results: list[dict] = []
-    for batch, predictions in predicted_images(detector, part, variant.image, device, workers, reporter):
-        results += detections_of_image(detector, data, batch, predictions, variant)
+    if variant.oracle is not None:
+        for batch, predictions in predicted_images(detector, part, variant.image, device, workers, reporter):
+            results += detections_of_image(detector, data, batch, predictions, variant)
+        return results
+    detector = detector.to(device)
+    for batch in _images(part, variant.image, device, workers, reporter):
+        results += _coco_results(detector.detect(batch.images, batch.sizes, variant), batch, data)
     return results
 
 
 def predicted_images(
-    detector: Detector,
+    detector: DenseDetector,
     data: CocoDetection,
     size: ImageSize,
     device: torch.device | str,
@@ -55,30 +60,42 @@ def predicted_images(
 ) -> Iterator[tuple[Batch, Predictions]]:
     """Every image of a data set in file order, as a batch of one on the device, with what is predicted for it."""
     detector = detector.to(device)
+    for batch in _images(data, size, device, workers, reporter):
+        yield batch, detector.infer(batch.images)
+
+
+def _images(
+    data: CocoDetection, size: ImageSize, device: torch.device | str, workers: int, reporter: Reporter | None
+) -> Iterator[Batch]:
+    """Every image of a data set in file order, as a batch of one on the device."""
     batches = loader.evaluation_batches(data, size=(size.long, size.short), workers=workers)
     for number, batch in enumerate(batches, 1):
-        there = batch.to(device)
-        yield there, detector.infer(there.images)
+        yield batch.to(device)
         if reporter:
             reporter.advance(number, "images")
 
 
 def detections_of_image(
-    detector: Detector, data: CocoDetection, batch: Batch, predictions: Predictions, variant: Variant
+    detector: DenseDetector, data: CocoDetection, batch: Batch, predictions: Predictions, variant: Variant
 ) -> list[dict]:
     """What an evaluation makes of the predictions for a batch of one image; see ``detect_data_set``."""
     if variant.oracle is not None:
         predictions = put_truth(predictions, detector.assign(predictions, batch), batch, variant.oracle)
-    found = postprocess(predictions, batch.sizes, variant)[0]
-    scale = (batch.original_sizes[0].cpu() / batch.sizes[0].cpu()).flip(0).repeat(2)
-    boxes = found.boxes.cpu() * scale
-    boxes[:, 2:] -= boxes[:, :2]
-    return [
-        {"image_id": batch.image_ids[0], "category_id": data.category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(
-            boxes.double().round(decimals=3).tolist(),
-            found.scores.double().round(decimals=6).tolist(),
-            found.labels.tolist(),
-            strict=True,
-        )
-    ]
+    return _coco_results(postprocess(predictions, batch.sizes, variant), batch, data)
+
+
+def _coco_results(detections: list[Detections], batch: Batch, data: CocoDetection) -> list[dict]:
+    """Detections of a batch, in pixels of its images, in COCO's results format."""
+    results = []
+    for image_id, one in zip(batch.image_ids, to_original_pixels(detections, batch), strict=True):
+        sides = torch.cat([one.boxes[:, :2], one.boxes[:, 2:] - one.boxes[:, :2]], dim=1)
+        results += [
+            {"image_id": image_id, "category_id": data.category_ids[label], "bbox": box, "score": score}
+            for box, score, label in zip(
+                sides.double().round(decimals=3).tolist(),
+                one.scores.double().round(decimals=6).tolist(),
+                one.labels.tolist(),
+                strict=True,
+            )
+        ]
+    return results

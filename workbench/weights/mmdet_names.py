@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from workbench.detectors import FAMILIES
 from workbench.settings.experiment import Experiment
 
 Place = str | tuple[str, int]
@@ -30,41 +31,9 @@ PAFPN = {
     "neck.downsample_convs.": "neck.down.",
     "neck.pafpn_convs.": "neck.outputs.",
 }
-TOWERS = {"bbox_head.cls_convs.": "head.cls_tower.", "bbox_head.reg_convs.": "head.reg_tower."}
-SCALES = {"bbox_head.scales.": "head.scales."}
-HEADS = {
-    "vfnet": {
-        **SCALES,
-        "bbox_head.scales_refine.": "head.refine_scales.",
-        "bbox_head.vfnet_reg_conv.": "head.box_conv.",
-        "bbox_head.vfnet_reg.": "head.box_out.",
-        "bbox_head.vfnet_reg_refine_dconv.": "head.box_star.",
-        "bbox_head.vfnet_reg_refine.": "head.refine_out.",
-        "bbox_head.vfnet_cls_dconv.": "head.cls_star.",
-        "bbox_head.vfnet_cls.": "head.cls_out.",
-    },
-    "fcos": {  # the head of FCOS, from which raw VFNet and FCOS + ATSS descend
-        **SCALES,
-        "bbox_head.conv_cls.": "head.cls_out.",
-        "bbox_head.conv_reg.": "head.box_out.",
-        "bbox_head.conv_centerness.": "head.centerness_out.",
-    },
-    "atss": {
-        **SCALES,
-        "bbox_head.atss_cls.": "head.cls_out.",
-        "bbox_head.atss_reg.": "head.box_out.",
-        "bbox_head.atss_centerness.": "head.centerness_out.",
-    },
-    "gfl": {**SCALES, "bbox_head.gfl_cls.": "head.cls_out.", "bbox_head.gfl_reg.": "head.box_out."},
-    "retinanet": {"bbox_head.retina_cls.": "head.cls_out.", "bbox_head.retina_reg.": "head.box_out."},
-    "foveabox": {"bbox_head.conv_cls.": "head.cls_out.", "bbox_head.conv_reg.": "head.box_out."},
-    "reppoints": {
-        "bbox_head.reppoints_pts_init_": "head.points_",
-        "bbox_head.reppoints_pts_refine_": "head.refine_",
-        "bbox_head.reppoints_cls_": "head.cls_",
-        "bbox_head.moment_transfer": "head.moment_transfer",
-    },
-}
+NECKS = {"fpn": FPN, "pafpn": PAFPN}
+BARE_CONVS = {"fpn": ("neck.",), "pafpn": ("neck.laterals.",)}
+"""Our starts of the convolutions without a norm, if the neck has no norms of its own."""
 CONSTANTS = ("bbox_head.integral.project", "data_preprocessor.mean", "data_preprocessor.std")
 """Buffers of theirs that are no weights: the values of GFL's distribution, the pixels' mean and deviation."""
 PARTS = ((".conv.", ".0."), (".gn.", ".1."))
@@ -77,36 +46,15 @@ BARE = re.compile(r"(_convs\.\d+|\.vfnet_reg_conv)\.(weight|bias)$")
 """A block's convolution in old files, which leave out ``.conv``."""
 
 
-def head_names(experiment: Experiment) -> dict[str, str]:
-    """Starts of the names of a head's tensors."""
-    detector, stacked = experiment.detector, experiment.head.stacked_convs
-    if detector.family == "atss" and detector.distribution is not None:
-        return TOWERS | HEADS["gfl"]
-    if detector.family == "vfnet" and not detector.star:  # the tower's last block is one of its own
-        last = {
-            f"bbox_head.cls_convs.{stacked}.": "head.cls_conv.",
-            f"bbox_head.reg_convs.{stacked}.": "head.box_conv.",
-        }
-        return TOWERS | HEADS["fcos"] | last
-    return TOWERS | HEADS[detector.family]
-
-
-def neck_names(experiment: Experiment) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Starts of the names of a neck's tensors, and of ours for its convolutions without a norm."""
-    detector = experiment.detector
-    if detector.family == "vfnet" and detector.neck == "pafpn":
-        return PAFPN, ("neck.laterals.",)
-    return FPN, () if detector.family == "reppoints" else ("neck.",)
-
-
 def renamer(experiment: Experiment) -> Callable[[str], Place | None]:
     """A function from MMDetection's name of a tensor to our place for it in the experiment's detector.
 
     It gives None for a name that begins like none of this detector's.
     """
     backbone = BACKBONES.get(experiment.backbone.name, BACKBONE)
-    neck, without_norm = neck_names(experiment)
-    starts = backbone | neck | head_names(experiment)
+    names = FAMILIES[experiment.detector.family].mmdetection_names(experiment)
+    starts = backbone | NECKS[names.neck] | dict(names.head)
+    without_norm = () if names.neck_norm else BARE_CONVS[names.neck]
 
     def place(name: str) -> Place | None:
         name = BARE.sub(r"\1.conv.\2", name)
