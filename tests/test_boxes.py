@@ -99,7 +99,7 @@ def test_points_are_row_major_without_half_stride(canvas):
 
 
 @pytest.mark.parametrize("canvas", PYRAMIDS.values(), ids=PYRAMIDS)
-def test_cells_in_images(canvas):
+def test_locations_in_images(canvas):
     """A cell counts if its row and column begin within the image's own size, rounded up to a multiple of 32."""
     shapes = pyramid(canvas)
     sizes = [(canvas[0], canvas[1]), (33, 64), (canvas[0] - 31, 1), (32, canvas[1] - 32)]
@@ -112,7 +112,7 @@ def test_cells_in_images(canvas):
         ]
         for height, width in sizes
     ]
-    found = B.cells_in_images(shapes, STRIDES, torch.tensor(sizes))
+    found = B.locations_in_images(shapes, STRIDES, torch.tensor(sizes))
     assert found.tolist() == expected
     assert found[0].all()
     assert not found[1:].all(dim=1).any()
@@ -122,7 +122,7 @@ def test_number_of_points_of_the_papers_image_size():
     shapes = pyramid((800, 1088))
     assert shapes == [(100, 136), (50, 68), (25, 34), (13, 17), (7, 9)]
     assert sum(map(len, B.pyramid_points(shapes, STRIDES, "cpu"))) == 18134
-    assert B.cells_in_images(shapes, STRIDES, torch.tensor([[800, 1067]])).all()
+    assert B.locations_in_images(shapes, STRIDES, torch.tensor([[800, 1067]])).all()
     assert sum(map(len, B.pyramid_points(pyramid((800, 1216)), STRIDES, "cpu"))) == 20267
 
 
@@ -189,7 +189,7 @@ def test_anchors_and_values_of_a_level_belong_to_its_cells(canvas):
         for level, side in zip(points, sides, strict=True)
         for x, y in level.tolist()
     ]
-    assert B.square_anchors(points, sides).tolist() == expected
-    strides = B.per_cell(STRIDES, points)
+    assert B.square_anchors(torch.cat(points), B.per_location(sides, points)).tolist() == expected
+    strides = B.per_location(STRIDES, points)
     assert strides.tolist() == [[s] for level, s in zip(points, STRIDES, strict=True) for _ in level]
     assert strides.dtype == torch.float32

@@ -97,7 +97,7 @@ def test_detections(fake_gpu, row):
 def test_oracles(fake_gpu, row):
     detector, batch = detector_of(row), make_batch()
     predictions = detector.infer(batch.images)
-    everything = Oracle(centerness=None if predictions.centerness is None else "truth", boxes=True, score="iou")
+    everything = Oracle(centerness=None if predictions.quality is None else "truth", boxes=True, score="iou")
     found = put_truth(predictions, detector.assign(predictions, batch), batch, everything)
     assert {part.device.type for part in (found.logits, found.boxes)} == {"cuda"}
 

@@ -20,12 +20,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.samples import STRIDES
 from workbench.assigners.atss import assign_atss
-from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, pairwise_iou, pyramid_points
+from workbench.boxes import aligned_giou, aligned_iou, locations_in_images, pairwise_iou, pyramid_points
 from workbench.data.batch import Batch
 from workbench.detectors import Predictions, build_detector
 from workbench.detectors.postprocess import postprocess
-from workbench.detectors.vfnet import STRIDES, star_offsets
+from workbench.detectors.vfnet import star_offsets
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import back_ends, deform_conv2d
 from workbench.layers.necks import FPN
@@ -195,7 +196,7 @@ def test_points_and_cells(device):
         assert there.device.type == device.type
         assert torch.equal(here, there.cpu())
     assert torch.equal(
-        cells_in_images(SHAPES, STRIDES, SIZES), cells_in_images(SHAPES, STRIDES, SIZES.to(device)).cpu()
+        locations_in_images(SHAPES, STRIDES, SIZES), locations_in_images(SHAPES, STRIDES, SIZES.to(device)).cpu()
     )
 
 
@@ -204,7 +205,7 @@ def test_assignment_is_identical(device):
 
     def assign(device):
         batch = make_batch().to(device)
-        cells = cells_in_images(SHAPES, STRIDES, batch.sizes)
+        cells = locations_in_images(SHAPES, STRIDES, batch.sizes)
         points = pyramid_points(SHAPES, STRIDES, device)
         return assign_atss(points, [4.0 * stride for stride in STRIDES], batch.boxes, batch.valid, cells).index.cpu()
 
@@ -224,7 +225,7 @@ def test_post_processing(device, centerness):
     def found(device):
         there = [t.to(device) for t in (logits, boxes, quality)]
         points = pyramid_points(SHAPES, STRIDES, device)
-        predictions = Predictions(there[0], there[1], points, SHAPES, centerness=there[2] if centerness else None)
+        predictions = Predictions(there[0], there[1], points, SHAPES, STRIDES, quality=there[2] if centerness else None)
         # Few candidates a level, so that the choice of them counts.
         variant = Variant(image=ImageSize(long=128, short=96), candidates=40)
         return postprocess(predictions, SIZES.to(device), variant)
@@ -243,7 +244,7 @@ def test_equal_scores_come_in_the_same_order(device):
 
     def found(device):
         points = pyramid_points(SHAPES, STRIDES, device)
-        predictions = Predictions(logits.to(device), boxes.to(device), points, SHAPES)
+        predictions = Predictions(logits.to(device), boxes.to(device), points, SHAPES, STRIDES)
         variant = Variant(image=ImageSize(long=128, short=96), candidates=40)
         return postprocess(predictions, SIZES.to(device), variant)
 

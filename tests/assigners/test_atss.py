@@ -10,7 +10,7 @@ import torch
 
 from workbench.assigners.assignment import BACKGROUND, PADDING, Assignment
 from workbench.assigners.atss import assign_atss
-from workbench.boxes import cells_in_images, pyramid_points
+from workbench.boxes import locations_in_images, pyramid_points
 
 STRIDES = (8, 16, 32, 64, 128)
 NEAR = 1e-4
@@ -89,7 +89,7 @@ def run(canvas, sizes, boxes, scale=8):
     for b, own in enumerate(boxes):
         padded[b, : len(own)] = torch.as_tensor(own)
         valid[b, : len(own)] = True
-    cells = cells_in_images(shapes, STRIDES, torch.tensor(sizes))
+    cells = locations_in_images(shapes, STRIDES, torch.tensor(sizes))
     points = pyramid_points(shapes, STRIDES, "cpu")
     return assign_atss(points, [scale * s for s in STRIDES], padded, valid, cells)
 

@@ -11,8 +11,8 @@ import torch
 from workbench.assigners import max_iou
 from workbench.assigners.assignment import BACKGROUND, IGNORE
 from workbench.assigners.max_iou import assign_max_iou
-from workbench.boxes import cells_in_images, pyramid_points
-from workbench.detectors.retinanet import pyramid_anchors
+from workbench.boxes import locations_in_images, pyramid_points
+from workbench.detectors.retinanet import AnchorGrid
 
 STRIDES = (8, 16, 32, 64, 128)
 NEAR = 1e-5
@@ -125,13 +125,13 @@ def test_agrees_with_the_slow_reading(canvas, kind):
     """On anchors of RetinaNet, in batches of two or three images of different sizes."""
     rng = np.random.default_rng([*canvas, len(kind)])
     shapes = [(math.ceil(canvas[0] / s), math.ceil(canvas[1] / s)) for s in STRIDES]
-    points = [level.repeat_interleave(9, dim=0) for level in pyramid_points(shapes, STRIDES, "cpu")]
+    points = pyramid_points(shapes, STRIDES, "cpu")
     sure = positives = 0
     for repeat, counts in enumerate([[2, 0], [8, 30, 0], [0, 0], [1, 1], [200, 5]]):
-        anchors = pyramid_anchors(points, (4, 2)[repeat % 2])
+        anchors = AnchorGrid((4, 2)[repeat % 2])(points, STRIDES)
         sizes = [canvas] + [tuple(int(rng.integers(1, side + 1)) for side in canvas) for _ in counts[1:]]
         boxes = [objects(rng, n, canvas, kind) for n in counts]
-        cells = cells_in_images(shapes, STRIDES, torch.tensor(sizes)).repeat_interleave(9, dim=1)
+        cells = locations_in_images(shapes, STRIDES, torch.tensor(sizes)).repeat_interleave(9, dim=1)
         found = assign_max_iou(anchors, *pad(boxes), cells).index
         for b in range(len(counts)):
             allowed = slow_max_iou(anchors.tolist(), boxes[b].tolist(), cells[b].tolist(), NEAR)

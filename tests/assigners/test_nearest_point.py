@@ -10,7 +10,7 @@ import torch
 
 from workbench.assigners.assignment import BACKGROUND, PADDING
 from workbench.assigners.nearest_point import assign_nearest_point
-from workbench.boxes import cells_in_images, pyramid_points
+from workbench.boxes import locations_in_images, pyramid_points
 
 STRIDES = (8, 16, 32, 64, 128)
 NEAR = 1e-6
@@ -60,8 +60,8 @@ def run(canvas, sizes, boxes, unit=4.0):
     for b, own in enumerate(boxes):
         padded[b, : len(own)] = torch.as_tensor(own)
         valid[b, : len(own)] = True
-    cells = cells_in_images(shapes, STRIDES, torch.tensor(sizes))
-    return assign_nearest_point(pyramid_points(shapes, STRIDES, "cpu"), padded, valid, cells, unit=unit).index
+    cells = locations_in_images(shapes, STRIDES, torch.tensor(sizes))
+    return assign_nearest_point(pyramid_points(shapes, STRIDES, "cpu"), STRIDES, padded, valid, cells, unit=unit).index
 
 
 def objects(rng, count, canvas, kind):

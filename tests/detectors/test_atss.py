@@ -9,16 +9,16 @@ import pytest
 import torch
 
 import workbench
+from tests import samples
+from tests.samples import CANVAS, CLASSES, STRIDES, level_shapes, make_batch, pyramid, silent
 from workbench.assigners.assignment import BACKGROUND, PADDING
 from workbench.assigners.atss import assign_atss
-from workbench.boxes import cells_in_images
-from workbench.data.batch import Batch
-from workbench.detectors.atss import ATSSHead, expected_distances
-from workbench.detectors.parts import STRIDES
+from workbench.boxes import locations_in_images
+from workbench.detectors.codes import DistanceDistributions
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
-from workbench.settings.detectors import Distribution
+from workbench.settings.detectors import ATSS, Distribution
+from workbench.settings.experiment import Head
 
-CLASSES = 3
 SWITCHES = {
     "atss": {"centerness": True, "distribution": None},
     "joint": {"centerness": False, "distribution": None},
@@ -27,35 +27,21 @@ SWITCHES = {
     "gfl_wide": {"centerness": False, "distribution": Distribution(intervals=3, interval=0.5)},
 }
 LOSSES = {"focal": FocalLoss(), "quality_focal": QualityFocalLoss(), "varifocal": VarifocalLoss()}
-SIZES, CANVAS = ((96, 128), (60, 50)), (96, 128)
-SHAPES = [(math.ceil(CANVAS[0] / s), math.ceil(CANVAS[1] / s)) for s in STRIDES]
+SHAPES = level_shapes(*CANVAS)
 
 
-def make_head(switches="atss", loss="focal", channels=8, **settings):
-    torch.manual_seed(0)
-    settings = {"norm_groups": 4, "depth": 2, "init_std": 0.1, "anchor_scale": 4.0} | settings
-    return ATSSHead(CLASSES, channels, LOSSES[loss], **SWITCHES[switches], **settings)
+def make_detector(switches="atss", loss="focal", *, depth=2, **settings):
+    settings = {"channels": 8, "norm_groups": 4, "init_std": 0.1, "anchor_scale": 4.0} | settings
+    head = Head().model_copy(update=settings | {"stacked_convs": depth - 1})
+    return samples.make_detector(ATSS(**SWITCHES[switches]), LOSSES[loss], head)
 
 
-def pyramid(height=CANVAS[0], width=CANVAS[1], images=2, channels=8):
-    generator = torch.Generator().manual_seed(height)
-    shapes = [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
-    return [torch.randn(images, channels, *shape, generator=generator) for shape in shapes]
+def distribution_of(head):
+    return head.code if isinstance(head.code, DistanceDistributions) else None
 
 
-def make_batch(counts):
-    """Objects within images of two sizes; some lie between two levels' anchors."""
-    generator = torch.Generator().manual_seed(sum(counts))
-    boxes, valid = torch.zeros(len(counts), max(counts), 4), torch.zeros(len(counts), max(counts), dtype=torch.bool)
-    labels = torch.zeros(valid.shape, dtype=torch.int64)
-    for b, (count, (height, width)) in enumerate(zip(counts, SIZES, strict=True)):
-        low = torch.rand(count, 2, generator=generator) * torch.tensor([width - 20, height - 20])
-        side = 16 + torch.rand(count, 2, generator=generator) * 60
-        boxes[b, :count] = torch.cat([low, torch.minimum(low + side, torch.tensor([width, height]))], dim=1)
-        labels[b, :count] = torch.randint(CLASSES, (count,), generator=generator)
-        valid[b, :count] = True
-    sizes = torch.tensor(SIZES)
-    return Batch(torch.zeros(len(counts), 3, *CANVAS), boxes, labels, valid, sizes, sizes, (1, 2), ("a", "b"))
+def make_head(*arguments, **settings):
+    return make_detector(*arguments, **settings).head
 
 
 # -------------------------------------------------------------------------------------------- shapes, counts, starts
@@ -80,7 +66,7 @@ def test_number_of_parameters(table, row, count):
     assert sum(p.numel() for p in detector.parameters()) == count
     assert not detector.neck.relu_before_p7
     assert not detector.neck.p6_from_input
-    assert detector.head.sides == [64, 128, 256, 512, 1024]
+    assert [detector.assigner.anchor_scale * stride for stride in detector.strides] == [64, 128, 256, 512, 1024]
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
@@ -89,30 +75,30 @@ def test_predictions_of_a_head_alone(switches, canvas):
     head, maps = make_head(switches), pyramid(*canvas)
     with torch.no_grad():
         found = head(maps)
-    cells = sum(x.shape[2] * x.shape[3] for x in maps)
+    cells = sum(x.shape[2] * x.shape[3] for x in maps.maps)
     distribution = SWITCHES[switches]["distribution"]
-    assert found.shapes == [tuple(x.shape[2:]) for x in maps]
+    assert found.shapes == [tuple(x.shape[2:]) for x in maps.maps]
     assert found.logits.shape == (2, cells, CLASSES)
     assert found.boxes.shape == (2, cells, 4)
     assert found.codes.shape == (2, cells, 4 * (distribution.intervals + 1 if distribution else 1))
-    assert [len(p) for p in found.points] == [x.shape[2] * x.shape[3] for x in maps]
+    assert [len(p) for p in found.points] == [x.shape[2] * x.shape[3] for x in maps.maps]
     assert found.initial_boxes is None
     if SWITCHES[switches]["centerness"]:
-        assert found.centerness.shape == (2, cells)
+        assert found.quality.shape == (2, cells)
     else:
-        assert found.centerness is None
+        assert found.quality is None
     assert (found.boxes[..., :2] < found.boxes[..., 2:]).all()
 
 
 @pytest.mark.parametrize("canvas", [(96, 160), (160, 96)])
-@pytest.mark.parametrize("branch", ["logits", "codes", "centerness"])
+@pytest.mark.parametrize("branch", ["logits", "codes", "quality"])
 def test_predictions_belong_to_their_cells(canvas, branch):
     """A bright spot in the map answers at the cell it lies on, not at its mirror image."""
     head = make_head(depth=1)
-    maps = [x * 0 for x in pyramid(*canvas, images=1)]
+    maps = silent(pyramid(*canvas, images=1))
     with torch.no_grad():
         quiet = getattr(head(maps), branch)
-        maps[1][0, :, 1, 4] = 50  # stride 16, row 1, column 4
+        maps.maps[1][0, :, 1, 4] = 50  # stride 16, row 1, column 4
         found = head(maps)
         rise = (getattr(found, branch) - quiet).view(sum(map(len, found.points)), -1).abs().amax(-1)
     start, (rows, columns) = len(found.points[0]), found.shapes[1]
@@ -128,7 +114,7 @@ def test_untrained_head(switches, strides):
     """Without signal: the anchors, or the mean of all distances; class scores of one in a hundred."""
     head = make_head(switches, init_std=0.01)
     with torch.no_grad():
-        found = head([x * 0 for x in pyramid()])
+        found = head(silent(pyramid()))
     half = torch.cat([torch.full((len(p), 1), strides * s / 2) for p, s in zip(found.points, STRIDES, strict=True)])
     at = torch.cat(list(found.points))
     torch.testing.assert_close(found.boxes, torch.cat([at - half, at + half], dim=1).expand(2, -1, -1))
@@ -174,7 +160,7 @@ def test_expected_distances_by_hand():
     logits[1] = torch.tensor([0.0, math.log(2), 0])
     expected = [[2, 1, 0.75, 0], [1, 1, 1, 1]]
     for interval in (1.0, 0.5, 4.0):
-        found = expected_distances(logits.flatten(1), interval)
+        found = DistanceDistributions(2, interval).expected_distances(logits.flatten(1))
         assert found.flatten().tolist() == pytest.approx([interval * x for row in expected for x in row])
 
 
@@ -182,7 +168,9 @@ def test_expected_distances_by_hand():
 def test_expected_distances_of_sides_in_order(intervals):
     """Sides are l, t, r, b, the values of a side side by side."""
     logits = torch.randn(5, 4 * (intervals + 1), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for row, found in zip(logits.tolist(), expected_distances(logits, 2.0).tolist(), strict=True):
+    for row, found in zip(
+        logits.tolist(), DistanceDistributions(intervals, 2.0).expected_distances(logits).tolist(), strict=True
+    ):
         for side in range(4):
             weights = [math.exp(x) for x in row[side * (intervals + 1) : (side + 1) * (intervals + 1)]]
             mean = sum(i * w for i, w in enumerate(weights)) / sum(weights)
@@ -195,18 +183,18 @@ def test_expected_distances_of_sides_in_order(intervals):
 @pytest.mark.parametrize(("anchor_scale", "level"), [(8.0, 0), (4.0, 1)])
 def test_targets_are_atss_with_the_heads_own_anchors(anchor_scale, level):
     """An object of 64 pixels is learnt on the level whose anchor has 64 pixels."""
-    head = make_head(anchor_scale=anchor_scale)
-    predictions = head(pyramid())
+    detector = make_detector(anchor_scale=anchor_scale)
+    predictions = detector.head(pyramid())
     batch = make_batch((1, 1))
     batch = dataclasses.replace(batch, boxes=torch.tensor([[[16.0, 16, 80, 80]], [[0.0, 0, 50, 60]]]))
-    index = head.assign(predictions, batch).index
+    index = detector.assign(predictions, batch).index
     start = sum(map(len, predictions.points[:level]))
     assert (index[0] >= 0).nonzero().min() >= start
     assert (index[0] >= 0).nonzero().max() < start + len(predictions.points[level])
     # 60 × 50 pixels are padded to 64 × 64, half of the canvas.
     inside = [i < math.ceil(64 / s) and j < math.ceil(64 / s) for (h, w), s in zip(SHAPES, STRIDES, strict=True) for i in range(h) for j in range(w)]  # fmt: skip
     assert (index[1] == PADDING).tolist() == [not x for x in inside]
-    cells = cells_in_images(SHAPES, STRIDES, batch.sizes)
+    cells = locations_in_images(SHAPES, STRIDES, batch.sizes)
     sides = [anchor_scale * s for s in STRIDES]
     assert torch.equal(index, assign_atss(predictions.points, sides, batch.boxes, batch.valid, cells).index)
 
@@ -224,8 +212,8 @@ def slow_box(a, b):
 
 def slow_decode(point, stride, codes, head):
     """A box of its codes."""
-    (x, y), side = point, head.sides[STRIDES.index(stride)]
-    if head.distribution is None:
+    (x, y), side = point, 4.0 * stride
+    if distribution_of(head) is None:
         dx, dy, dw, dh = (value * s for value, s in zip(codes, (0.1, 0.1, 0.2, 0.2), strict=True))
         x, y, w, h = x + dx * side, y + dy * side, side * math.exp(dw), side * math.exp(dh)
         return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
@@ -233,7 +221,7 @@ def slow_decode(point, stride, codes, head):
     for start in range(0, len(codes), len(codes) // 4):
         weights = [math.exp(code) for code in codes[start : start + len(codes) // 4]]
         mean = sum(i * weight for i, weight in enumerate(weights)) / sum(weights)
-        distances.append(mean * head.distribution.interval * stride)
+        distances.append(mean * distribution_of(head).interval * stride)
     left, top, right, bottom = distances
     return [x - left, y - top, x + right, y + bottom]
 
@@ -269,9 +257,9 @@ def slow_terms(head, predictions, assignment, batch, loss, boxes=None):
     cells = [(p, s) for level, s in zip(predictions.points, STRIDES, strict=True) for p in level.tolist()]
     logits, codes = predictions.logits.double().tolist(), predictions.codes.double().tolist()
     sums, weights, count = {"cls": 0.0, "box": 0.0}, 0.0, 0
-    if predictions.centerness is not None:
+    if predictions.quality is not None:
         sums["centerness"] = 0.0
-    if head.distribution is not None:
+    if distribution_of(head) is not None:
         sums["distribution"] = 0.0
     positives = 0
     for b, index in enumerate(assignment.index.tolist()):
@@ -288,14 +276,14 @@ def slow_terms(head, predictions, assignment, batch, loss, boxes=None):
                 distances = [x - truth[0], y - truth[1], truth[2] - x, truth[3] - y]
                 across, down = sorted(distances[0::2]), sorted(distances[1::2])
                 centerness = math.sqrt(across[0] / across[1] * down[0] / down[1])
-                if predictions.centerness is not None:
+                if predictions.quality is not None:
                     weight = centerness
-                    sums["centerness"] += entropy(predictions.centerness[b, cell].item(), centerness)
+                    sums["centerness"] += entropy(predictions.quality[b, cell].item(), centerness)
                 else:
                     weight = 1 / (1 + math.exp(-max(logits[b][cell])))
                 sums["box"] += 2.0 * weight * (1 - giou)
-                if head.distribution is not None:
-                    side = slow_distribution_loss(codes[b][cell], distances, stride, head.distribution)
+                if distribution_of(head) is not None:
+                    side = slow_distribution_loss(codes[b][cell], distances, stride, distribution_of(head))
                     sums["distribution"] += 0.25 * weight * side
                 weights += weight
             if g == PADDING and loss != "varifocal":
@@ -310,11 +298,12 @@ def slow_terms(head, predictions, assignment, batch, loss, boxes=None):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_loss_terms(switches, loss, counts):
-    head, batch = make_head(switches, loss), make_batch(counts)
+    detector, batch = make_detector(switches, loss), make_batch(counts)
+    head = detector.head
     torch.nn.init.normal_(head.cls_out.bias, -2)
     predictions = head(pyramid())
-    assignment = head.assign(predictions, batch)
-    terms = head.loss(predictions, batch)
+    assignment = detector.assign(predictions, batch)
+    terms = detector.terms(predictions, batch)
     expected, positives = slow_terms(head, predictions, assignment, batch, loss)
     assert (assignment.index == PADDING).any()
     assert (assignment.index == BACKGROUND).any()
@@ -334,12 +323,13 @@ def test_loss_terms(switches, loss, counts):
 @pytest.mark.parametrize("switches", ["atss", "gfl"])
 def test_positives_whose_boxes_miss_their_objects_stay_positives(switches, loss):
     """They have the least quality, so that the varifocal loss does not take them for negatives."""
-    head, batch = make_head(switches, loss), make_batch((3, 2))
+    detector, batch = make_detector(switches, loss), make_batch((3, 2))
+    head = detector.head
     torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that a positive taken for a negative would show
     predictions = head(pyramid())
     astray = dataclasses.replace(predictions, boxes=predictions.boxes + 5000)
-    terms = head.loss(astray, batch)
-    expected, positives = slow_terms(head, astray, head.assign(astray, batch), batch, loss, astray.boxes.tolist())
+    terms = detector.terms(astray, batch)
+    expected, positives = slow_terms(head, astray, detector.assign(astray, batch), batch, loss, astray.boxes.tolist())
     assert positives > 0
     assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-4)
 
@@ -347,15 +337,16 @@ def test_positives_whose_boxes_miss_their_objects_stay_positives(switches, loss)
 @pytest.mark.parametrize("switches", ["atss", "joint", "atss_dfl", "gfl"])
 def test_gradient_paths(switches):
     """Quality, and the score that weighs the box terms, are looked at but not learnt through."""
-    head, batch = make_head(switches, "quality_focal"), make_batch((3, 2))
+    detector, batch = make_detector(switches, "quality_focal"), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
-    names = [name for name in ("logits", "boxes", "centerness", "codes") if getattr(predictions, name) is not None]
+    names = [name for name in ("logits", "boxes", "quality", "codes") if getattr(predictions, name) is not None]
     leaves = {name: getattr(predictions, name).detach().requires_grad_() for name in names}
-    terms = head.loss(dataclasses.replace(predictions, **leaves), batch)
+    terms = detector.terms(dataclasses.replace(predictions, **leaves), batch)
     sources = {"cls": {"logits"}, "box": {"boxes"}}
     if head.centerness_out:
-        sources["centerness"] = {"centerness"}
-    if head.distribution:
+        sources["centerness"] = {"quality"}
+    if distribution_of(head):
         sources["distribution"] = {"codes"}
     assert terms.keys() == sources.keys()
     for term, value in terms.items():
@@ -364,7 +355,7 @@ def test_gradient_paths(switches):
         assert reached == sources[term]
 
 
-@pytest.mark.parametrize("branch", ["logits", "codes", "centerness"])
+@pytest.mark.parametrize("branch", ["logits", "codes", "quality"])
 def test_boxes_and_centerness_share_a_tower(branch):
     head = make_head()
     getattr(head(pyramid()), branch).square().sum().backward()

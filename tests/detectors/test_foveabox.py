@@ -9,49 +9,31 @@ import pytest
 import torch
 
 import workbench
+from tests import samples
+from tests.samples import CLASSES, STRIDES, pyramid, silent
 from workbench.assigners.assignment import BACKGROUND
-from workbench.data.batch import Batch
-from workbench.detectors.detector import Detector
-from workbench.detectors.foveabox import FoveaBoxHead
-from workbench.layers.backbones import ResidualBackbone
-from workbench.layers.necks import FPN
+from workbench.detectors.predictions import Pyramid
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
-from workbench.settings.data import ImageSize
-from workbench.settings.experiment import Backbone
-from workbench.settings.variant import Variant
+from workbench.settings.detectors import FoveaBox
+from workbench.settings.experiment import Head
 
-CLASSES = 3
-STRIDES = (8, 16, 32, 64, 128)
 LENGTHS = {8.0: (16, 32, 64, 128, 256), 4.0: (8, 16, 32, 64, 128)}
 LOSSES = {"varifocal": VarifocalLoss(), "focal": FocalLoss(alpha=0.4, gamma=1.5), "quality_focal": QualityFocalLoss()}
 
 
-def make_head(loss="varifocal", channels=8, **settings):
-    torch.manual_seed(0)
-    return FoveaBoxHead(CLASSES, channels, LOSSES[loss], **({"depth": 3, "init_std": 0.15} | settings))
+def make_detector(loss="varifocal", *, depth=3, whole=False, **settings):
+    settings = {"channels": 8, "norm_groups": 1, "init_std": 0.15} | settings
+    head = Head().model_copy(update=settings | {"stacked_convs": depth - 1})
+    return samples.make_detector(FoveaBox(), LOSSES[loss], head, whole=whole)
 
 
-def pyramid(height=96, width=128, images=2, channels=8):
-    generator = torch.Generator().manual_seed(height)
-    shapes = [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
-    return [torch.randn(images, channels, *shape, generator=generator) for shape in shapes]
+def make_head(*arguments, **settings):
+    return make_detector(*arguments, **settings).head
 
 
-def make_batch(counts, canvas=(96, 128)):
-    """Images of the canvas's size and of a smaller one by turns."""
-    generator = torch.Generator().manual_seed(sum(counts))
-    sizes = [(canvas, (60, 50))[b % 2] for b in range(len(counts))]
-    boxes, valid = torch.zeros(len(counts), max(counts), 4), torch.zeros(len(counts), max(counts), dtype=torch.bool)
-    labels = torch.zeros(valid.shape, dtype=torch.int64)
-    for b, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
-        low = torch.rand(count, 2, generator=generator) * torch.tensor([width - 20, height - 20])
-        side = 16 + torch.rand(count, 2, generator=generator) * 80
-        boxes[b, :count] = torch.cat([low, torch.minimum(low + side, torch.tensor([width, height]))], dim=1)
-        labels[b, :count] = torch.randint(CLASSES, (count,), generator=generator)
-        valid[b, :count] = True
-    sizes = torch.tensor(sizes)
-    ids = tuple(range(len(counts)))
-    return Batch(torch.zeros(len(counts), 3, *canvas), boxes, labels, valid, sizes, sizes, ids, tuple(map(str, ids)))
+def make_batch(counts, canvas=samples.CANVAS):
+    """Images of the canvas's size and of a smaller one in turns."""
+    return samples.make_batch(counts, (canvas, (60, 50)), canvas, spread=80)
 
 
 # ------------------------------------------------------------------------------------------------ shapes and counts
@@ -88,12 +70,12 @@ def test_predictions_of_a_head_alone(canvas):
     maps = pyramid(*canvas)
     with torch.no_grad():
         found = make_head()(maps)
-    assert found.shapes == [tuple(x.shape[2:]) for x in maps]
+    assert found.shapes == [tuple(x.shape[2:]) for x in maps.maps]
     cells = sum(rows * columns for rows, columns in found.shapes)
     assert found.logits.shape == (2, cells, CLASSES)
     assert found.boxes.shape == found.codes.shape == (2, cells, 4)
     assert found.initial_boxes is None
-    assert found.centerness is None
+    assert found.quality is None
     for stride, (rows, columns), points in zip(STRIDES, found.shapes, found.points, strict=True):
         assert points.tolist() == [
             [(j + 0.5) * stride, (i + 0.5) * stride] for i in range(rows) for j in range(columns)
@@ -104,12 +86,12 @@ def test_predictions_of_a_head_alone(canvas):
 def test_predictions_belong_to_their_cells(canvas):
     """A bright spot in the map answers at the cell it lies on, not at its mirror image."""
     head = make_head(depth=1)
-    maps = [x * 0 for x in pyramid(*canvas, images=1)]
+    maps = silent(pyramid(*canvas, images=1))
     with torch.no_grad():
         quiet = head(maps)
-        maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
+        maps.maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
         found = head(maps)
-    start, (rows, columns) = maps[0][0, 0].numel(), maps[1].shape[2:]
+    start, (rows, columns) = maps.maps[0][0, 0].numel(), maps.maps[1].shape[2:]
     assert torch.cat(found.points)[start + columns + 3].tolist() == [56, 24]
     for one, other in ((found.logits, quiet.logits), (found.boxes, quiet.boxes)):
         rise = (one - other)[0, start : start + rows * columns].abs().amax(-1).view(rows, columns)
@@ -134,14 +116,15 @@ def test_decoding(scale):
 
 
 def test_absurd_codes_give_finite_boxes_that_are_clipped_to_the_whole_image():
-    head = make_head("quality_focal")
+    detector = make_detector("quality_focal")
+    head = detector.head
     torch.nn.init.constant_(head.box_out.bias, 1e4)
     found, batch = head(pyramid()), make_batch((3, 2))
     assert found.boxes.isfinite().all()
     assert workbench.boxes.area(found.boxes).isfinite().all()
     clipped = workbench.boxes.clip_boxes(found.boxes, batch.sizes, found.clip_margin)
     assert (clipped[1] == torch.tensor([0.0, 0, 49, 59])).all()
-    terms = head.loss(found, batch)
+    terms = detector.terms(found, batch)
     sum(terms.values()).backward()
     assert all(p.grad.isfinite().all() for p in head.parameters())
     assert head.box_out.bias.grad.abs().max() > 0  # the loss is of the codes and pulls them back
@@ -200,9 +183,9 @@ def slow_terms(predictions, assignment, batch, loss, lengths):
     return terms, qualities
 
 
-def assert_terms(head, predictions, batch, loss, scale):
-    expected, qualities = slow_terms(predictions, head.assign(predictions, batch), batch, loss, LENGTHS[scale])
-    terms = head.loss(predictions, batch)
+def assert_terms(detector, predictions, batch, loss, scale):
+    expected, qualities = slow_terms(predictions, detector.assign(predictions, batch), batch, loss, LENGTHS[scale])
+    terms = detector.terms(predictions, batch)
     assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-5, abs=1e-7)
     return terms, qualities
 
@@ -215,9 +198,10 @@ def assert_terms(head, predictions, batch, loss, scale):
 @pytest.mark.parametrize("scale", LENGTHS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_loss_terms(loss, scale, counts):
-    head, batch = make_head(loss, anchor_scale=scale), make_batch(counts)
+    detector, batch = make_detector(loss, anchor_scale=scale), make_batch(counts)
+    head = detector.head
     predictions = head(pyramid(images=len(counts)))
-    terms, qualities = assert_terms(head, predictions, batch, loss, scale)
+    terms, qualities = assert_terms(detector, predictions, batch, loss, scale)
     assert len(qualities) >= min(sum(counts), 1)
     sum(terms.values()).backward()
     for name, parameter in head.named_parameters():
@@ -229,60 +213,66 @@ def test_loss_terms(loss, scale, counts):
 
 @pytest.mark.parametrize("canvas", [(320, 64), (64, 288)])
 def test_loss_terms_of_tall_and_wide_images(canvas):
-    head, batch = make_head(), make_batch((6, 0, 4), canvas)
-    assert_terms(head, head(pyramid(*canvas, images=3)), batch, "varifocal", 8.0)
+    detector, batch = make_detector(), make_batch((6, 0, 4), canvas)
+    head = detector.head
+    assert_terms(detector, head(pyramid(*canvas, images=3)), batch, "varifocal", 8.0)
 
 
 def test_distances_count_between_a_sixteenth_and_sixteen_base_lengths():
     """A line 700 px long and 1 px wide, over the centres of a row of stride 8, where 16 px are the base length."""
-    head, batch = make_head(), make_batch((1,), (64, 704))
+    detector, batch = make_detector(), make_batch((1,), (64, 704))
+    head = detector.head
     batch.boxes[0, 0] = torch.tensor([0, 35.5, 700, 36.5])
     predictions = head(pyramid(64, 704, images=1))
-    (cells,) = (head.assign(predictions, batch).index[0] >= 0).nonzero(as_tuple=True)
+    (cells,) = (detector.assign(predictions, batch).index[0] >= 0).nonzero(as_tuple=True)
     assert cells.tolist() == list(range(4 * 88 + 26, 4 * 88 + 61))  # x from 212 to 484
-    assert_terms(head, predictions, batch, "varifocal", 8.0)
+    assert_terms(detector, predictions, batch, "varifocal", 8.0)
 
 
 @pytest.mark.parametrize("scale", LENGTHS)
 def test_sizes_follow_the_anchor_scale(scale):
     """On maps of one cell each level that accepts an object has it."""
-    head, batch = make_head(anchor_scale=scale), make_batch((1,), (32, 32))
-    predictions = head([x[..., :1, :1] for x in pyramid(images=1)])
+    detector, batch = make_detector(anchor_scale=scale), make_batch((1,), (32, 32))
+    head = detector.head
+    predictions = head(Pyramid([x[..., :1, :1] for x in pyramid(images=1).maps], STRIDES))
     for side in (1, 20, 30, 40, 60, 100, 120, 150, 250, 300, 500, 1000, 2000):
         batch.boxes[0, 0] = torch.tensor([0, 0, side, side])
         bounds = [(1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)]
         accepted = [low * scale / 8 <= side <= high * scale / 8 for low, high in bounds]
-        assert head.assign(predictions, batch).positive[0].tolist() == accepted
+        assert detector.assign(predictions, batch).positive[0].tolist() == accepted
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_positives_whose_boxes_miss_their_objects_stay_positives(loss):
-    head, batch = make_head(loss), make_batch((3, 2))
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
     torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that a positive taken for a negative would show
     predictions = head(pyramid())
     points = torch.cat(list(predictions.points)).repeat(2, 1, 2)  # boxes without any area
     astray = dataclasses.replace(predictions, codes=torch.full_like(predictions.codes, -200.0), boxes=points)
-    _, qualities = assert_terms(head, astray, batch, loss, 8.0)
+    _, qualities = assert_terms(detector, astray, batch, loss, 8.0)
     assert set(qualities) == {1e-6}
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_padding_is_background_for_every_loss(loss):
-    head, batch = make_head(loss), make_batch((2, 1))
+    detector, batch = make_detector(loss), make_batch((2, 1))
+    head = detector.head
     predictions = head(pyramid())
-    assert set(head.assign(predictions, batch).index[1].unique().tolist()) == {BACKGROUND, 0}
+    assert set(detector.assign(predictions, batch).index[1].unique().tolist()) == {BACKGROUND, 0}
     predictions.logits.retain_grad()
-    head.loss(predictions, batch)["cls"].backward()
+    detector.terms(predictions, batch)["cls"].backward()
     assert (predictions.logits.grad.abs().amax(-1) > 0).all()
 
 
 @pytest.mark.parametrize("loss", ["varifocal", "quality_focal"])
 def test_the_target_quality_is_that_of_the_clipped_box_and_detached(loss):
-    head, batch = make_head(loss), make_batch((3, 2))
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
     logits, boxes, codes = (getattr(predictions, k).detach().requires_grad_() for k in ("logits", "boxes", "codes"))
     leaves = dataclasses.replace(predictions, logits=logits, boxes=boxes, codes=codes)
-    terms = head.loss(leaves, batch)
+    terms = detector.terms(leaves, batch)
     terms["cls"].backward(retain_graph=True)
     assert logits.grad.abs().max() > 0
     assert boxes.grad is None
@@ -291,27 +281,25 @@ def test_the_target_quality_is_that_of_the_clipped_box_and_detached(loss):
     # What sticks out of the image changes nothing, the size of the image does.
     clipped = workbench.boxes.clip_boxes(boxes.detach(), batch.sizes, 1)
     assert (clipped != boxes).any()
-    assert head.loss(dataclasses.replace(leaves, boxes=clipped), batch)["cls"] == terms["cls"]
+    assert detector.terms(dataclasses.replace(leaves, boxes=clipped), batch)["cls"] == terms["cls"]
     small = dataclasses.replace(batch, sizes=batch.sizes // 2)
-    assert head.loss(leaves, small)["cls"] != terms["cls"]
-    assert head.loss(leaves, small)["box"] == terms["box"]
+    assert detector.terms(leaves, small)["cls"] != terms["cls"]
+    assert detector.terms(leaves, small)["box"] == terms["box"]
 
 
 def test_a_plain_target_asks_for_no_boxes():
-    head, batch = make_head("focal"), make_batch((3, 2))
+    detector, batch = make_detector("focal"), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
     other = dataclasses.replace(predictions, boxes=predictions.boxes * 0)
-    assert head.loss(other, batch)["cls"] == head.loss(predictions, batch)["cls"]
+    assert detector.terms(other, batch)["cls"] == detector.terms(predictions, batch)["cls"]
 
 
 # ------------------------------------------------------------------------------------------------- the whole detector
 
 
 def small_detector(loss="varifocal"):
-    torch.manual_seed(0)
-    backbone = ResidualBackbone(Backbone(name="resnet50", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))
-    neck = FPN(backbone.channels, 8, p6_from_input=True, relu_before_p7=False)
-    return Detector(backbone, neck, make_head(loss), Variant(image=ImageSize(long=128, short=96), nms_iou=0.5))
+    return make_detector(loss, whole=True)
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (288, 32), (64, 352)])

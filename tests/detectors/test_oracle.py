@@ -66,7 +66,8 @@ def case():
         boxes=torch.tensor(BOXES, dtype=torch.float32),
         points=[torch.tensor(points, dtype=torch.float32) for points in POINTS],
         shapes=[(2, 2), (1, 1)],
-        centerness=torch.tensor(rng.normal(0, 2, (2, 5)), dtype=torch.float32),
+        strides=(8, 16),
+        quality=torch.tensor(rng.normal(0, 2, (2, 5)), dtype=torch.float32),
     )
     boxes, labels, valid = torch.zeros(2, 2, 4), torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, 2).bool()
     for place, (box, label) in OBJECTS.items():
@@ -77,14 +78,14 @@ def case():
 
 
 def same_bits(a: Predictions, b: Predictions) -> bool:
-    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in ("logits", "boxes", "centerness"))
+    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in ("logits", "boxes", "quality"))
 
 
 @pytest.mark.parametrize("oracle", EVERY, ids=lambda oracle: oracle.title)
 def test_every_value_of_a_hand_made_case(case, oracle):
     predictions, assignment, batch = case
     logits, boxes, centerness = (
-        getattr(predictions, part).double() for part in ("logits", "boxes", "centerness")
+        getattr(predictions, part).double() for part in ("logits", "boxes", "quality")
     )  # what is expected, begun with what was predicted
     scores, centerness = logits.sigmoid(), centerness.sigmoid()
     for (image, cell), (number, iou, true_centerness) in FOREGROUND.items():
@@ -101,11 +102,11 @@ def test_every_value_of_a_hand_made_case(case, oracle):
     assert same_bits(predictions, before)  # its input is left alone
     assert torch.equal(found.boxes.double(), boxes)
     torch.testing.assert_close(found.logits.sigmoid().double(), scores, rtol=3e-7, atol=0)
-    torch.testing.assert_close(found.centerness.sigmoid().double(), centerness, rtol=3e-7, atol=0)
+    torch.testing.assert_close(found.quality.sigmoid().double(), centerness, rtol=3e-7, atol=0)
     assert (found.logits.sigmoid()[scores == 1] == 1).all()
     assert (found.logits.sigmoid()[scores == 0] == 0).all()
     # Elsewhere not a bit changes: the background, the padding, the other classes.
-    for part, expected in (("logits", scores), ("centerness", centerness)):
+    for part, expected in (("logits", scores), ("quality", centerness)):
         untouched = expected == getattr(predictions, part).double().sigmoid()
         assert untouched.sum() >= expected.numel() - len(FOREGROUND)
         assert torch.equal(getattr(found, part)[untouched], getattr(predictions, part)[untouched])
@@ -139,7 +140,7 @@ def test_final_scores_of_table_1(case, row):
     if variant.oracle:
         predictions = put_truth(predictions, assignment, batch, variant.oracle)
     found = postprocess(predictions, batch.sizes, variant)
-    p, c = case[0].logits.double().sigmoid(), case[0].centerness.double().sigmoid()
+    p, c = case[0].logits.double().sigmoid(), case[0].quality.double().sigmoid()
     expected = [[], []]
     for image, cell, label in np.ndindex(2, 5, 4):
         values = p[image, cell, label].item(), c[image, cell].item()
@@ -197,13 +198,13 @@ def test_true_boxes_have_an_iou_of_one(case):
 
 def test_half_precision_takes_no_bits_from_what_is_written(case):
     predictions, assignment, batch = case
-    half = replace(predictions, logits=predictions.logits.bfloat16(), centerness=predictions.centerness.bfloat16())
+    half = replace(predictions, logits=predictions.logits.bfloat16(), quality=predictions.quality.bfloat16())
     found = put_truth(half, assignment, batch, Oracle(centerness="iou", score="iou"))
     wanted = put_truth(predictions, assignment, batch, Oracle(centerness="iou", score="iou"))
-    image, cell = assignment.where
+    image, cell = assignment.places
     labels = assignment.gather(batch.labels)
     assert torch.equal(found.logits[image, cell, labels], wanted.logits[image, cell, labels])
-    assert torch.equal(found.centerness[image, cell], wanted.centerness[image, cell])
+    assert torch.equal(found.quality[image, cell], wanted.quality[image, cell])
 
 
 def test_the_truth_is_there_when_candidates_are_chosen(case):
@@ -225,6 +226,7 @@ def equal(count, limit, boxes):
         boxes=torch.tensor(boxes, dtype=torch.float32)[None],
         points=[torch.zeros(count, 2)],
         shapes=[(1, count)],
+        strides=(8,),
     )
     variant = Variant(image=IMAGE, candidates=limit)
     return postprocess(predictions, torch.tensor([[96, 128]]), variant)[0]
@@ -350,7 +352,7 @@ def test_what_makes_no_sense_is_refused(case):
         Variant(image=IMAGE, centerness=False, oracle=Oracle(centerness="iou"))
     predictions, assignment, batch = case
     with pytest.raises(WorkbenchError, match="no centerness to replace"):
-        put_truth(replace(predictions, centerness=None), assignment, batch, Oracle(centerness="truth"))
+        put_truth(replace(predictions, quality=None), assignment, batch, Oracle(centerness="truth"))
     for wrong, said in (
         ({"centerness": False}, "x: vfnet has no centerness to leave out; remove it"),
         ({"oracle": Oracle(centerness="iou")}, "x: vfnet has no centerness to replace; remove it"),

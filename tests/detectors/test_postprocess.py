@@ -27,7 +27,8 @@ def make(shapes, classes=4, centerness=False, shift=-2.0, seed=0, side=30):
         boxes=torch.tensor(boxes, dtype=torch.float32),
         points=[torch.zeros(rows * columns, 2) for rows, columns in shapes],
         shapes=shapes,
-        centerness=torch.tensor(rng.normal(0, 2, (2, cells)), dtype=torch.float32) if centerness else None,
+        strides=[8 * 2**level for level in range(len(shapes))],
+        quality=torch.tensor(rng.normal(0, 2, (2, cells)), dtype=torch.float32) if centerness else None,
     )
 
 
@@ -43,8 +44,8 @@ def slow(predictions, size, image, threshold=0.05, nms=0.6, limit=1000, most=100
     height, width = size
     p = predictions.logits[image].double().sigmoid().tolist()
     quality = [1.0] * len(p)
-    if predictions.centerness is not None:
-        quality = predictions.centerness[image].double().sigmoid().tolist()
+    if predictions.quality is not None:
+        quality = predictions.quality[image].double().sigmoid().tolist()
     candidates, start = [], 0
     for rows, columns in predictions.shapes:
         level = sorted(range(start, start + rows * columns), key=lambda cell: -max(p[cell]) * quality[cell])
@@ -109,7 +110,8 @@ def only(logits, boxes, centerness=None, shapes=((1, 3),)):
         boxes=torch.tensor([boxes], dtype=torch.float32),
         points=[torch.zeros(rows * columns, 2) for rows, columns in shapes],
         shapes=shapes,
-        centerness=None if centerness is None else torch.tensor([centerness]).logit(),
+        strides=[8 * 2**level for level in range(len(shapes))],
+        quality=None if centerness is None else torch.tensor([centerness]).logit(),
     )
 
 

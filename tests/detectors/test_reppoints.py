@@ -10,56 +10,35 @@ import pytest
 import torch
 
 import workbench
+from tests import samples
+from tests.samples import CANVAS, CLASSES, STRIDES, pyramid, silent
 from workbench.assigners.assignment import BACKGROUND, IGNORE
-from workbench.data.batch import Batch
-from workbench.detectors.detector import Detector
-from workbench.detectors.parts import STRIDES
+from workbench.detectors.predictions import Pyramid
 from workbench.detectors.reppoints import RepPointsHead, moment_boxes, point_offsets
-from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import regular_grid
-from workbench.layers.necks import FPN
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
-from workbench.settings.data import ImageSize
-from workbench.settings.experiment import Backbone
-from workbench.settings.variant import Variant
+from workbench.settings.detectors import RepPoints
+from workbench.settings.experiment import Head
 
-CLASSES = 3
 LOSSES = {"varifocal": VarifocalLoss(), "focal": FocalLoss(), "quality_focal": QualityFocalLoss()}
-CANVAS = (96, 128)
 
 
-def make_head(loss="varifocal", channels=8, **settings):
-    torch.manual_seed(0)
-    settings = {"norm_groups": 4, "stacked_convs": 2, "init_std": 0.1, "anchor_scale": 4.0} | settings
-    head = RepPointsHead(CLASSES, channels, LOSSES[loss], **settings)
+def make_detector(loss="varifocal", *, whole=False, **settings):
+    settings = {"channels": 8, "norm_groups": 4, "stacked_convs": 2, "init_std": 0.1, "anchor_scale": 4.0} | settings
+    detector = samples.make_detector(RepPoints(), LOSSES[loss], Head().model_copy(update=settings), whole=whole)
     with torch.no_grad():  # initial boxes of some strides
-        head.points_out.bias.copy_(2 * regular_grid("cpu") + 0.3 * torch.randn(18))
-        head.moment_transfer.copy_(torch.tensor([0.1, -0.2]))
-    return head
+        detector.head.points_out.bias.copy_(2 * regular_grid("cpu") + 0.3 * torch.randn(18))
+        detector.head.moment_transfer.copy_(torch.tensor([0.1, -0.2]))
+    return detector
 
 
-def pyramid(height=CANVAS[0], width=CANVAS[1], images=2, channels=8):
-    generator = torch.Generator().manual_seed(height)
-    shapes = [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
-    return [torch.randn(images, channels, *shape, generator=generator) for shape in shapes]
+def make_head(*arguments, **settings):
+    return make_detector(*arguments, **settings).head
 
 
 def make_batch(counts, canvas=CANVAS):
-    """Images of unlike sizes, the first as large as the canvas."""
-    generator = torch.Generator().manual_seed(sum(counts))
-    sizes = [canvas, (60, 50), (96, 64), (33, 128), (90, 90)][: len(counts)]
-    boxes, valid = torch.zeros(len(counts), max(counts), 4), torch.zeros(len(counts), max(counts), dtype=torch.bool)
-    labels = torch.zeros(valid.shape, dtype=torch.int64)
-    for b, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
-        low = torch.rand(count, 2, generator=generator) * torch.tensor([width - 20, height - 20])
-        side = 16 + torch.rand(count, 2, generator=generator) * 40
-        boxes[b, :count] = torch.cat([low, torch.minimum(low + side, torch.tensor([width, height]))], dim=1)
-        labels[b, :count] = torch.randint(CLASSES, (count,), generator=generator)
-        valid[b, :count] = True
-    sizes, names = torch.tensor(sizes), tuple(map(str, range(len(counts))))
-    return Batch(
-        torch.zeros(len(counts), 3, *canvas), boxes, labels, valid, sizes, sizes, tuple(map(int, names)), names
-    )
+    """Images of different sizes, the first as large as the canvas."""
+    return samples.make_batch(counts, (canvas, (60, 50), (96, 64), (33, 128), (90, 90)), canvas, spread=40)
 
 
 # ------------------------------------------------------------------------------------------------ points and boxes
@@ -105,9 +84,9 @@ def test_a_sample_moves_with_its_point():
         head.cls_conv.weight.zero_()
         head.cls_conv.weight[:, :, 1, 1] = 1
         head.cls_out.weight.fill_(1)
-        maps = [torch.zeros_like(x) for x in pyramid(images=1)]
+        maps = silent(pyramid(images=1))
         quiet = head(maps).logits
-        maps[0][0, :, 7, 4] = 1
+        maps.maps[0][0, :, 7, 4] = 1
         rise = (head(maps).logits - quiet)[0].abs().amax(-1)
     assert (rise[: 12 * 16].view(12, 16) > 0.01 * rise.max()).nonzero().tolist() == [[4, 5]]
 
@@ -121,10 +100,10 @@ def test_predictions_of_a_head_alone(canvas):
         head.points_out.bias.copy_(regular_grid("cpu") + torch.tensor([0.5, -0.25] * 9))
         head.refine_out.bias.copy_(torch.tensor([1.0, 2] * 9))
         found = head(maps)
-    cells = sum(x.shape[2] * x.shape[3] for x in maps)
-    assert found.shapes == [tuple(x.shape[2:]) for x in maps]
+    cells = sum(x.shape[2] * x.shape[3] for x in maps.maps)
+    assert found.shapes == [tuple(x.shape[2:]) for x in maps.maps]
     assert found.logits.shape == (2, cells, CLASSES)
-    assert [len(p) for p in found.points] == [x.shape[2] * x.shape[3] for x in maps]
+    assert [len(p) for p in found.points] == [x.shape[2] * x.shape[3] for x in maps.maps]
     # The regular grid's unbiased deviation is the root of 6 / 8.
     reach = torch.tensor([math.exp(0.1), math.exp(-0.2)]) * math.sqrt(6 / 8)
     start = 0
@@ -168,7 +147,7 @@ def test_number_of_parameters():
 
 def test_start_values():
     torch.manual_seed(0)
-    head = RepPointsHead(CLASSES, 32, FocalLoss(), norm_groups=8)
+    head = RepPointsHead(Head(channels=32, norm_groups=8), CLASSES)
     convs = [m for m in head.modules() if hasattr(m, "weight") and m.weight.dim() == 4]
     assert len(convs) == 2 * 3 + 2 + 2 + 2
     for conv in convs:
@@ -186,7 +165,7 @@ def test_start_values():
 
 @pytest.mark.parametrize("name", ["initial_boxes", "boxes"])
 def test_moments_learn_by_a_hundredth_of_their_gradient(name):
-    head, maps = make_head().double(), [x.double() for x in pyramid(images=1)]
+    head, maps = make_head().double(), Pyramid([x.double() for x in pyramid(images=1).maps], STRIDES)
     head.float = None  # the head itself turns points to single precision
 
     def value():
@@ -336,12 +315,13 @@ def slow_terms(predictions, batch, loss, unit):
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 2), (60, 5), (4, 0, 2, 1, 7)], ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_loss_terms(loss, counts):
-    head, batch = make_head(loss), make_batch(counts)
+    detector, batch = make_detector(loss), make_batch(counts)
+    head = detector.head
     predictions = head(pyramid(images=len(counts)))
     expected, index = slow_terms(predictions, batch, loss, unit=2)
-    assert head.assign(predictions, batch).index.tolist() == index
+    assert detector.assign(predictions, batch).index.tolist() == index
     assert any(g >= 0 for row in index for g in row) == any(counts)
-    terms = head.loss(predictions, batch)
+    terms = detector.terms(predictions, batch)
     assert list(terms) == list(expected)
     assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-4, abs=1e-6)
     sum(terms.values()).backward()
@@ -355,8 +335,9 @@ def test_loss_terms(loss, counts):
 
 def test_some_positives_reach_half_and_some_boxes_are_ignored():
     """What the comparison above would miss if only best boxes were positive."""
-    head, batch = make_head(), make_batch((60, 5))
-    index = head.assign(head(pyramid()), batch).index
+    detector, batch = make_detector(), make_batch((60, 5))
+    head = detector.head
+    index = detector.assign(head(pyramid()), batch).index
     assert (index[0] >= 0).sum() > 60
     assert (index[0] == IGNORE).sum() > 10
 
@@ -364,24 +345,26 @@ def test_some_positives_reach_half_and_some_boxes_are_ignored():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_positive_of_no_quality(loss):
     """It is a plain negative to the losses of a quality, for there is no floor here, and a positive to the focal."""
-    head, batch = make_head(loss), make_batch((3, 2))
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
     torch.nn.init.zeros_(head.cls_out.bias)
     predictions = head(pyramid())
     astray = dataclasses.replace(predictions, boxes=predictions.boxes + 5000)
     expected, _ = slow_terms(astray, batch, loss, unit=2)
-    terms = head.loss(astray, batch)
+    terms = detector.terms(astray, batch)
     assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-4)
     shared = dataclasses.replace(batch, labels=(batch.labels + 1) % CLASSES)
-    assert (head.loss(astray, shared)["cls"] == terms["cls"]) == (loss != "focal")
+    assert (detector.terms(astray, shared)["cls"] == terms["cls"]) == (loss != "focal")
 
 
 def test_what_is_ignored_and_what_is_padding_has_no_gradient():
     for loss in LOSSES:
-        head, batch = make_head(loss), make_batch((60, 5))
+        detector, batch = make_detector(loss), make_batch((60, 5))
+        head = detector.head
         predictions = head(pyramid())
         predictions.logits.retain_grad()
-        head.loss(predictions, batch)["cls"].backward()
-        ignored = head.assign(predictions, batch).index == IGNORE
+        detector.terms(predictions, batch)["cls"].backward()
+        ignored = detector.assign(predictions, batch).index == IGNORE
         gradient = predictions.logits.grad.abs().amax(-1)
         assert ignored[0].any()
         assert (gradient[ignored] == 0).all()
@@ -389,28 +372,26 @@ def test_what_is_ignored_and_what_is_padding_has_no_gradient():
 
 
 def test_the_quality_is_that_of_the_final_box_and_detached():
-    head, batch = make_head(), make_batch((3, 2))
+    detector, batch = make_detector(), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
     leaves = {
         name: getattr(predictions, name).detach().requires_grad_() for name in ("logits", "boxes", "initial_boxes")
     }
     predictions = dataclasses.replace(predictions, **leaves)
-    head.loss(predictions, batch)["cls"].backward()
+    detector.terms(predictions, batch)["cls"].backward()
     assert leaves["logits"].grad.abs().max() > 0
     assert leaves["boxes"].grad is None
     assert leaves["initial_boxes"].grad is None
     moved = dataclasses.replace(predictions, boxes=predictions.boxes + 1)
-    assert head.loss(moved, batch)["cls"] != head.loss(predictions, batch)["cls"]
+    assert detector.terms(moved, batch)["cls"] != detector.terms(predictions, batch)["cls"]
 
 
 # ------------------------------------------------------------------------------------------------- the whole detector
 
 
 def small_detector():
-    torch.manual_seed(0)
-    backbone = ResidualBackbone(Backbone(name="resnet50", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))
-    neck = FPN(backbone.channels, 8, p6_from_input=True, relu_before_p7=False, norm_groups=4)
-    return Detector(backbone, neck, make_head(), Variant(image=ImageSize(long=128, short=96), nms_iou=0.5))
+    return make_detector(whole=True)
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (288, 32), (64, 352)])

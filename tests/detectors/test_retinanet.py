@@ -10,47 +10,28 @@ import pytest
 import torch
 
 import workbench
+from tests import samples
+from tests.samples import CLASSES, STRIDES, pyramid, silent
 from workbench.assigners.assignment import IGNORE
-from workbench.data.batch import Batch
-from workbench.detectors.detector import Detector
-from workbench.detectors.parts import STRIDES
-from workbench.detectors.retinanet import RetinaNetHead, build_retinanet, pyramid_anchors
-from workbench.layers.backbones import ResidualBackbone
-from workbench.layers.necks import FPN
+from workbench.detectors import FAMILIES
+from workbench.detectors.retinanet import AnchorGrid
 from workbench.losses.classification import CLASSIFICATION_LOSSES
-from workbench.settings.data import ImageSize
-from workbench.settings.experiment import Backbone
-from workbench.settings.variant import Variant
-
-CLASSES = 3
+from workbench.settings.detectors import RetinaNet
+from workbench.settings.experiment import Head
 
 
-def make_head(loss="focal", channels=8, **settings):
-    torch.manual_seed(0)
-    settings = {"depth": 2, "init_std": 0.1} | settings
-    return RetinaNetHead(CLASSES, channels, CLASSIFICATION_LOSSES[loss](), **settings)
+def make_detector(loss="focal", *, depth=2, side=4.0, whole=False, **settings):
+    settings = {"channels": 8, "norm_groups": 1, "init_std": 0.1} | settings
+    head = Head().model_copy(update=settings | {"stacked_convs": depth - 1, "anchor_scale": 2 * side})
+    return samples.make_detector(RetinaNet(), CLASSIFICATION_LOSSES[loss](), head, whole=whole)
 
 
-def pyramid(height=96, width=128, images=2, channels=8):
-    generator = torch.Generator().manual_seed(height)
-    shapes = [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
-    return [torch.randn(images, channels, *shape, generator=generator) for shape in shapes]
+def make_head(*arguments, **settings):
+    return make_detector(*arguments, **settings).head
 
 
-def make_batch(counts, sizes=((96, 128), (60, 50)), canvas=(96, 128)):
-    generator = torch.Generator().manual_seed(sum(counts))
-    boxes, valid = torch.zeros(len(counts), max(counts), 4), torch.zeros(len(counts), max(counts), dtype=torch.bool)
-    labels = torch.zeros(valid.shape, dtype=torch.int64)
-    for b, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
-        low = torch.rand(count, 2, generator=generator) * torch.tensor([width - 20, height - 20])
-        side = 12 + torch.rand(count, 2, generator=generator) * 60
-        boxes[b, :count] = torch.cat([low, torch.minimum(low + side, torch.tensor([width, height]))], dim=1)
-        labels[b, :count] = torch.randint(CLASSES, (count,), generator=generator)
-        valid[b, :count] = True
-    sizes, names = torch.tensor(sizes), tuple(str(b) for b in range(len(counts)))
-    return Batch(
-        torch.zeros(len(counts), 3, *canvas), boxes, labels, valid, sizes, sizes, tuple(range(len(names))), names
-    )
+def make_batch(counts, sizes=samples.SIZES, canvas=samples.CANVAS):
+    return samples.make_batch(counts, sizes, canvas, smallest=12)
 
 
 # ---------------------------------------------------------------------------------------------------------- anchors
@@ -68,9 +49,9 @@ def slow_anchors(shapes, side):
 def test_anchors_by_hand():
     """At the paper's size, of the cells (0, 0) and (1, 2) of stride 8, and of one of stride 128."""
     shapes = [(2, 3), (1, 1), (1, 1), (1, 1), (1, 1)]
-    points = [torch.tensor([[j * 8.0, i * 8.0] for i in range(2) for j in range(3) for _ in range(9)])]
-    points += [torch.zeros(9, 2)] * 4
-    anchors = pyramid_anchors(points, 4.0)
+    points = [torch.tensor([[j * 8.0, i * 8.0] for i in range(2) for j in range(3)])]
+    points += [torch.zeros(1, 2)] * 4
+    anchors = AnchorGrid(4.0)(points, STRIDES)
     by_hand = [
         *((45.2548, 22.6274), (57.0175, 28.5088), (71.8376, 35.9188)),  # 32, 40.3175 and 50.7968, twice as wide as high
         *((32, 32), (40.3175, 40.3175), (50.7968, 50.7968)),
@@ -82,14 +63,15 @@ def test_anchors_by_hand():
         ]
         torch.testing.assert_close(anchors[9 * cell : 9 * cell + 9], torch.tensor(expected), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(anchors, torch.tensor(list(slow_anchors(shapes, 4))), rtol=1e-6, atol=1e-4)
-    torch.testing.assert_close(pyramid_anchors(points, 2.0), torch.tensor(list(slow_anchors(shapes, 2))))
+    torch.testing.assert_close(AnchorGrid(2.0)(points, STRIDES), torch.tensor(list(slow_anchors(shapes, 2))))
 
 
 @pytest.mark.parametrize(("scale", "side"), [("coco", 4), ("mini", 2)])
 def test_settings_of_the_scales(scale, side):
     experiment = workbench.load_experiment("table5", "t5_retinanet_fl", scale)
-    neck, head = build_retinanet(experiment, [8, 16, 32])
-    assert head.side == side
+    detector = FAMILIES["retinanet"].build(experiment, samples.NoBackbone())
+    neck, head = detector.neck, detector.head
+    assert head.anchors.side == side
     assert len(head.cls_tower) == len(head.reg_tower) == {"coco": 4, "mini": 3}[scale]
     assert (neck.p6_from_input, neck.relu_before_p7) == (True, False)
     kinds = {type(part) for module in (neck, head) for part in module.modules() if not list(part.children())}
@@ -114,8 +96,8 @@ def test_order_of_anchors_and_channels(canvas):
         conv.bias.data = torch.arange(len(conv.bias)) / 100
     with torch.no_grad():
         found = head(maps)
-    cells = [x.shape[2] * x.shape[3] for x in maps]
-    assert found.shapes == [tuple(x.shape[2:]) for x in maps]
+    cells = [x.shape[2] * x.shape[3] for x in maps.maps]
+    assert found.shapes == [tuple(x.shape[2:]) for x in maps.maps]
     assert [len(p) for p in found.points] == [9 * n for n in cells]
     expected = head.cls_out.bias.view(9, CLASSES).repeat(sum(cells), 1)
     assert torch.equal(found.logits, expected.expand(2, -1, -1))
@@ -133,12 +115,12 @@ def test_order_of_anchors_and_channels(canvas):
 def test_predictions_belong_to_their_cells(canvas):
     """A bright spot in the map answers at the cell it lies on, not at its mirror image."""
     head = make_head(depth=1)
-    maps = [x * 0 for x in pyramid(*canvas, images=1)]
+    maps = silent(pyramid(*canvas, images=1))
     with torch.no_grad():
         quiet = head(maps)
-        maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
+        maps.maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
         loud = head(maps)
-    start, (rows, columns) = 9 * maps[0][0, 0].numel(), maps[1].shape[2:]
+    start, (rows, columns) = 9 * maps.maps[0][0, 0].numel(), maps.maps[1].shape[2:]
     cell = start + 9 * (columns + 3)
     assert (torch.cat(loud.points)[cell : cell + 9] == torch.tensor([48.0, 16.0])).all()
     for name in ("logits", "codes"):
@@ -155,7 +137,7 @@ def test_untrained_head():
     """Without signal: the anchors themselves, class scores of one in a hundred."""
     head = make_head(init_std=0.01)
     with torch.no_grad():
-        found = head([x * 0 for x in pyramid()])
+        found = head(silent(pyramid()))
     torch.testing.assert_close(found.boxes[1], torch.tensor(list(slow_anchors(found.shapes, 4))), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(found.logits.sigmoid(), torch.full_like(found.logits, 0.01), rtol=1e-4, atol=0)
     for conv in (part for part in make_head(channels=32, init_std=0.01).modules() if hasattr(part, "weight")):
@@ -219,10 +201,11 @@ def values(terms):
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 2), (200, 5)], ids=str)
 @pytest.mark.parametrize("loss", CLASSIFICATION_LOSSES)
 def test_loss_terms(loss, counts):
-    head, batch = make_head(loss, side=2.0), make_batch(counts)
+    detector, batch = make_detector(loss, side=2.0), make_batch(counts)
+    head = detector.head
     predictions = head(pyramid())
-    assignment = head.assign(predictions, batch)
-    terms = head.loss(predictions, batch)
+    assignment = detector.assign(predictions, batch)
+    terms = detector.terms(predictions, batch)
     assert (assignment.index[1] == IGNORE).sum() >= 9 * (12 * 16 - 8 * 8)  # 60 × 50 pixels in a canvas of 96 × 128
     assert ((assignment.index[0] == IGNORE).any()) == (counts[0] > 0)  # the band between the thresholds
     assert assignment.positive.sum() >= min(sum(counts), 1)
@@ -240,26 +223,28 @@ def test_loss_terms(loss, counts):
 def test_normalisers_are_those_of_four_images(loss):
     """Groups of four and of two images, each with images that have no positives."""
     counts, sizes = (3, 0, 0, 9, 0, 4), ((64, 64), (60, 50), (33, 64), (64, 40), (64, 64), (50, 64))
-    head, batch = make_head(loss, side=2.0), make_batch(counts, sizes, (64, 64))
+    detector, batch = make_detector(loss, side=2.0), make_batch(counts, sizes, (64, 64))
+    head = detector.head
     predictions = head(pyramid(64, 64, images=6))
-    terms = head.loss(predictions, batch)
-    expected = slow_terms(predictions, head.assign(predictions, batch), batch, loss, 2.0)
+    terms = detector.terms(predictions, batch)
+    expected = slow_terms(predictions, detector.assign(predictions, batch), batch, loss, 2.0)
     assert values(terms) == pytest.approx(expected, rel=2e-4)
 
 
 @pytest.mark.parametrize("loss", CLASSIFICATION_LOSSES)
 def test_positives_whose_boxes_miss_their_objects_become_plain_negatives_where_quality_counts(loss):
-    head, batch = make_head(loss), make_batch((3, 2))
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
     torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that it shows
     predictions = head(pyramid())
     astray = dataclasses.replace(predictions, boxes=predictions.boxes + 5000)
-    assignment = head.assign(predictions, batch)
-    terms = head.loss(astray, batch)
+    assignment = detector.assign(predictions, batch)
+    terms = detector.terms(astray, batch)
     assert values(terms) == pytest.approx(slow_terms(astray, assignment, batch, loss), rel=2e-4)
-    assert terms["box"] == head.loss(predictions, batch)["box"]  # of the deltas alone
+    assert terms["box"] == detector.terms(predictions, batch)["box"]  # of the deltas alone
 
     logits = predictions.logits.detach().requires_grad_()
-    head.loss(dataclasses.replace(astray, logits=logits), batch)["cls"].backward()
+    detector.terms(dataclasses.replace(astray, logits=logits), batch)["cls"].backward()
     image, anchor = assignment.positive.nonzero(as_tuple=True)
     own = logits.grad[image, anchor, assignment.gather(batch.labels)]
     assert (own < 0).all() if loss == "focal" else (own > 0).all()
@@ -268,14 +253,15 @@ def test_positives_whose_boxes_miss_their_objects_become_plain_negatives_where_q
 @pytest.mark.parametrize("loss", CLASSIFICATION_LOSSES)
 def test_what_is_left_out_has_no_gradient(loss):
     """Anchors of the band between the thresholds, and of cells outside an image."""
-    head, batch = make_head(loss), make_batch((3, 2))
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
     leaves = dataclasses.replace(
         predictions,
         **{name: getattr(predictions, name).detach().requires_grad_() for name in ("logits", "boxes", "codes")},
     )
-    terms = head.loss(leaves, batch)
-    index = head.assign(predictions, batch).index
+    terms = detector.terms(leaves, batch)
+    index = detector.assign(predictions, batch).index
     terms["cls"].backward(retain_graph=True)
     assert leaves.boxes.grad is None  # the quality is detached
     assert leaves.codes.grad is None
@@ -289,10 +275,7 @@ def test_what_is_left_out_has_no_gradient(loss):
 
 
 def small_detector():
-    torch.manual_seed(0)
-    backbone = ResidualBackbone(Backbone(name="resnet50", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))
-    neck = FPN(backbone.channels, 8, p6_from_input=True, relu_before_p7=False)
-    return Detector(backbone, neck, make_head(), Variant(image=ImageSize(long=128, short=96), nms_iou=0.5))
+    return make_detector(whole=True)
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (288, 32), (64, 352)])

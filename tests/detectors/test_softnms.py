@@ -83,6 +83,7 @@ def only(scores, boxes):
         boxes=torch.tensor([boxes], dtype=torch.float32),
         points=[torch.zeros(cells, 2)],
         shapes=[(1, cells)],
+        strides=(8,),
     )
 
 
@@ -114,7 +115,7 @@ def test_the_whole_way_at_the_papers_setting():
     boxes, _, _ = draw(400, 1, seed=9)
     logits = torch.tensor(np.random.default_rng(9).normal(-1.5, 1.5, (1, 400, 3)), dtype=torch.float32)
     one = torch.tensor(boxes, dtype=torch.float32)
-    predictions = Predictions(logits, one[None], [torch.zeros(400, 2)], [(20, 20)])
+    predictions = Predictions(logits, one[None], [torch.zeros(400, 2)], [(20, 20)], (8,))
     (found,) = postprocess(predictions, SIZES, Variant(image=IMAGE, nms="soft", nms_iou=0.65))
     scores = logits[0].sigmoid().double()
     cell, label = (scores > 0.05).nonzero(as_tuple=True)

@@ -89,10 +89,10 @@ def test_a_training_step_reaches_every_parameter_that_is_trained(row):
     torch.manual_seed(0)
     detector, batch = awake(build_detector(ROWS[row].experiment)).train(), one_image()
     predictions = detector.predict(batch.images)
-    assigned = detector.head.assign(predictions, batch)
+    assigned = detector.assign(predictions, batch)
     levels = assigned.positive.split([len(points) for points in predictions.points], dim=1)
     assert all(level.any() for level in levels), [int(level.sum()) for level in levels]
-    terms = detector.head.loss(predictions, batch)
+    terms = detector.terms(predictions, batch)
     assert terms.keys() == {"cls", "box", "box_initial"}
     sum(terms.values()).backward()
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.detectors.test_vfnet import make_batch, make_head, pyramid
+from tests.detectors.test_vfnet import make_detector
+from tests.samples import make_batch, pyramid
 from workbench.detectors import build_detector
 from workbench.layers.deform import ModulatedDeformConv, OffsetPredictor
 from workbench.layers.necks import PAFPN
@@ -85,7 +86,7 @@ def test_number_of_parameters_of_vfnet_x():
 @pytest.mark.parametrize("stacked_convs", [1, 3])
 def test_the_last_stacked_block_of_both_towers_is_deformable(stacked_convs):
     torch.manual_seed(0)
-    head = make_head(in_channels=32, channels=32, stacked_convs=stacked_convs, init_std=0.01, dcn=True)
+    head = make_detector(channels=32, stacked_convs=stacked_convs, init_std=0.01, dcn=True).head
     found = [name for name, m in head.named_modules() if isinstance(m, ModulatedDeformConv)]
     assert found == [f"{tower}.{stacked_convs - 1}.0" for tower in ("cls_tower", "reg_tower")]
     for tower in (head.cls_tower, head.reg_tower):
@@ -100,8 +101,9 @@ def test_the_last_stacked_block_of_both_towers_is_deformable(stacked_convs):
 
 
 def test_every_part_of_a_head_with_dcn_learns():
-    head = make_head(dcn=True, anchor_scale=4.0)
-    sum(head.loss(head(pyramid()), make_batch((3, 2))).values()).backward()
+    detector = make_detector(dcn=True, anchor_scale=4.0)
+    head = detector.head
+    sum(detector.terms(head(pyramid()), make_batch((3, 2))).values()).backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

@@ -91,7 +91,7 @@ class DistanceDistributions:
         return steps.clamp(min=0, max=self.intervals - END_MARGIN)
 
     def loss(self, codes: Tensor, targets: Tensor) -> Tensor:
-        """Distribution focal loss ``[N]``, the mean over the four sides; ``targets`` ``[N, 4]`` as encoded."""
+        """Loss ``[N]`` of the distributions (GFL, eq. 6), the mean over the sides; ``targets`` ``[N, 4]`` as encoded."""
         return distribution_loss(codes.unflatten(-1, (4, -1)), targets).mean(-1)
 
 

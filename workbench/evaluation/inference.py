@@ -1,4 +1,4 @@
-"""A trained run over images: detections in COCO's results format, and runs loaded from their folder."""
+"""Detections of a detector on the images of a data set, in COCO's results format."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 from workbench.data import loader
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection
-from workbench.detectors import DenseDetector, Detections, Detector, Predictions
+from workbench.detectors import DenseDetector, Detector, Predictions
 from workbench.detectors.oracle import put_truth
 from workbench.detectors.postprocess import postprocess, to_original_pixels
+from workbench.detectors.predictions import Detections
 from workbench.settings.data import ImageSize
 from workbench.settings.variant import Variant
+from workbench.support.errors import WorkbenchError
 from workbench.support.progress import Reporter
 
 
@@ -29,24 +31,31 @@ def detect_data_set(
     ranks: int = 1,
     reporter: Reporter | None = None,
 ) -> list[dict]:
-    """Detections of every image, one image at a time, in COCO's results format.
+    """Detect the objects in all images of a data set, one image at a time.
 
     Args:
-        data: the images; with several ranks each takes every ``ranks``-th.
+        detector: any detector; a variant with an oracle needs a dense one.
+        data: images; of several ranks each one takes every ``ranks``-th image.
         variant: test size, oracle and post-processing.
 
     Returns:
-        ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`` in original pixels, image by image.
+        ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`` in pixels of the original images, image by image.
+
+    Raises:
+        WorkbenchError: the variant has an oracle and the detector is not dense.
     """
     part = replace(data, images=data.images[rank::ranks])
     results: list[dict] = []
     if variant.oracle is not None:
+        if not isinstance(detector, DenseDetector):
+            raise WorkbenchError(
+                f"oracle: {type(detector).__name__} is not a dense detector; choose a variant without an oracle"
+            )
         for batch, predictions in predicted_images(detector, part, variant.image, device, workers, reporter):
             results += detections_of_image(detector, data, batch, predictions, variant)
         return results
-    detector = detector.to(device)
-    for batch in _images(part, variant.image, device, workers, reporter):
-        results += _coco_results(detector.detect(batch.images, batch.sizes, variant), batch, data)
+    for batch in _images(detector, part, variant.image, device, workers, reporter):
+        results += _results(data, batch, detector.detect(batch.images, batch.sizes, variant))
     return results
 
 
@@ -58,16 +67,30 @@ def predicted_images(
     workers: int = 0,
     reporter: Reporter | None = None,
 ) -> Iterator[tuple[Batch, Predictions]]:
-    """Every image of a data set in file order, as a batch of one on the device, with what is predicted for it."""
-    detector = detector.to(device)
-    for batch in _images(data, size, device, workers, reporter):
+    """Iterate over the images of a data set in file order: a batch of one image, and a dense detector's predictions."""
+    for batch in _images(detector, data, size, device, workers, reporter):
         yield batch, detector.infer(batch.images)
 
 
+def detections_of_image(
+    detector: DenseDetector, data: CocoDetection, batch: Batch, predictions: Predictions, variant: Variant
+) -> list[dict]:
+    """Detections from a dense detector's predictions for a batch of one image, in the format of ``detect_data_set``."""
+    if variant.oracle is not None:
+        predictions = put_truth(predictions, detector.assign(predictions, batch), batch, variant.oracle)
+    return _results(data, batch, postprocess(predictions, batch.sizes, variant))
+
+
 def _images(
-    data: CocoDetection, size: ImageSize, device: torch.device | str, workers: int, reporter: Reporter | None
+    detector: Detector,
+    data: CocoDetection,
+    size: ImageSize,
+    device: torch.device | str,
+    workers: int,
+    reporter: Reporter | None,
 ) -> Iterator[Batch]:
-    """Every image of a data set in file order, as a batch of one on the device."""
+    """Batches of one image in file order; the detector and the batches are moved to the device."""
+    detector.to(device)
     batches = loader.evaluation_batches(data, size=(size.long, size.short), workers=workers)
     for number, batch in enumerate(batches, 1):
         yield batch.to(device)
@@ -75,24 +98,16 @@ def _images(
             reporter.advance(number, "images")
 
 
-def detections_of_image(
-    detector: DenseDetector, data: CocoDetection, batch: Batch, predictions: Predictions, variant: Variant
-) -> list[dict]:
-    """What an evaluation makes of the predictions for a batch of one image; see ``detect_data_set``."""
-    if variant.oracle is not None:
-        predictions = put_truth(predictions, detector.assign(predictions, batch), batch, variant.oracle)
-    return _coco_results(postprocess(predictions, batch.sizes, variant), batch, data)
-
-
-def _coco_results(detections: list[Detections], batch: Batch, data: CocoDetection) -> list[dict]:
-    """Detections of a batch, in pixels of its images, in COCO's results format."""
+def _results(data: CocoDetection, batch: Batch, detections: list[Detections]) -> list[dict]:
+    """Detections of a batch in COCO's results format; boxes rounded to 3 decimals, scores to 6."""
     results = []
     for image_id, one in zip(batch.image_ids, to_original_pixels(detections, batch), strict=True):
-        sides = torch.cat([one.boxes[:, :2], one.boxes[:, 2:] - one.boxes[:, :2]], dim=1)
+        boxes = one.boxes.clone()
+        boxes[:, 2:] -= boxes[:, :2]
         results += [
             {"image_id": image_id, "category_id": data.category_ids[label], "bbox": box, "score": score}
             for box, score, label in zip(
-                sides.double().round(decimals=3).tolist(),
+                boxes.double().round(decimals=3).tolist(),
                 one.scores.double().round(decimals=6).tolist(),
                 one.labels.tolist(),
                 strict=True,
