@@ -24,12 +24,13 @@ from tests.parity.comparison import (
     head_renamer,
     take_weights,
 )
-from workbench.boxes import encode_distances, per_cell, square_anchors
+from tests.samples import STRIDES, NoBackbone
+from workbench.boxes import encode_distances, per_location
 from workbench.data.transforms import collate
-from workbench.detectors import build_detector
-from workbench.detectors.atss import ATSSHead, expected_distances
-from workbench.detectors.parts import STRIDES, flatten_levels
-from workbench.losses.classification import QualityFocalLoss
+from workbench.detectors import FAMILIES, build_detector
+from workbench.detectors.codes import DistanceDistributions
+from workbench.detectors.parts import flatten_levels
+from workbench.detectors.predictions import Pyramid
 from workbench.settings.catalog import load_row
 from workbench.settings.detectors import Distribution
 from workbench.weights.mmdet_names import renamer
@@ -112,9 +113,9 @@ def test_predictions(pair, mm, shape):
     assert [tuple(x.shape[2:]) for x in logits] == found.shapes
     compared = [(found.logits, logits), (found.codes, codes)]
     if kind == "atss":
-        compared.append((found.centerness.unsqueeze(-1), centerness[0]))
+        compared.append((found.quality.unsqueeze(-1), centerness[0]))
     else:
-        assert found.centerness is None
+        assert found.quality is None
     for mine, wanted in compared:
         assert flatten_levels(wanted).std() > 0.4
         for one, other in zip(by_level(mine, found.shapes), wanted, strict=True):
@@ -131,10 +132,11 @@ def test_growth_of_a_box_is_bounded_alike(mm, pair):
     kind, ours, theirs = pair
     if kind == "gfl":
         pytest.skip("GFL has no deltas")
-    points = [torch.tensor([[8.0, 16.0]]).repeat(7, 1)] * 5
+    point, stride = torch.tensor([[8.0, 16.0]]), torch.tensor([[8.0]])
     codes = torch.tensor([-1e3, -30, -20, 0, 20, 21, 1e3])[:, None].repeat(1, 4) * torch.tensor([0.01, -0.02, 1, -1])
-    mine = ours.head._decode(points, codes.repeat(1, 5, 1))[0, :7]
-    wanted = theirs.bbox_head.bbox_coder.decode(square_anchors(points[:1], [64]), codes)
+    mine = ours.head.code.decode(codes, point, stride)
+    anchors = torch.tensor([[8.0 - 32, 16 - 32, 8 + 32, 16 + 32]]).repeat(7, 1)
+    wanted = theirs.bbox_head.bbox_coder.decode(anchors, codes)
     torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-3)
 
 
@@ -183,14 +185,14 @@ def both_losses(pair, case):
     assert wanted.keys() == TERMS[kind].keys()
     # Some of their terms are lists of a level each.
     wanted = {TERMS[kind][key]: sum(x) if isinstance(x, list | tuple) else x for key, x in wanted.items()}
-    return ours.head.loss(found, batch), wanted
+    return ours.terms(found, batch), wanted
 
 
 def sum_of_weights(pair, case):
     """What the box terms are divided by, from the definition: of the centerness target, or of the best class score."""
     kind, ours, _ = pair
     found, batch = case[:2]
-    assignment = ours.head.assign(found, batch)
+    assignment = ours.assign(found, batch)
     if kind == "gfl":
         return float(found.logits[assignment.positive].double().sigmoid().amax(-1).sum())
     at = torch.cat(list(found.points)).expand(len(batch.boxes), -1, -1)[assignment.positive]
@@ -216,7 +218,7 @@ def test_losses(pair, outputs, objects):
 def test_objects_between_levels_are_learnt_on_several(pair, outputs):
     _, ours, _ = pair
     found, batch = outputs["between levels"][:2]
-    index = ours.head.assign(found, batch).index
+    index = ours.assign(found, batch).index
     levels = torch.cat([torch.full((len(x),), level) for level, x in enumerate(found.points)]).expand_as(index)
     on = [levels[i][index[i] == g].unique().numel() for i, own in enumerate(batch.valid) for g in range(int(own.sum()))]
     assert sum(n > 1 for n in on) >= len(on) / 2
@@ -288,29 +290,35 @@ def test_head_with_another_number_of_intervals(mm, intervals):
     train = {key: config[key] for key in ("train_cfg", "test_cfg")}
     kept = {key: config.bbox_head[key] for key in ("anchor_generator", "loss_cls", "loss_dfl", "loss_bbox")}
     theirs = enliven_head(enliven(mm.model({**settings, **kept, **train, "reg_max": intervals}), 6), "gfl")
-    ours = ATSSHead(
-        CLASSES, 32, QualityFocalLoss(), centerness=False, distribution=Distribution(intervals=intervals), depth=2
-    )
-    name_of = head_renamer(load_row(*ROWS["gfl"], "coco").experiment)
-    ours.load_state_dict(take_weights(ours.state_dict(), without_constants(theirs.state_dict()), name_of))
+    experiment = load_row(*ROWS["gfl"], "coco").experiment
+    changes = {
+        "head": experiment.head.model_copy(update={"channels": 32, "stacked_convs": 1}),
+        "detector": experiment.detector.model_copy(update={"distribution": Distribution(intervals=intervals)}),
+    }
+    ours = FAMILIES["atss"].build(experiment.model_copy(update=changes), NoBackbone())
+    weights = take_weights(ours.head.state_dict(), without_constants(theirs.state_dict()), head_renamer(experiment))
+    ours.head.load_state_dict(weights)
     samples = draw_samples([(96, 320), (90, 200)], [5, 3])
     samples[0].boxes[0] = 8, 40, 312, 54  # so long that its ends lie beyond the last value of its cells
     batch = collate(samples)
     pyramid = [torch.randn(2, 32, *size) for size in ((12, 40), (6, 20), (3, 10), (2, 5), (1, 3))]
-    found, out = ours(pyramid), theirs(pyramid)
+    found, out = ours.head(Pyramid(pyramid, STRIDES)), theirs(pyramid)
     instances = [mm.Instances(bboxes=torch.from_numpy(s.boxes), labels=torch.from_numpy(s.labels)) for s in samples]
     facts = [{"img_shape": s.image.shape[1:], "pad_shape": (96, -(-s.image.shape[2] // 32) * 32)} for s in samples]
     wanted = theirs.loss_by_feat(*out, instances, facts)
-    mine = ours.loss(found, batch)
+    mine = ours.terms(found, batch)
     positive = ours.assign(found, batch).positive
     targets = ours.assign(found, batch).gather(batch.boxes)
     at = torch.cat(list(found.points)).expand(2, -1, -1)[positive]
-    steps = encode_distances(at, targets) / per_cell(STRIDES, found.points).expand(2, -1, -1)[positive]
+    steps = encode_distances(at, targets) / per_location(STRIDES, found.points).expand(2, -1, -1)[positive]
     assert (steps > intervals - 0.1).any()
     for theirs_term, term in TERMS["gfl"].items():
         value = sum(wanted[theirs_term]) if isinstance(wanted[theirs_term], list) else wanted[theirs_term]
         assert float(mine[term]) == pytest.approx(float(value), rel=1e-5), term
     codes = flatten_levels(out[1])
     torch.testing.assert_close(
-        expected_distances(codes, 1.0), theirs.integral(codes.flatten(0, 1)).view(2, -1, 4), rtol=1e-5, atol=1e-5
+        DistanceDistributions(intervals).expected_distances(codes),
+        theirs.integral(codes.flatten(0, 1)).view(2, -1, 4),
+        rtol=1e-5,
+        atol=1e-5,
     )

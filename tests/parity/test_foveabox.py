@@ -20,17 +20,18 @@ from tests.parity.comparison import (
     enliven,
     take_weights,
 )
+from tests.samples import STRIDES
 from workbench.assigners.assignment import BACKGROUND
-from workbench.assigners.foveabox import assign_foveabox
-from workbench.boxes import area, encode_distances, per_cell, pyramid_points
+from workbench.assigners.foveabox import assign_foveabox, scale_ranges
+from workbench.boxes import area, encode_distances, per_location, pyramid_points
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
-from workbench.detectors.foveabox import RANGES
-from workbench.detectors.parts import STRIDES, flatten_levels
+from workbench.detectors.parts import flatten_levels
 from workbench.settings.catalog import load_experiment, load_row
 from workbench.weights.mmdet_names import renamer
 
 LENGTHS = (16, 32, 64, 128, 256)
+RANGES = scale_ranges(STRIDES, 8)
 
 
 our_name = renamer(load_experiment("table5", "t5_foveabox_fl", "coco"))
@@ -137,7 +138,7 @@ def both_losses(mm, ours, theirs):
         instances, facts = [x.gt_instances for x in listed], [x.metainfo for x in listed]
         wanted = theirs.bbox_head.loss_by_feat(*out, instances, facts)
         assert set(wanted) == {"loss_cls", "loss_bbox"}
-        return ours.head.loss(found, batch), {"cls": wanted["loss_cls"], "box": wanted["loss_bbox"]}
+        return ours.terms(found, batch), {"cls": wanted["loss_cls"], "box": wanted["loss_bbox"]}
 
     return terms
 
@@ -232,7 +233,7 @@ def test_assignment(mm, labeller):
             assert all(claims(boxes[i], shapes)[owners, cell].flatten())
 
         image, cell = (found >= 0).nonzero(as_tuple=True)
-        at, lengths = torch.cat(points)[cell].double(), per_cell(LENGTHS, points)[cell].double()
+        at, lengths = torch.cat(points)[cell].double(), per_location(LENGTHS, points)[cell].double()
         distances = encode_distances(at, boxes[image, found[image, cell]].double())
         torch.testing.assert_close(
             codes[image, cell].double(), (distances / lengths).clamp(1 / 16, 16).log(), rtol=0, atol=1e-5

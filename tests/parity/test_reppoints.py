@@ -25,13 +25,14 @@ from tests.parity.comparison import (
     enliven,
     take_weights,
 )
+from tests.samples import STRIDES
 from workbench.assigners.assignment import BACKGROUND, IGNORE, PADDING
 from workbench.assigners.max_iou import assign_max_iou
 from workbench.assigners.nearest_point import assign_nearest_point
-from workbench.boxes import cells_in_images, pairwise_iou, per_cell, pyramid_points
+from workbench.boxes import locations_in_images, pairwise_iou, per_location, pyramid_points
 from workbench.data.transforms import Sample, collate
 from workbench.detectors import build_detector
-from workbench.detectors.parts import STRIDES, flatten_levels
+from workbench.detectors.parts import flatten_levels
 from workbench.detectors.reppoints import moment_boxes
 from workbench.layers.deform import regular_grid
 from workbench.settings.catalog import load_experiment, load_row
@@ -91,7 +92,7 @@ def test_predictions(mm, ours, theirs, shape):
     theirs.eval()
     assert difference(found.logits, flatten_levels(logits)) < 1e-4
     assert flatten_levels(logits).std() > 0.5
-    at, strides = torch.cat(list(found.points)).repeat(1, 2), per_cell(STRIDES, found.points)
+    at, strides = torch.cat(list(found.points)).repeat(1, 2), per_location(STRIDES, found.points)
     for boxes, points in ((found.initial_boxes, initial), (found.boxes, refined)):
         wanted = flatten_levels([theirs.bbox_head.points2bbox(x) for x in points])
         mine = (boxes - at) / strides
@@ -159,7 +160,7 @@ def their_losses(theirs, outputs, instances, facts):
 @torch.no_grad()
 def test_losses(ours, theirs, cases, objects):
     found, batch, *their_case = cases[objects]
-    mine, wanted = ours.head.loss(found, batch), their_losses(theirs, *their_case)
+    mine, wanted = ours.terms(found, batch), their_losses(theirs, *their_case)
     assert mine.keys() == wanted.keys()
     for term, value in wanted.items():
         assert value.isfinite()
@@ -172,7 +173,7 @@ def test_losses_of_groups_of_four(mm, ours, theirs):
     """Six images are to be those of two devices, with four and two, whose losses are averaged."""
     sizes = [(64, 96), (96, 64), (64, 64), (50, 96), (96, 96), (33, 70)]
     found, batch, outputs, *truth = make_case(mm, ours, theirs, sizes, (5, 0, 9, 1, 30, 0))
-    mine = ours.head.loss(found, batch)
+    mine = ours.terms(found, batch)
     devices = [
         their_losses(theirs, *([[x[part] for x in maps] for maps in outputs],), *(x[part] for x in truth))
         for part in (slice(0, 4), slice(4, 6))
@@ -184,7 +185,7 @@ def test_losses_of_groups_of_four(mm, ours, theirs):
 @pytest.mark.parametrize("objects", ["none", "200 and 120"])
 def test_gradients(ours, theirs, cases, objects):
     found, batch, *their_case = cases[objects]
-    terms = {"mine": ours.head.loss(found, batch), "theirs": their_losses(theirs, *their_case)}
+    terms = {"mine": ours.terms(found, batch), "theirs": their_losses(theirs, *their_case)}
     gradients = {}
     for side, model in (("mine", ours), ("theirs", theirs)):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -224,7 +225,7 @@ def draw_images(rng, images, grid=None):
     shapes = [tuple(int(-(-side // 8)) for side in canvas)]
     while len(shapes) < 5:
         shapes.append(tuple(-(-side // 2) for side in shapes[-1]))
-    cells = cells_in_images(shapes, STRIDES, torch.from_numpy(sizes))
+    cells = locations_in_images(shapes, STRIDES, torch.from_numpy(sizes))
     return counts, boxes, valid, pyramid_points(shapes, STRIDES, "cpu"), cells
 
 
@@ -275,8 +276,8 @@ def test_initial_assignment(mm, grid):
     positives = losers = ties = differing = 0
     for _ in range(80):
         counts, boxes, valid, points, cells = draw_images(rng, 3, grid)
-        index = assign_nearest_point(points, boxes, valid, cells, unit=4).index
-        strides, at = per_cell(STRIDES, points), torch.cat(points)
+        index = assign_nearest_point(points, STRIDES, boxes, valid, cells, unit=4).index
+        strides, at = per_location(STRIDES, points), torch.cat(points)
         priors = torch.cat([at, strides, strides], dim=1)
         shapes = [tuple((level[-1] / s + 1).int().flip(0).tolist()) for level, s in zip(points, STRIDES, strict=True)]
         assert torch.equal(torch.cat(generator.grid_priors(shapes, device="cpu", with_stride=True)), priors)
@@ -302,7 +303,7 @@ def draw_predictions(rng, boxes, points, spread):
     """Boxes ``[B, P, 4]`` such as points of that spread make, and at every fourth cell one near some object."""
     total = sum(map(len, points))
     drawn = torch.from_numpy(rng.normal(0, spread, (len(boxes), total, 18))).float() + 2 * regular_grid("cpu")
-    predicted = moment_boxes(drawn, torch.zeros(2)) * per_cell(STRIDES, points) + torch.cat(points).repeat(1, 2)
+    predicted = moment_boxes(drawn, torch.zeros(2)) * per_location(STRIDES, points) + torch.cat(points).repeat(1, 2)
     if boxes.shape[1]:
         near = boxes[:, torch.from_numpy(rng.integers(0, boxes.shape[1], len(predicted[0, ::4])))]
         size = (near[..., 2:] - near[..., :2]).repeat(1, 1, 2)

@@ -23,14 +23,14 @@ from tests.parity.comparison import (
     enliven,
     take_weights,
 )
+from tests.samples import STRIDES
 from workbench.assigners.assignment import BACKGROUND, IGNORE
 from workbench.assigners.max_iou import assign_max_iou
-from workbench.boxes import cells_in_images, decode_deltas, encode_deltas, pairwise_iou, pyramid_points
+from workbench.boxes import decode_deltas, encode_deltas, locations_in_images, pairwise_iou, pyramid_points
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
-from workbench.detectors.parts import STRIDES
 from workbench.detectors.predictions import Detections
-from workbench.detectors.retinanet import pyramid_anchors
+from workbench.detectors.retinanet import AnchorGrid
 from workbench.settings.catalog import load_experiment, load_row
 from workbench.weights.mmdet_names import renamer
 
@@ -97,7 +97,7 @@ def test_predictions(mm, ours, theirs, generator, shape):
         start = some.stop
 
     anchors = torch.cat(generator.grid_priors([x.shape[-2:] for x in logits], device="cpu"))
-    assert torch.equal(pyramid_anchors(found.points, 4), anchors)
+    assert torch.equal(found.anchors, anchors)
     boxes = torch.stack([theirs.bbox_head.bbox_coder.decode(anchors, x) for x in anchors_flat(deltas, 4)])
     size = (anchors[:, 2:] - anchors[:, :2]).repeat(1, 2)
     assert ((found.boxes - boxes).abs() / size).max() < 1e-4
@@ -154,7 +154,7 @@ def both_losses(ours, theirs, case):
     found, batch, out, instances, facts = case
     wanted = theirs.bbox_head.loss_by_feat(*out, instances, facts)
     assert set(wanted) == {"loss_cls", "loss_bbox"}
-    return ours.head.loss(found, batch), {"cls": sum(wanted["loss_cls"]), "box": sum(wanted["loss_bbox"])}
+    return ours.terms(found, batch), {"cls": sum(wanted["loss_cls"]), "box": sum(wanted["loss_bbox"])}
 
 
 @pytest.mark.parametrize("objects", OBJECTS)
@@ -220,10 +220,10 @@ def test_assignment(mm, theirs, generator):
         while len(shapes) < 5:
             shapes.append(tuple(-(-side // 2) for side in shapes[-1]))
         priors = generator.grid_priors(shapes, device="cpu")
-        points = [level.repeat_interleave(9, dim=0) for level in pyramid_points(shapes, STRIDES, "cpu")]
-        anchors = pyramid_anchors(points, 4)
+        points = pyramid_points(shapes, STRIDES, "cpu")
+        anchors = AnchorGrid(4)(points, STRIDES)
         assert torch.equal(anchors, torch.cat(priors))
-        cells = cells_in_images(shapes, STRIDES, torch.from_numpy(sizes)).repeat_interleave(9, dim=1)
+        cells = locations_in_images(shapes, STRIDES, torch.from_numpy(sizes)).repeat_interleave(9, dim=1)
         index = assign_max_iou(anchors, boxes, valid, cells).index
         for i, count in enumerate(counts):
             pad = tuple(int(-(-side // 32) * 32) for side in sizes[i])

@@ -25,16 +25,26 @@ from tests.parity.comparison import (
     head_renamer,
     take_weights,
 )
+from tests.samples import STRIDES
 from workbench.assigners.assignment import BACKGROUND, PADDING
 from workbench.assigners.atss import assign_atss
-from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, encode_distances, pairwise_iou, pyramid_points
+from workbench.boxes import (
+    aligned_giou,
+    aligned_iou,
+    encode_distances,
+    locations_in_images,
+    pairwise_iou,
+    pyramid_points,
+)
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
 from workbench.detectors.parts import flatten_levels
-from workbench.detectors.vfnet import STRIDES, VFNetHead
+from workbench.detectors.predictions import Pyramid
+from workbench.detectors.vfnet import VFNetHead, VFNetObjective
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
 from workbench.losses.regression import giou_loss
 from workbench.settings.catalog import load_experiment, load_row
+from workbench.settings.experiment import Head
 from workbench.weights.mmdet_names import renamer
 
 FOCAL = {
@@ -125,11 +135,11 @@ def outputs(mm, ours, theirs):
 def both_losses(ours, theirs, case, monkeypatch, loss):
     found, batch, out, instances, facts = case
     head = theirs.bbox_head if isinstance(loss, VarifocalLoss) else theirs.focal
-    monkeypatch.setattr(ours.head, "classification_loss", loss)
+    monkeypatch.setattr(ours, "objective", VFNetObjective(loss))
     wanted = head.loss_by_feat(*out, instances, facts)
     assert set(wanted) == {"loss_cls", "loss_bbox", "loss_bbox_rf"}
     renamed = {"cls": wanted["loss_cls"], "box_initial": wanted["loss_bbox"], "box": wanted["loss_bbox_rf"]}
-    return ours.head.loss(found, batch), renamed
+    return ours.terms(found, batch), renamed
 
 
 @pytest.mark.parametrize("loss", [VarifocalLoss(), FocalLoss()], ids=lambda loss: loss.name)
@@ -232,7 +242,7 @@ def test_atss_assignment(mm):
             shapes.append(tuple(-(-side // 2) for side in shapes[-1]))
         priors = generator.grid_priors(shapes, device="cpu")
         points = pyramid_points(shapes, STRIDES, "cpu")
-        cells = cells_in_images(shapes, STRIDES, torch.from_numpy(sizes))
+        cells = locations_in_images(shapes, STRIDES, torch.from_numpy(sizes))
         index = assign_atss(points, [8 * s for s in STRIDES], boxes, valid, cells).index
         for level, (anchors, at) in enumerate(zip(priors, points, strict=True)):
             half = 4 * STRIDES[level]
@@ -288,12 +298,12 @@ def test_head_of_fcos_atss(mm):
     torch.manual_seed(0)
     settings = {"type": "FCOSHead", "num_classes": CLASSES, "in_channels": 64, "feat_channels": 64, "stacked_convs": 4}
     theirs = enliven(mm.model({**settings, "strides": list(STRIDES), "centerness_on_reg": True}), 6)
-    ours = VFNetHead(CLASSES, 64, 64, FocalLoss(), star=False, refine=False, centerness=True)
+    ours = VFNetHead(Head(channels=64), CLASSES, len(STRIDES), star=False, refine=False, quality_branch=True)
     ours.load_state_dict(take_weights(ours.state_dict(), theirs.state_dict(), fcos_name))
     pyramid = [torch.randn(2, 64, *size) for size in ((12, 20), (6, 10), (3, 5), (2, 3), (1, 2))]
-    found, (logits, distances, centerness) = ours(pyramid), theirs(pyramid)
+    found, (logits, distances, centerness) = ours(Pyramid(pyramid, STRIDES)), theirs(pyramid)
     assert difference(found.logits, flatten_levels(logits)) < 1e-4
-    assert difference(found.centerness, flatten_levels(centerness).squeeze(-1)) < 1e-4
+    assert difference(found.quality, flatten_levels(centerness).squeeze(-1)) < 1e-4
     wanted = flatten_levels([x * 8 * stride for x, stride in zip(distances, STRIDES, strict=True)])
     mine = encode_distances(torch.cat(list(found.points)), found.boxes)
     assert ((mine - wanted).abs() / wanted).max() < 1e-3

@@ -139,15 +139,13 @@ class ATSSObjective:
 
 
 def mmdetection_names(experiment: Experiment) -> MMDetectionNames:
-    """Names of MMDetection's ``ATSSHead`` or ``GFLHead``."""
-    if experiment.detector.distribution is not None:
-        outputs = {"bbox_head.gfl_cls.": "head.cls_out.", "bbox_head.gfl_reg.": "head.box_out."}
-    else:
-        outputs = {
-            "bbox_head.atss_cls.": "head.cls_out.",
-            "bbox_head.atss_reg.": "head.box_out.",
-            "bbox_head.atss_centerness.": "head.centerness_out.",
-        }
+    """Names of MMDetection's ``ATSSHead`` or ``GFLHead``; no head there has both a centerness and distributions."""
+    kind = "atss" if experiment.detector.distribution is None else "gfl"
+    outputs = {
+        f"bbox_head.{kind}_cls.": "head.cls_out.",
+        f"bbox_head.{kind}_reg.": "head.box_out.",
+        "bbox_head.atss_centerness.": "head.centerness_out.",
+    }
     return MMDetectionNames(TOWERS | SCALES | outputs)
 
 

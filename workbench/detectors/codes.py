@@ -91,7 +91,7 @@ class DistanceDistributions:
         return steps.clamp(min=0, max=self.intervals - END_MARGIN)
 
     def loss(self, codes: Tensor, targets: Tensor) -> Tensor:
-        """Loss ``[N]`` of the distributions (GFL, eq. 6), the mean over the sides; ``targets`` ``[N, 4]`` as encoded."""
+        """Mean loss ``[N]`` of the sides' distributions (GFL, eq. 6); ``targets`` ``[N, 4]`` are encoded boxes."""
         return distribution_loss(codes.unflatten(-1, (4, -1)), targets).mean(-1)
 
 

@@ -46,14 +46,20 @@ BARE = re.compile(r"(_convs\.\d+|\.vfnet_reg_conv)\.(weight|bias)$")
 """A block's convolution in old files, which leave out ``.conv``."""
 
 
+def name_starts(experiment: Experiment) -> dict[str, str]:
+    """Start of MMDetection's name → start of ours, for all tensors of the experiment's detector."""
+    backbone = BACKBONES.get(experiment.backbone.name, BACKBONE)
+    names = FAMILIES[experiment.detector.family].mmdetection_names(experiment)
+    return backbone | NECKS[names.neck] | dict(names.head)
+
+
 def renamer(experiment: Experiment) -> Callable[[str], Place | None]:
     """A function from MMDetection's name of a tensor to our place for it in the experiment's detector.
 
     It gives None for a name that begins like none of this detector's.
     """
-    backbone = BACKBONES.get(experiment.backbone.name, BACKBONE)
+    starts = name_starts(experiment)
     names = FAMILIES[experiment.detector.family].mmdetection_names(experiment)
-    starts = backbone | NECKS[names.neck] | dict(names.head)
     without_norm = () if names.neck_norm else BARE_CONVS[names.neck]
 
     def place(name: str) -> Place | None:
