@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-6
-"""Smallest union or enclosing area that is divided by, as in the released code."""
+"""Floor of unions and enclosing areas before a division, as in the released code."""
 
 LARGEST_GROWTH = math.log(1000 / 16)
-"""Bound of the logarithm of a decoded size over its anchor's (Girshick's Detectron)."""
+"""Bound of the logarithm of a decoded size over the anchor's size (as in Detectron)."""
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU ``[...]`` of each box of ``a`` with its counterpart in ``b``, both ``[..., 4]`` (or broadcastable)."""
+    """IoU ``[...]`` of each box of ``a`` with its counterpart in ``b``, both ``[..., 4]`` or broadcastable."""
     intersection, union = _overlap(a, b)
     return intersection / union.clamp(min=FLOOR)
 
@@ -51,7 +51,7 @@ def aligned_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
-    """Boxes ``[..., 4]`` whose sides lie ``l, t, r, b`` = ``distances`` ``[..., 4]`` from ``points`` ``[..., 2]``."""
+    """Boxes ``[..., 4]`` with sides at distances ``l, t, r, b`` ``[..., 4]`` from points ``[..., 2]``."""
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
@@ -63,10 +63,12 @@ def encode_distances(points: Tensor, boxes: Tensor) -> Tensor:
 def decode_deltas(anchors: Tensor, deltas: Tensor, std: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
     """Boxes ``[..., 4]`` from anchors and ``dx, dy, dw, dh`` ``[..., 4]`` (Ren et al., NeurIPS 2015, eq. 2).
 
-    Shifts are in anchor sizes, sizes grow by the exponential; a size grows or shrinks 62.5-fold at most.
+    ``dx, dy`` shift the centre, in anchor sizes; ``dw, dh`` are logarithms of the growth, which is at most 62.5-fold.
 
     Args:
-        std: what each delta is multiplied by first.
+        anchors: ``[..., 4]`` in pixels.
+        deltas: ``[..., 4]``.
+        std: factors by which the deltas are multiplied first.
     """
     deltas = deltas * deltas.new_tensor(std)
     size = anchors[..., 2:] - anchors[..., :2]
@@ -76,10 +78,10 @@ def decode_deltas(anchors: Tensor, deltas: Tensor, std: Sequence[float] = (1, 1,
 
 
 def encode_deltas(anchors: Tensor, boxes: Tensor, std: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
-    """Deltas ``dx, dy, dw, dh`` ``[..., 4]`` that take anchors to boxes of positive size; see ``decode_deltas``."""
-    size, wanted = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
+    """Deltas ``dx, dy, dw, dh`` ``[..., 4]`` from anchors to boxes of positive size; see ``decode_deltas``."""
+    size, box_size = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
     shift = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2 / size
-    return torch.cat([shift, (wanted / size).log()], dim=-1) / anchors.new_tensor(std)
+    return torch.cat([shift, (box_size / size).log()], dim=-1) / anchors.new_tensor(std)
 
 
 def clip_boxes(boxes: Tensor, sizes: Tensor, margin: int = 0) -> Tensor:
