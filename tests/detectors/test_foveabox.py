@@ -1,4 +1,4 @@
-"""The head of FoveaBox: layout, decoding, and losses written out slowly from their definition."""
+"""Head of FoveaBox: layout, decoding, and losses against slow loops."""
 
 from __future__ import annotations
 
@@ -69,65 +69,65 @@ def test_towers_have_biases_and_no_norm():
 def test_predictions_of_a_head_alone(canvas):
     maps = pyramid(*canvas)
     with torch.no_grad():
-        found = make_head()(maps)
-    assert found.shapes == [tuple(x.shape[2:]) for x in maps.maps]
-    cells = sum(rows * columns for rows, columns in found.shapes)
-    assert found.logits.shape == (2, cells, CLASSES)
-    assert found.boxes.shape == found.codes.shape == (2, cells, 4)
-    assert found.initial_boxes is None
-    assert found.quality is None
-    for stride, (rows, columns), points in zip(STRIDES, found.shapes, found.points, strict=True):
+        predictions = make_head()(maps)
+    assert predictions.shapes == [tuple(x.shape[2:]) for x in maps.maps]
+    locations = sum(rows * columns for rows, columns in predictions.shapes)
+    assert predictions.logits.shape == (2, locations, CLASSES)
+    assert predictions.boxes.shape == predictions.codes.shape == (2, locations, 4)
+    assert predictions.initial_boxes is None
+    assert predictions.quality is None
+    for stride, (rows, columns), points in zip(STRIDES, predictions.shapes, predictions.points, strict=True):
         assert points.tolist() == [
             [(j + 0.5) * stride, (i + 0.5) * stride] for i in range(rows) for j in range(columns)
         ]
 
 
 @pytest.mark.parametrize("canvas", [(96, 160), (160, 96)])
-def test_predictions_belong_to_their_cells(canvas):
-    """A bright spot in the map answers at the cell it lies on, not at its mirror image."""
+def test_predictions_belong_to_their_locations(canvas):
+    """A bright spot in the map changes the predictions at its own location, not at a mirrored one."""
     head = make_head(depth=1)
     maps = silent(pyramid(*canvas, images=1))
     with torch.no_grad():
         quiet = head(maps)
         maps.maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
-        found = head(maps)
+        predictions = head(maps)
     start, (rows, columns) = maps.maps[0][0, 0].numel(), maps.maps[1].shape[2:]
-    assert torch.cat(found.points)[start + columns + 3].tolist() == [56, 24]
-    for one, other in ((found.logits, quiet.logits), (found.boxes, quiet.boxes)):
+    assert torch.cat(predictions.points)[start + columns + 3].tolist() == [56, 24]
+    for one, other in ((predictions.logits, quiet.logits), (predictions.boxes, quiet.boxes)):
         rise = (one - other)[0, start : start + rows * columns].abs().amax(-1).view(rows, columns)
         changed = (rise > 0).nonzero()
-        assert changed.amin(0).tolist() == [0, 1]  # two convolutions reach two cells
+        assert changed.amin(0).tolist() == [0, 1]  # two convolutions reach two locations
         assert changed.amax(0).tolist() == [3, 5]
 
 
 @pytest.mark.parametrize("scale", LENGTHS)
-def test_decoding(scale):
+def test_codes_are_decoded_to_boxes(scale):
     head = make_head(anchor_scale=scale)
     torch.nn.init.zeros_(head.box_out.weight)
     with torch.no_grad():
         head.box_out.bias.copy_(torch.tensor([0.5, 1, 2, 3]).log())
-        found = head(pyramid())
+        predictions = head(pyramid())
     expected = [
         [x - 0.5 * e, y - e, x + 2 * e, y + 3 * e]
-        for level, e in zip(found.points, LENGTHS[scale], strict=True)
+        for level, e in zip(predictions.points, LENGTHS[scale], strict=True)
         for x, y in level.tolist()
     ]
-    torch.testing.assert_close(found.boxes, torch.tensor(expected).expand(2, -1, -1))
+    torch.testing.assert_close(predictions.boxes, torch.tensor(expected).expand(2, -1, -1))
 
 
 def test_absurd_codes_give_finite_boxes_that_are_clipped_to_the_whole_image():
     detector = make_detector("quality_focal")
     head = detector.head
     torch.nn.init.constant_(head.box_out.bias, 1e4)
-    found, batch = head(pyramid()), make_batch((3, 2))
-    assert found.boxes.isfinite().all()
-    assert workbench.boxes.area(found.boxes).isfinite().all()
-    clipped = workbench.boxes.clip_boxes(found.boxes, batch.sizes, found.clip_margin)
+    predictions, batch = head(pyramid()), make_batch((3, 2))
+    assert predictions.boxes.isfinite().all()
+    assert workbench.boxes.area(predictions.boxes).isfinite().all()
+    clipped = workbench.boxes.clip_boxes(predictions.boxes, batch.sizes, predictions.clip_margin)
     assert (clipped[1] == torch.tensor([0.0, 0, 49, 59])).all()
-    terms = detector.terms(found, batch)
+    terms = detector.terms(predictions, batch)
     sum(terms.values()).backward()
     assert all(p.grad.isfinite().all() for p in head.parameters())
-    assert head.box_out.bias.grad.abs().max() > 0  # the loss is of the codes and pulls them back
+    assert head.box_out.bias.grad.abs().max() > 0  # the loss is computed from the codes and reduces them
 
 
 # ------------------------------------------------------------------------------------------------------------ losses
@@ -139,7 +139,7 @@ def slow_iou(a, b):
 
 
 def slow_terms(predictions, assignment, batch, loss, lengths):
-    """Sections d7, e4 and f of the recipes, cell by cell in double precision; four images make a device's batch."""
+    """Loss terms (sections d7, e4 and f of the recipes), location by location; a device has four images."""
     points = [(p, e) for level, e in zip(predictions.points, lengths, strict=True) for p in level.tolist()]
     logits, codes = predictions.logits.tolist(), predictions.codes.tolist()
     images = range(len(batch.boxes))
@@ -152,12 +152,12 @@ def slow_terms(predictions, assignment, batch, loss, lengths):
     for b in images:
         group, (height, width) = groups[b // 4], batch.sizes[b].tolist()
         group["images"] += 1
-        for cell, g in enumerate(assignment.index[b].tolist()):
+        for location, g in enumerate(assignment.index[b].tolist()):
             quality, label = 0.0, None
             if g >= 0:
                 group["positives"] += 1
                 truth, label = batch.boxes[b, g].tolist(), batch.labels[b, g].item()
-                ((x, y), e), code = points[cell], codes[b][cell]
+                ((x, y), e), code = points[location], codes[b][location]
                 box = [x - e * math.exp(code[0]), y - e * math.exp(code[1])]
                 box += [x + e * math.exp(code[2]), y + e * math.exp(code[3])]
                 box = [min(max(v, 0), m - 1) for v, m in zip(box, (width, height) * 2, strict=True)]
@@ -167,7 +167,7 @@ def slow_terms(predictions, assignment, batch, loss, lengths):
                     d = abs(o - math.log(min(max(side / e, 1 / 16), 16)))
                     group["box"] += d * d / 0.22 if d < 0.11 else d - 0.055
             for c in range(CLASSES):
-                v, p = logits[b][cell][c], 1 / (1 + math.exp(-logits[b][cell][c]))
+                v, p = logits[b][location][c], 1 / (1 + math.exp(-logits[b][location][c]))
                 hit = c == label
                 if loss == "varifocal":
                     group["cls"] += quality * entropy(v, quality) if hit else 0.75 * p**2 * entropy(v, 0)
@@ -197,7 +197,7 @@ def assert_terms(detector, predictions, batch, loss, scale):
 )
 @pytest.mark.parametrize("scale", LENGTHS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_loss_terms(loss, scale, counts):
+def test_loss_terms_agree_with_loops(loss, scale, counts):
     detector, batch = make_detector(loss, anchor_scale=scale), make_batch(counts)
     head = detector.head
     predictions = head(pyramid(images=len(counts)))
@@ -218,20 +218,20 @@ def test_loss_terms_of_tall_and_wide_images(canvas):
     assert_terms(detector, head(pyramid(*canvas, images=3)), batch, "varifocal", 8.0)
 
 
-def test_distances_count_between_a_sixteenth_and_sixteen_base_lengths():
-    """A line 700 px long and 1 px wide, over the centres of a row of stride 8, where 16 px are the base length."""
+def test_target_distances_are_between_a_sixteenth_and_sixteen_base_lengths():
+    """The object is 700 px long and 1 px high, over the centres of a row of stride 8, whose base length is 16 px."""
     detector, batch = make_detector(), make_batch((1,), (64, 704))
     head = detector.head
     batch.boxes[0, 0] = torch.tensor([0, 35.5, 700, 36.5])
     predictions = head(pyramid(64, 704, images=1))
-    (cells,) = (detector.assign(predictions, batch).index[0] >= 0).nonzero(as_tuple=True)
-    assert cells.tolist() == list(range(4 * 88 + 26, 4 * 88 + 61))  # x from 212 to 484
+    (locations,) = (detector.assign(predictions, batch).index[0] >= 0).nonzero(as_tuple=True)
+    assert locations.tolist() == list(range(4 * 88 + 26, 4 * 88 + 61))  # x from 212 to 484
     assert_terms(detector, predictions, batch, "varifocal", 8.0)
 
 
 @pytest.mark.parametrize("scale", LENGTHS)
 def test_sizes_follow_the_anchor_scale(scale):
-    """On maps of one cell each level that accepts an object has it."""
+    """Maps have one location, so each level that accepts the object has it."""
     detector, batch = make_detector(anchor_scale=scale), make_batch((1,), (32, 32))
     head = detector.head
     predictions = head(Pyramid([x[..., :1, :1] for x in pyramid(images=1).maps], STRIDES))
@@ -246,9 +246,11 @@ def test_sizes_follow_the_anchor_scale(scale):
 def test_positives_whose_boxes_miss_their_objects_stay_positives(loss):
     detector, batch = make_detector(loss), make_batch((3, 2))
     head = detector.head
-    torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that a positive taken for a negative would show
+    torch.nn.init.zeros_(
+        head.cls_out.bias
+    )  # scores so high that a positive treated as a negative would change the loss
     predictions = head(pyramid())
-    points = torch.cat(list(predictions.points)).repeat(2, 1, 2)  # boxes without any area
+    points = torch.cat(list(predictions.points)).repeat(2, 1, 2)  # boxes without area
     astray = dataclasses.replace(predictions, codes=torch.full_like(predictions.codes, -200.0), boxes=points)
     _, qualities = assert_terms(detector, astray, batch, loss, 8.0)
     assert set(qualities) == {1e-6}
@@ -266,7 +268,7 @@ def test_padding_is_background_for_every_loss(loss):
 
 
 @pytest.mark.parametrize("loss", ["varifocal", "quality_focal"])
-def test_the_target_quality_is_that_of_the_clipped_box_and_detached(loss):
+def test_the_target_is_the_iou_of_the_clipped_box_and_is_detached(loss):
     detector, batch = make_detector(loss), make_batch((3, 2))
     head = detector.head
     predictions = head(pyramid())
@@ -278,7 +280,7 @@ def test_the_target_quality_is_that_of_the_clipped_box_and_detached(loss):
     assert boxes.grad is None
     assert codes.grad is None
 
-    # What sticks out of the image changes nothing, the size of the image does.
+    # The part of a box outside the image changes nothing; the size of the image changes the target.
     clipped = workbench.boxes.clip_boxes(boxes.detach(), batch.sizes, 1)
     assert (clipped != boxes).any()
     assert detector.terms(dataclasses.replace(leaves, boxes=clipped), batch)["cls"] == terms["cls"]
@@ -287,7 +289,7 @@ def test_the_target_quality_is_that_of_the_clipped_box_and_detached(loss):
     assert detector.terms(leaves, small)["box"] == terms["box"]
 
 
-def test_a_plain_target_asks_for_no_boxes():
+def test_a_loss_without_quality_does_not_depend_on_the_boxes():
     detector, batch = make_detector("focal"), make_batch((3, 2))
     head = detector.head
     predictions = head(pyramid())
@@ -309,14 +311,14 @@ def test_detections_end_a_pixel_before_the_right_and_bottom_side(canvas):
         detector.head.cls_out.bias.fill_(0)
         detector.head.box_out.bias.fill_(1)
     sizes = torch.tensor([canvas, (canvas[0] - 9, canvas[1] - 5)])
-    found = detector.detect(torch.randn(2, 3, *canvas), sizes)
-    for one, (height, width) in zip(found, sizes.tolist(), strict=True):
+    detections = detector.detect(torch.randn(2, 3, *canvas), sizes)
+    for one, (height, width) in zip(detections, sizes.tolist(), strict=True):
         assert 0 < len(one.scores) <= 100
         assert one.boxes.amin(0)[:2].tolist() == [0, 0]
         assert one.boxes.amax(0)[2:].tolist() == [width - 1, height - 1]
 
 
-def test_training_step_of_a_whole_detector():
+def test_a_training_step_reaches_all_parameters():
     detector, batch = small_detector().train(), make_batch((3, 2))
     terms = detector(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
     assert list(terms) == ["cls", "box"]
