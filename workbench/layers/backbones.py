@@ -25,7 +25,6 @@ class ResidualBackbone(nn.Module):
 
     Attributes:
         channels: channels of C3, C4, C5.
-        strides: strides of C3, C4, C5 in pixels.
     """
 
     def __init__(self, settings: Backbone):
@@ -33,6 +32,7 @@ class ResidualBackbone(nn.Module):
         self.net = _network(settings)
         self.channels: list[int] = self.net.feature_info.channels()
         self.strides: list[int] = self.net.feature_info.reduction()
+        """Strides of C3, C4, C5 in pixels."""
         self.norm_frozen = settings.norm == "frozen"
         if settings.frozen_stages:
             stages = [f"layer{stage}" for stage in range(1, settings.frozen_stages + 1)]
