@@ -101,7 +101,7 @@ class ATSSHead(nn.Module):
 
 @dataclass(frozen=True)
 class ATSSObjective:
-    """Terms ``cls`` and ``box``; the quality branch's, if there is one, and ``distribution`` with distributions.
+    """Terms ``cls`` and ``box``; the quality branch and the distributions add a term each.
 
     Attributes:
         classification: loss of the logits.

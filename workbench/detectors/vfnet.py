@@ -165,7 +165,7 @@ class VFNetHead(nn.Module):
 
 @dataclass(frozen=True)
 class VFNetObjective:
-    """Terms ``cls`` and ``box``; ``box_initial`` if the box is refined, and the quality branch's if there is one.
+    """Terms ``cls`` and ``box``; refinement adds ``box_initial``, and the quality branch adds a term of its name.
 
     Attributes:
         classification: loss of the logits.
