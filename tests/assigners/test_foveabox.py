@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from workbench.assigners.assignment import BACKGROUND
-from workbench.assigners.foveabox import assign_foveabox
+from workbench.assigners.foveabox import assign_foveabox, scale_ranges
 
 STRIDES = (8, 16, 32, 64, 128)
 RANGES = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
@@ -103,6 +103,12 @@ def test_agrees_with_the_painting_loop(canvas, kind):
             compared += sum(expected[c] >= 0 for c in sure)
             positives += sum(owner >= 0 for owner in expected)
     assert compared > 0.95 * positives > 20  # few locations are decided by a tie
+
+
+def test_ranges_of_the_levels():
+    assert scale_ranges(STRIDES, 8.0) == list(RANGES)
+    assert scale_ranges(STRIDES, 4.0) == [(low / 2, high / 2) for low, high in RANGES]
+    assert scale_ranges((16, 32), 8.0) == [(1, 128), (64, 512)]
 
 
 @pytest.mark.parametrize(

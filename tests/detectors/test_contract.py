@@ -17,6 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from tests.samples import BACKBONE, CANVAS, CLASSES, make_batch, make_experiment
 from workbench.detectors import FAMILIES, Family, build_detector
+from workbench.detectors.postprocess import postprocess
+from workbench.detectors.predictions import Pyramid
 from workbench.losses.classification import CLASSIFICATION_LOSSES
 from workbench.settings.base import Settings
 from workbench.settings.catalog import load_table
@@ -230,6 +232,20 @@ def test_assignments_name_objects_of_the_image(case):
     for image, count in enumerate((3, 1)):
         assert index[image].max() == count - 1
         assert index[image].min() >= -3
+
+
+@pytest.mark.parametrize("levels", [slice(0, 3), slice(1, 4), slice(0, 2)], ids=["P3 to P5", "P4 to P6", "P3 and P4"])
+def test_a_pyramid_may_have_other_levels(case, levels):
+    """Strides come with the pyramid; heads, assigners and objectives know neither their number nor their values."""
+    _, detector = case
+    images, batch = torch.randn(2, 3, *CANVAS), make_batch((3, 2))
+    maps, strides = detector.neck(detector.backbone(images))[levels], detector.strides[levels]
+    predictions = detector.head(Pyramid(maps, strides))
+    assert list(predictions.strides) == list(strides)
+    assert predictions.shapes == [(math.ceil(CANVAS[0] / s), math.ceil(CANVAS[1] / s)) for s in strides]
+    assert detector.assign(predictions, batch).positive.any()
+    assert all(term.isfinite() for term in detector.terms(predictions, batch).values())
+    assert len(postprocess(predictions, batch.sizes, detector.variant)[0].scores) > 0
 
 
 def test_detections_are_sorted_and_inside_the_image(case):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from workbench.detectors.postprocess import postprocess
-from workbench.detectors.predictions import Predictions
+from tests.samples import make_batch
+from workbench.detectors.postprocess import postprocess, to_original_pixels
+from workbench.detectors.predictions import Detections, Predictions
 from workbench.settings.data import ImageSize
 from workbench.settings.variant import Variant
 
@@ -162,3 +165,27 @@ def test_infinite_boxes_are_clipped():
     boxes = [[-torch.inf, -torch.inf, torch.inf, torch.inf], [20, 20, 30, 30], [40, 40, 1e30, 50]]
     (detections,) = postprocess(only([[0.9], [0.8], [0.7]], boxes), WIDE, Variant(image=IMAGE))
     assert detections.boxes.tolist() == [[0, 0, 128, 96], [20, 20, 30, 30], [40, 40, 128, 50]]
+
+
+# ------------------------------------------------------------------------------------------ scores, original pixels
+
+
+def test_scores_are_sigmoids_and_the_quality_can_be_left_out():
+    predictions = only([[0.9, 0.8], [0.7, 0.6], [0.5, 0.4]], BOXES, centerness=[0.1, 0.9, 0.8])
+    classes, quality = predictions.scores()
+    assert classes[0].flatten().tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    assert quality[0].tolist() == pytest.approx([0.1, 0.9, 0.8])
+    assert predictions.scores().best[0].tolist() == pytest.approx([0.09, 0.63, 0.4])
+    assert predictions.scores(with_quality=False).quality is None
+    assert predictions.scores(with_quality=False).best[0].tolist() == pytest.approx([0.9, 0.7, 0.5])
+
+
+def test_detections_are_scaled_to_the_original_size_of_their_image():
+    batch = replace(make_batch((1, 1)), original_sizes=torch.tensor([[192, 384], [20, 25]]))
+    boxes = torch.tensor([[10.0, 20, 30, 40]])
+    detections = [Detections(boxes, torch.tensor([0.5]), torch.tensor([number])) for number in range(2)]
+    scaled = to_original_pixels(detections, batch)
+    assert scaled[0].boxes.tolist() == [[30, 40, 90, 80]]  # 96 × 128 pixels
+    np.testing.assert_allclose(scaled[1].boxes, [[5, 20 / 3, 15, 40 / 3]], rtol=1e-6)  # 60 × 50 pixels
+    assert [one.labels.item() for one in scaled] == [0, 1]
+    assert boxes.tolist() == [[10, 20, 30, 40]]
