@@ -126,7 +126,7 @@ def assert_agrees(function, tensors, device, value=VALUE, gradient=GRADIENT):
 @pytest.mark.parametrize("back_end", ["sample", "torchvision", "mmcv"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 2), (5, 9), (24, 32)])
-def test_deformable_convolution(device, back_end, masked, rows, columns):
+def test_deformable_convolution_agrees_with_the_cpu(device, back_end, masked, rows, columns):
     if back_end not in back_ends(device):
         pytest.skip(f"{back_end} is not installed with operators for this device")
     # Not on the lattice, since the gradient is not defined there; one tap samples far outside.
@@ -149,12 +149,12 @@ def test_deformable_convolution(device, back_end, masked, rows, columns):
     ],
     ids=["iou", "pairwise-iou", "giou", "pairwise-giou", "star-offsets"],
 )
-def test_geometry(device, function, tensors):
+def test_geometry_agrees_with_the_cpu(device, function, tensors):
     assert_agrees(function, tensors, device)
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
-def test_classification_losses(device, name):
+def test_classification_losses_agree_with_the_cpu(device, name):
     loss = CLASSIFICATION_LOSSES[name]()
     quality = random(64, CLASSES) * (random(64, CLASSES, seed=1) > 0.7)
     target = quality if loss.wants_quality else quality.ceil()
@@ -166,20 +166,20 @@ class Pyramid(FPN):
         return super().forward(maps)
 
 
-def test_neck(device):
+def test_neck_agrees_with_the_cpu(device):
     torch.manual_seed(0)
     maps = [normal(2, 4 * 2**i, 12 // 2**i, 16 // 2**i) for i in range(3)]
     assert_agrees(Pyramid([4, 8, 16], 8), maps, device)
 
 
 @pytest.mark.parametrize("norm", ["trained", "frozen"])
-def test_backbone(device, norm):
+def test_backbone_agrees_with_the_cpu(device, norm):
     torch.manual_seed(0)
     settings = load_row("table3", "t3_full_vfl").experiment.backbone.model_copy(update={"norm": norm})
     assert_agrees(ResidualBackbone(settings).train(), [normal(4, 3, 96, 128)], device, LOSS, LOSS_GRADIENT)
 
 
-def test_points_and_locations(device):
+def test_points_and_locations_agree_with_the_cpu(device):
     for here, there in zip(*(pyramid_points(SHAPES, STRIDES, d) for d in ("cpu", device)), strict=True):
         assert there.device.type == device.type
         assert torch.equal(here, there.cpu())
@@ -203,7 +203,7 @@ def test_assignment_is_identical(device):
 
 
 @pytest.mark.parametrize("centerness", [False, True])
-def test_post_processing(device, centerness):
+def test_post_processing_agrees_with_the_cpu(device, centerness):
     locations = sum(rows * columns for rows, columns in SHAPES)
     # Scores at equal distances, in random order: rounding decides neither their order nor the threshold.
     order = torch.randperm(2 * locations * CLASSES, generator=torch.Generator().manual_seed(0))
@@ -266,7 +266,7 @@ def training_step(table, row, device):
         ("gfl_table3", "gfl3_qfl_dfl"),
     ],
 )
-def test_a_training_step(device, table, row):
+def test_a_training_step_agrees_with_the_cpu(device, table, row):
     terms, gradients = training_step(table, row, "cpu")
     terms_there, gradients_there = training_step(table, row, device)
     assert_close(terms_there, terms, LOSS)
@@ -303,11 +303,11 @@ def run_training(experiment, run, data, on_cpu):
     write_json_atomically(run / "experiment.json", experiment.model_dump(mode="json"))
     environment = os.environ | {"NVIDIA_TF32_OVERRIDE": "0"} | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
     command = [WORKBENCH, "train", run, "--data", data]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert said.returncode == 0, said.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
     used = json.loads((run / "seed0" / "train.json").read_text())["device"]
     assert "thread(s)" in used if on_cpu else used == device_name()
-    return said.stderr
+    return process.stderr
 
 
 @pytest.mark.parametrize("first_on_cpu", [False, True], ids=["gpu-to-cpu", "cpu-to-gpu"])
@@ -319,8 +319,8 @@ def test_a_training_is_resumed_on_another_device(tiny_experiment, tiny_data, tmp
     run = tmp_path / "run"
     run_training(one_epoch, run, tiny_data, on_cpu=first_on_cpu)
     steps = len(losses_of(run / "seed0"))
-    said = run_training(two_epochs, run, tiny_data, on_cpu=not first_on_cpu)
-    assert f"resumed from the checkpoint at step {steps}" in said
+    output = run_training(two_epochs, run, tiny_data, on_cpu=not first_on_cpu)
+    assert f"resumed from the checkpoint at step {steps}" in output
     assert losses_of(run / "seed0") == pytest.approx(losses_of(tmp_path / "seed0"), rel=TRAINING)
 
 

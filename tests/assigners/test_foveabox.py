@@ -88,7 +88,7 @@ def levels_of(box):
 
 @pytest.mark.parametrize("kind", ["any", "on two levels", "equal", "nested"])
 @pytest.mark.parametrize("canvas", CANVASES, ids=lambda c: f"{c[0]}x{c[1]}")
-def test_agrees_with_the_painting_loop(canvas, kind):
+def test_the_assignment_agrees_with_painted_objects(canvas, kind):
     rng = np.random.default_rng([*canvas, len(kind)])
     compared = positives = 0
     for repeat in range(10):

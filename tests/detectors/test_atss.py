@@ -60,7 +60,7 @@ def make_head(*arguments, **settings):
         ("gfl_table2c", "gfl2c_delta2", 32_440_537),
     ],
 )
-def test_number_of_parameters(table, row, count):
+def test_parameters_are_as_many_as_published(table, row, count):
     with torch.device("meta"):
         detector = workbench.build_detector(workbench.load_experiment(table, row, "coco"))
     assert sum(p.numel() for p in detector.parameters()) == count
@@ -71,7 +71,7 @@ def test_number_of_parameters(table, row, count):
 
 @pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("canvas", [(96, 96), (320, 32), (32, 288)])
-def test_predictions_of_a_head_alone(switches, canvas):
+def test_predictions_of_a_head_have_their_shapes(switches, canvas):
     head, maps = make_head(switches), pyramid(*canvas)
     with torch.no_grad():
         predictions = head(maps)

@@ -40,7 +40,7 @@ def make_batch(counts, canvas=samples.CANVAS):
 
 
 @pytest.mark.parametrize("row", ["t5_foveabox_fl", "t5_foveabox_gfl", "t5_foveabox_vfl"])
-def test_number_of_parameters(row):
+def test_parameters_are_as_many_as_published(row):
     with torch.device("meta"):
         detector = workbench.build_detector(workbench.load_experiment("table5", row, "coco"))
     assert sum(p.numel() for p in detector.parameters()) == 36_419_732
@@ -66,7 +66,7 @@ def test_towers_have_biases_and_no_norm():
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (320, 32), (32, 288)])
-def test_predictions_of_a_head_alone(canvas):
+def test_predictions_of_a_head_have_their_shapes(canvas):
     maps = pyramid(*canvas)
     with torch.no_grad():
         predictions = make_head()(maps)

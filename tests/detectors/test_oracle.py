@@ -132,7 +132,7 @@ SCORES = {
 
 
 @pytest.mark.parametrize("row", SCORES)
-def test_final_scores_of_table_1(case, row):
+def test_final_scores_are_as_table_1_defines_them(case, row):
     """The variants are from the table's file; the post-processing drops nothing."""
     predictions, assignment, batch = case
     stated = load_row("table1", row).variant
@@ -177,11 +177,11 @@ def test_the_sigmoid_of_a_logit_is_the_probability():
 def test_replacing_nothing_changes_nothing(case):
     predictions, assignment, batch = case
     assert same_bits(put_truth(predictions, assignment, batch, NOTHING), predictions)
-    nobody = Assignment(torch.tensor(INDEX).clamp(max=BACKGROUND))
+    nothing_assigned = Assignment(torch.tensor(INDEX).clamp(max=BACKGROUND))
     for oracle in EVERY:
-        assert same_bits(put_truth(predictions, nobody, batch, oracle), predictions)
+        assert same_bits(put_truth(predictions, nothing_assigned, batch, oracle), predictions)
         none = replace(batch, boxes=batch.boxes[:, :0], labels=batch.labels[:, :0], valid=batch.valid[:, :0])
-        assert same_bits(put_truth(predictions, nobody, none, oracle), predictions)
+        assert same_bits(put_truth(predictions, nothing_assigned, none, oracle), predictions)
 
 
 def test_replacing_twice_is_replacing_once(case):

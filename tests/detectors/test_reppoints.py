@@ -92,7 +92,7 @@ def test_a_sample_moves_with_its_point():
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (320, 32), (32, 288)])
-def test_predictions_of_a_head_alone(canvas):
+def test_predictions_of_a_head_have_their_shapes(canvas):
     head, maps = make_head(), pyramid(*canvas)
     for parameter in (head.points_out.weight, head.refine_out.weight):
         torch.nn.init.zeros_(parameter)
@@ -136,7 +136,7 @@ def test_half_precision_ends_where_boxes_begin():
 # ------------------------------------------------------------------------------------------------ parameters
 
 
-def test_number_of_parameters():
+def test_parameters_are_as_many_as_published():
     """ResNet-50 without its classifier, 80 classes; the loss has no parameters."""
     with torch.device("meta"):
         for row in ("t5_reppoints_fl", "t5_reppoints_gfl", "t5_reppoints_vfl"):

@@ -83,14 +83,14 @@ def test_the_scales_state_depth_and_anchors(scale, side):
 # -------------------------------------------------------------------------------------------- shapes, counts, orders
 
 
-def test_number_of_parameters():
+def test_parameters_are_as_many_as_published():
     with torch.device("meta"):
         detector = workbench.build_detector(workbench.load_experiment("table5", "t5_retinanet_fl", "coco"))
     assert sum(p.numel() for p in detector.parameters()) == 37_968_692
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (320, 32), (32, 288)])
-def test_order_of_anchors_and_channels(canvas):
+def test_anchors_and_channels_are_in_order(canvas):
     """In the channels, classes (or deltas) vary fastest, then anchors; the anchors of a place follow each other."""
     head, maps = make_head(), pyramid(*canvas)
     for conv in (head.cls_out, head.box_out):

@@ -48,7 +48,7 @@ def test_both_ranges_share_a_network_whose_parameters_are_counted(row):
     assert parts(narrow) == parts(experiment(*NETWORKS[row]))
 
 
-def test_runs_and_networks():
+def test_rows_share_runs_and_networks():
     """VFNet-X's two rows are one training, tested at two sizes."""
     x = ROWS["t4_vfnetx_800"].experiment
     assert x == ROWS["t4_vfnetx_1200"].experiment

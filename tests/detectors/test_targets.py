@@ -110,7 +110,7 @@ def test_all_is_background_without_objects():
     ],
     ids=str,
 )
-def test_factors_of_images(counts, expected):
+def test_factors_of_images_are_of_groups_of_four(counts, expected):
     assert image_weights(torch.tensor(counts)).tolist() == pytest.approx(expected)
 
 

@@ -80,14 +80,14 @@ def parameters(table, row):
         ("t3_star_vfl", 32_293_017 - 2 * 256),  # the star convolution has no GroupNorm
     ],
 )
-def test_number_of_parameters(row, count):
+def test_parameters_are_as_many_as_published(row, count):
     assert parameters("table3", row) == count
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("channels", [8, 12])
 @pytest.mark.parametrize("canvas", [(96, 96), (320, 32), (32, 288)])
-def test_predictions_of_a_head_alone(switches, channels, canvas):
+def test_predictions_of_a_head_have_their_shapes(switches, channels, canvas):
     head = make_head(switches, channels=channels)
     maps = pyramid(*canvas, channels=channels)
     with torch.no_grad():

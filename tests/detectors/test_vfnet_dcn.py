@@ -50,12 +50,12 @@ def count(module):
 
 
 @pytest.mark.parametrize(("name", "dcn"), COUNTS)
-def test_number_of_parameters(name, dcn):
+def test_parameters_are_as_many_as_published(name, dcn):
     with torch.device("meta"):
         assert count(build_detector(experiment(name, dcn))) == COUNTS[name, dcn]
 
 
-def test_number_of_parameters_of_vfnet_x():
+def test_parameters_of_vfnet_x_agree_with_a_count_by_layers():
     """Res2Net-101-DCN, PAFPN and a head of four stacked blocks, 384 channels wide, counted layer by layer."""
     backbone = (27 * 32 + 64) + (9 * 32 * 32 + 64) + (9 * 32 * 64 + 128)  # stem: weights and norms
     inputs = 64

@@ -103,7 +103,7 @@ def decoded_by_theirs(kind, head, codes, shapes):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
-def test_predictions(pair, mm, shape):
+def test_predictions_agree(pair, mm, shape):
     kind, ours, theirs = pair
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
     batch = collate(samples)
@@ -206,7 +206,7 @@ def sum_of_weights(pair, case):
 
 @pytest.mark.parametrize("objects", OBJECTS)
 @torch.no_grad()
-def test_losses(pair, outputs, objects):
+def test_losses_agree(pair, outputs, objects):
     actual, expected = both_losses(pair, outputs[objects])
     if objects != "none":
         assert sum_of_weights(pair, outputs[objects]) > 1
@@ -228,7 +228,7 @@ def test_objects_between_levels_are_learnt_on_several(pair, outputs):
 
 
 @torch.no_grad()
-def test_a_small_sum_of_weights(pair, outputs):
+def test_a_small_sum_of_weights_is_the_normaliser(pair, outputs):
     """MMDetection 3.3.0 divides by at least 1; the released code and we divide by the sum itself."""
     kind, _, _ = pair
     predictions, batch, out, instances, facts = outputs["between levels" if kind == "gfl" else "one"]
@@ -250,19 +250,19 @@ def test_a_small_sum_of_weights(pair, outputs):
         assert float(value) * shrunk == pytest.approx(float(expected[term]), rel=1e-5), term
 
 
-def test_gradients(pair, outputs):
+def test_gradients_agree(pair, outputs):
     kind, ours, theirs = pair
     actual, expected = both_losses(pair, outputs["200 and 120"])
     gradients = {}
-    for side, model, terms in (("mine", ours, actual), ("theirs", theirs, expected)):
+    for side, model, terms in (("ours", ours, actual), ("theirs", theirs, expected)):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         values = torch.autograd.grad(sum(terms.values()), list(trained.values()), retain_graph=True)
         gradients[side] = dict(zip(trained, values, strict=True))
     frozen = ("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")
-    assert not any(name.startswith(frozen) for name in gradients["mine"])
-    assert any(name.startswith("backbone.net.layer2.0.bn1") for name in gradients["mine"])
-    reference = take_weights(gradients["mine"], gradients["theirs"], NAMES[kind])
-    for name, gradient in gradients["mine"].items():
+    assert not any(name.startswith(frozen) for name in gradients["ours"])
+    assert any(name.startswith("backbone.net.layer2.0.bn1") for name in gradients["ours"])
+    reference = take_weights(gradients["ours"], gradients["theirs"], NAMES[kind])
+    for name, gradient in gradients["ours"].items():
         assert reference[name].any(), name
         assert difference(gradient, reference[name]) < 1e-3, name
         assert (gradient - reference[name]).norm() < 1e-3 * reference[name].norm(), name
@@ -273,7 +273,7 @@ def test_gradients(pair, outputs):
 
 @pytest.mark.parametrize("sizes", DETECTION_SIZES[:4], ids=DETECTION_IDS[:4])
 @torch.no_grad()
-def test_detections(pair, mm, monkeypatch, sizes):
+def test_detections_agree(pair, mm, monkeypatch, sizes):
     kind, ours, theirs = pair
     classifier, variant = getattr(theirs.bbox_head, f"{kind}_cls"), load_row(*ROWS[kind], "coco").variant
     actual, expected = both_detections(mm, ours, theirs, variant, classifier, sizes, monkeypatch)
@@ -287,7 +287,7 @@ def test_detections(pair, mm, monkeypatch, sizes):
 
 
 @pytest.mark.parametrize("intervals", [12, 18])
-def test_head_with_another_number_of_intervals(mm, intervals):
+def test_a_head_with_another_number_of_intervals_agrees(mm, intervals):
     settings = {"type": "GFLHead", "num_classes": CLASSES, "in_channels": 32, "feat_channels": 32, "stacked_convs": 2}
     config = mm.config(CONFIGS["gfl"]).model
     train = {key: config[key] for key in ("train_cfg", "test_cfg")}

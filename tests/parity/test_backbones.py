@@ -55,7 +55,7 @@ def our_experiment(name, dcn, neck="fpn"):
 
 
 @every_backbone
-def test_number_of_parameters(mm, name, dcn):
+def test_numbers_of_parameters_agree(mm, name, dcn):
     with torch.device("meta"):
         ours, theirs = build_detector(our_experiment(name, dcn)), mm.model(their_config(mm, name, dcn))
     for part in ("backbone", "neck"):
@@ -68,7 +68,7 @@ def test_number_of_parameters(mm, name, dcn):
 
 @every_backbone
 @torch.no_grad()
-def test_maps(mm, name, dcn):
+def test_maps_agree(mm, name, dcn):
     theirs = mm.model(their_config(mm, name, dcn).backbone)
     enliven(theirs, 0)
     moderate(theirs)
@@ -85,7 +85,7 @@ def test_maps(mm, name, dcn):
 
 
 @torch.no_grad()
-def test_predictions_of_a_vfnet_with_dcn(mm):
+def test_predictions_of_a_vfnet_with_dcn_agree(mm):
     """The last stacked blocks of the towers are deformable, too."""
     theirs = enliven(mm.model(their_config(mm, "resnet50", True)), 0)
     moderate(theirs)
@@ -107,7 +107,7 @@ def test_predictions_of_a_vfnet_with_dcn(mm):
 
 
 @torch.no_grad()
-def test_pafpn(mm):
+def test_pafpn_agrees(mm):
     """Compared without offsets and without the convolution on P3, which MMDetection's neck does not have."""
     norm = {"type": "GN", "num_groups": 4}
     kind = {"type": "PAFPN", "norm_cfg": norm, "no_norm_on_lateral": True, "add_extra_convs": "on_output"}

@@ -74,7 +74,7 @@ def ours(theirs):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
-def test_predictions(mm, ours, theirs, shape):
+def test_predictions_agree(mm, ours, theirs, shape):
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
     batch = collate(samples)
     images, _ = as_theirs(mm, theirs, samples)
@@ -145,7 +145,7 @@ def both_losses(mm, ours, theirs):
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_losses(both_losses, case):
+def test_losses_agree(both_losses, case):
     actual, expected = both_losses(case)
     assert actual.keys() == expected.keys()
     for term, value in expected.items():
@@ -154,18 +154,18 @@ def test_losses(both_losses, case):
         assert float(actual[term]) == pytest.approx(float(value), rel=1e-5), term
 
 
-def test_gradients(ours, theirs, both_losses):
+def test_gradients_agree(ours, theirs, both_losses):
     actual, expected = both_losses("200 and 120")
     gradients = {}
-    for side, model, terms in (("mine", ours, actual), ("theirs", theirs, expected)):
+    for side, model, terms in (("ours", ours, actual), ("theirs", theirs, expected)):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         values = torch.autograd.grad(sum(terms.values()), list(trained.values()), retain_graph=True)
         gradients[side] = dict(zip(trained, values, strict=True))
     assert not any(
-        name.startswith(("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")) for name in gradients["mine"]
+        name.startswith(("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")) for name in gradients["ours"]
     )
-    reference = take_weights(gradients["mine"], gradients["theirs"], our_name)
-    for name, gradient in gradients["mine"].items():
+    reference = take_weights(gradients["ours"], gradients["theirs"], our_name)
+    for name, gradient in gradients["ours"].items():
         assert reference[name].any(), name
         assert difference(gradient, reference[name]) < 1e-3, name
         assert (gradient - reference[name]).norm() < 1e-3 * reference[name].norm(), name
@@ -194,7 +194,7 @@ def claims(boxes, shapes):
     return assign_foveabox(shapes, STRIDES, RANGES, boxes.unsqueeze(1), alone).positive
 
 
-def test_assignment(mm, labeller):
+def test_assignment_agrees(mm, labeller):
     """Compare owners and box targets on all locations of the canvas.
 
     Among more than 16 objects, the order of equally large ones is undefined in MMDetection; our order does not change.
@@ -251,7 +251,7 @@ def test_assignment(mm, labeller):
 
 @pytest.mark.parametrize("sizes", DETECTION_SIZES, ids=DETECTION_IDS)
 @torch.no_grad()
-def test_detections(mm, ours, theirs, monkeypatch, sizes):
+def test_detections_agree(mm, ours, theirs, monkeypatch, sizes):
     actual, expected = both_detections(
         mm,
         ours,

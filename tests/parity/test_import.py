@@ -145,7 +145,7 @@ def test_the_same_detections_after_import(mm, tmp_path, name):
     torch.testing.assert_close(here.boxes[kept][place], there.bboxes, rtol=0, atol=1e-2)
 
 
-def test_names_of_cocos_classes(mm):
+def test_names_of_cocos_classes_are_mmdetections(mm):
     from mmdet.datasets import CocoDataset
 
     assert CocoDataset.METAINFO["classes"] == COCO_NAMES

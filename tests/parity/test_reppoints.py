@@ -81,7 +81,7 @@ def ours(theirs):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
-def test_predictions(mm, ours, theirs, shape):
+def test_predictions_agree(mm, ours, theirs, shape):
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
     batch = collate(samples)
     images, _ = as_theirs(mm, theirs, samples)
@@ -157,7 +157,7 @@ def their_losses(theirs, outputs, instances, facts):
 
 @pytest.mark.parametrize("objects", OBJECTS)
 @torch.no_grad()
-def test_losses(ours, theirs, cases, objects):
+def test_losses_agree(ours, theirs, cases, objects):
     actual, batch, *their_case = cases[objects]
     ours_index, expected = ours.terms(actual, batch), their_losses(theirs, *their_case)
     assert ours_index.keys() == expected.keys()
@@ -168,7 +168,7 @@ def test_losses(ours, theirs, cases, objects):
 
 
 @torch.no_grad()
-def test_losses_of_groups_of_four(mm, ours, theirs):
+def test_losses_of_groups_of_four_agree(mm, ours, theirs):
     """Six images are compared with two devices of four and two images, whose losses are averaged."""
     sizes = [(64, 96), (96, 64), (64, 64), (50, 96), (96, 96), (33, 70)]
     predictions, batch, outputs, *truth = make_case(mm, ours, theirs, sizes, (5, 0, 9, 1, 30, 0))
@@ -182,19 +182,19 @@ def test_losses_of_groups_of_four(mm, ours, theirs):
 
 
 @pytest.mark.parametrize("objects", ["none", "200 and 120"])
-def test_gradients(ours, theirs, cases, objects):
+def test_gradients_agree(ours, theirs, cases, objects):
     actual, batch, *their_case = cases[objects]
-    terms = {"mine": ours.terms(actual, batch), "theirs": their_losses(theirs, *their_case)}
+    terms = {"ours": ours.terms(actual, batch), "theirs": their_losses(theirs, *their_case)}
     gradients = {}
-    for side, model in (("mine", ours), ("theirs", theirs)):
+    for side, model in (("ours", ours), ("theirs", theirs)):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         values = torch.autograd.grad(sum(terms[side].values()), list(trained.values()), retain_graph=True)
         gradients[side] = dict(zip(trained, values, strict=True))
     frozen = ("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")
-    assert not any(name.startswith(frozen) for name in gradients["mine"])
-    reference = take_weights(gradients["mine"], gradients["theirs"], reppoints_name)
+    assert not any(name.startswith(frozen) for name in gradients["ours"])
+    reference = take_weights(gradients["ours"], gradients["theirs"], reppoints_name)
     without = ("head.refine_", "head.moment_transfer") if objects == "none" else ()
-    for name, gradient in gradients["mine"].items():
+    for name, gradient in gradients["ours"].items():
         if name.startswith(without):
             assert not gradient.any(), name
             assert not reference[name].any(), name
@@ -210,7 +210,7 @@ def test_gradients(ours, theirs, cases, objects):
 def draw_images(rng, images, grid=None):
     """Random batch: numbers of objects, boxes, validity, a pyramid's points, and the locations inside the images.
 
-    With a ``grid``, corners are on multiples of so many pixels.
+    With a ``grid``, corners are on multiples of ``grid`` pixels.
     """
     sizes = rng.integers(33, 420, (images, 2))
     counts = rng.choice([0, 1, 2, 5, 20, 60], images).tolist()
@@ -267,7 +267,7 @@ def assert_obeys_the_rule(index, allowed, distance):
 
 
 @pytest.mark.parametrize("grid", [None, 8])
-def test_initial_assignment(mm, grid):
+def test_initial_assignment_agrees(mm, grid):
     """240 images each; on a grid many centres are halfway between points."""
     assigner = mm.task({"type": "PointAssigner", "scale": 4, "pos_num": 1})
     generator = mm.task({"type": "MlvlPointGenerator", "strides": list(STRIDES), "offset": 0.0})
@@ -310,7 +310,7 @@ def draw_predictions(rng, boxes, points, spread):
     return predicted
 
 
-def test_refined_assignment(mm):
+def test_refined_assignment_agrees(mm):
     """Each of 240 images has its own predicted boxes; some sets of boxes overlap no object."""
     settings = {"pos_iou_thr": 0.5, "neg_iou_thr": 0.4, "min_pos_iou": 0, "ignore_iof_thr": -1}
     assigner = mm.task({"type": "MaxIoUAssigner", **settings})
@@ -346,7 +346,7 @@ def test_refined_assignment(mm):
 
 @pytest.mark.parametrize("sizes", DETECTION_SIZES[:4], ids=DETECTION_IDS[:4])
 @torch.no_grad()
-def test_detections(mm, ours, theirs, monkeypatch, sizes):
+def test_detections_agree(mm, ours, theirs, monkeypatch, sizes):
     actual, expected = both_detections(
         mm,
         ours,

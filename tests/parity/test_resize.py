@@ -19,7 +19,7 @@ def bgr(image):
     return np.ascontiguousarray(image.flip(0).permute(1, 2, 0).numpy())
 
 
-def test_decoded_pixels(mm, records):
+def test_decoded_pixels_agree(mm, records):
     load = mm.transform({"type": "LoadImageFromFile"})
     for record in records:
         theirs = load({"img_path": str(record.path)})["img"]

@@ -81,7 +81,7 @@ def anchors_flat(maps, numbers):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
-def test_predictions(mm, ours, theirs, generator, shape):
+def test_predictions_agree(mm, ours, theirs, generator, shape):
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
     batch = collate(samples)
     images, _ = as_theirs(mm, theirs, samples)
@@ -104,7 +104,7 @@ def test_predictions(mm, ours, theirs, generator, shape):
     assert ((predictions.boxes - boxes).abs() / size).max() < 1e-4
 
 
-def test_deltas(mm, theirs):
+def test_deltas_agree(mm, theirs):
     """Some sizes have a logarithm out of bounds."""
     rng, coder = np.random.default_rng(11), theirs.bbox_head.bbox_coder
     anchors, boxes = (torch.from_numpy(draw_boxes(rng, 3000, 900, 1300, smallest=2.0)) for _ in range(2))
@@ -160,7 +160,7 @@ def both_losses(ours, theirs, case):
 
 @pytest.mark.parametrize("objects", OBJECTS)
 @torch.no_grad()
-def test_losses(ours, theirs, outputs, objects):
+def test_losses_agree(ours, theirs, outputs, objects):
     actual, expected = both_losses(ours, theirs, outputs[objects])
     assert actual.keys() == expected.keys()
     for term, value in expected.items():
@@ -170,18 +170,18 @@ def test_losses(ours, theirs, outputs, objects):
 
 
 @pytest.mark.parametrize("objects", ["none", "200 and 120"])
-def test_gradients(ours, theirs, outputs, objects):
+def test_gradients_agree(ours, theirs, outputs, objects):
     actual, expected = both_losses(ours, theirs, outputs[objects])
     gradients = {}
-    for side, model, terms in (("mine", ours, actual), ("theirs", theirs, expected)):
+    for side, model, terms in (("ours", ours, actual), ("theirs", theirs, expected)):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         values = torch.autograd.grad(sum(terms.values()), list(trained.values()), retain_graph=True)
         gradients[side] = dict(zip(trained, values, strict=True))
     assert not any(
-        name.startswith(("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")) for name in gradients["mine"]
+        name.startswith(("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")) for name in gradients["ours"]
     )
-    reference = take_weights(gradients["mine"], gradients["theirs"], retinanet_name)
-    for name, gradient in gradients["mine"].items():
+    reference = take_weights(gradients["ours"], gradients["theirs"], retinanet_name)
+    for name, gradient in gradients["ours"].items():
         if objects == "none" and name.startswith(("head.reg_tower", "head.box_out")):
             assert not gradient.any()
             assert not reference[name].any()
@@ -205,7 +205,7 @@ def doubtful(anchors, boxes, nearness=1e-6):
     return result | (largest & (largest.sum(1, keepdim=True) > 1)).any(0)
 
 
-def test_assignment(mm, theirs, generator):
+def test_assignment_agrees(mm, theirs, generator):
     assigner = mm.task(theirs.train_cfg.assigner)
     rng = np.random.default_rng(14)
     images, positives, ignored, forced, differing = 0, 0, 0, 0, 0
@@ -249,7 +249,7 @@ def test_assignment(mm, theirs, generator):
 
 
 @pytest.mark.parametrize("touching", [False, True])
-def test_assignment_of_objects_that_no_anchor_overlaps(mm, theirs, touching):
+def test_assignment_of_objects_that_no_anchor_overlaps_agrees(mm, theirs, touching):
     """Such objects claim all anchors without overlap; this occurs with predicted boxes."""
     rng = np.random.default_rng(15)
     anchors = torch.from_numpy(draw_boxes(rng, 300, 100, 100))
@@ -269,7 +269,7 @@ def test_assignment_of_objects_that_no_anchor_overlaps(mm, theirs, touching):
 
 @pytest.mark.parametrize("sizes", DETECTION_SIZES, ids=DETECTION_IDS)
 @torch.no_grad()
-def test_detections(mm, ours, theirs, monkeypatch, sizes):
+def test_detections_agree(mm, ours, theirs, monkeypatch, sizes):
     variant = load_row(*ROW).variant
     assert (variant.nms_iou, variant.max_detections) == (0.5, 100)
     more = variant.model_copy(update={"max_detections": 10_000})

@@ -88,7 +88,7 @@ def ours(theirs):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
-def test_predictions(mm, ours, theirs, shape):
+def test_predictions_agree(mm, ours, theirs, shape):
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
     batch = collate(samples)
     images, _ = as_theirs(mm, theirs, samples)
@@ -146,7 +146,7 @@ def both_losses(ours, theirs, case, monkeypatch, loss):
 @pytest.mark.parametrize("loss", [VarifocalLoss(), FocalLoss()], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("objects", OBJECTS)
 @torch.no_grad()
-def test_losses(ours, theirs, outputs, monkeypatch, objects, loss):
+def test_losses_agree(ours, theirs, outputs, monkeypatch, objects, loss):
     actual, expected = both_losses(ours, theirs, outputs[objects], monkeypatch, loss)
     assert actual.keys() == expected.keys()
     for term, value in expected.items():
@@ -156,24 +156,24 @@ def test_losses(ours, theirs, outputs, monkeypatch, objects, loss):
 
 
 @pytest.mark.parametrize("loss", [VarifocalLoss(), FocalLoss()], ids=lambda loss: loss.name)
-def test_gradients(ours, theirs, outputs, monkeypatch, loss):
+def test_gradients_agree(ours, theirs, outputs, monkeypatch, loss):
     actual, expected = both_losses(ours, theirs, outputs["200 and 120"], monkeypatch, loss)
     gradients = {}
-    for side, model, terms in (("mine", ours, actual), ("theirs", theirs, expected)):
+    for side, model, terms in (("ours", ours, actual), ("theirs", theirs, expected)):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         values = torch.autograd.grad(sum(terms.values()), list(trained.values()), retain_graph=True)
         gradients[side] = dict(zip(trained, values, strict=True))
     assert not any(
-        name.startswith(("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")) for name in gradients["mine"]
+        name.startswith(("backbone.net.conv1", "backbone.net.bn1", "backbone.net.layer1")) for name in gradients["ours"]
     )
-    reference = take_weights(gradients["mine"], gradients["theirs"], vfnet_name)
-    for name, gradient in gradients["mine"].items():
+    reference = take_weights(gradients["ours"], gradients["theirs"], vfnet_name)
+    for name, gradient in gradients["ours"].items():
         assert reference[name].any(), name
         assert difference(gradient, reference[name]) < 1e-3, name
         assert (gradient - reference[name]).norm() < 1e-3 * reference[name].norm(), name
 
 
-def test_loss_of_positives_without_overlap(ours, theirs, outputs, monkeypatch):
+def test_loss_of_positives_without_overlap_agrees(ours, theirs, outputs, monkeypatch):
     """They stay positives with the least quality, which shows only in the gradients of the logits."""
     predictions, batch, (logits, initial, refined), *truth = outputs["200 and 120"]
     logits = [(x.detach() + 5).requires_grad_() for x in logits]
@@ -227,7 +227,7 @@ def tied(anchors, counts, boxes, nearness=1e-5):
     return result | (margin.abs() < nearness * 100).any(1), iou
 
 
-def test_atss_assignment(mm):
+def test_atss_assignment_agrees(mm):
     assigner, generator = mm.task({"type": "ATSSAssigner", "topk": 9}), square_anchors(mm)
     rng = np.random.default_rng(4)
     images, positives, differing = 0, 0, 0
@@ -276,7 +276,7 @@ def test_atss_assignment(mm):
 
 @pytest.mark.parametrize("sizes", DETECTION_SIZES, ids=DETECTION_IDS)
 @torch.no_grad()
-def test_detections(mm, ours, theirs, monkeypatch, sizes):
+def test_detections_agree(mm, ours, theirs, monkeypatch, sizes):
     actual, expected = both_detections(
         mm,
         ours,
@@ -294,7 +294,7 @@ def test_detections(mm, ours, theirs, monkeypatch, sizes):
 
 
 @torch.no_grad()
-def test_head_of_fcos_atss(mm):
+def test_head_of_fcos_atss_agrees(mm):
     """Raw VFNet is this head without centerness. FCOS's distances do not have the factor of the level."""
     torch.manual_seed(0)
     settings = {"type": "FCOSHead", "num_classes": CLASSES, "in_channels": 64, "feat_channels": 64, "stacked_convs": 4}
@@ -328,7 +328,7 @@ def assert_same_with_gradient(actual, expected, of):
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(1.0, 0.5), (1.5, 0.75), (2.0, 0.75), (2.5, 1.25), (3.0, 1.0)])
 @pytest.mark.parametrize("weighting", [True, False])
-def test_varifocal_loss(mm, gamma, alpha, weighting):
+def test_varifocal_loss_agrees(mm, gamma, alpha, weighting):
     logits, _, quality, hot = classification_inputs()
     target = hot * quality[:, None]
     theirs = mm.model({"type": "VarifocalLoss", "alpha": alpha, "gamma": gamma, "iou_weighted": weighting})
@@ -336,7 +336,7 @@ def test_varifocal_loss(mm, gamma, alpha, weighting):
     assert_same_with_gradient(actual, theirs(logits, target, reduction_override="none"), logits)
 
 
-def test_focal_and_quality_focal_loss(mm):
+def test_focal_and_quality_focal_loss_agree(mm):
     logits, labels, quality, hot = classification_inputs()
     focal, quality_focal = mm.model(FOCAL["loss_cls"]), mm.model({"type": "QualityFocalLoss", "beta": 2.0})
     assert_same_with_gradient(FocalLoss()(logits, hot), focal(logits, labels, reduction_override="none"), logits)
@@ -344,7 +344,7 @@ def test_focal_and_quality_focal_loss(mm):
     assert_same_with_gradient(actual, quality_focal(logits, (labels, quality), reduction_override="none"), logits)
 
 
-def test_overlaps(mm):
+def test_overlaps_agree(mm):
     rng = np.random.default_rng(8)
     a, b = (torch.from_numpy(draw_boxes(rng, 400, 300, 300, smallest=0.5)) for _ in range(2))
     near = b + torch.from_numpy(rng.normal(0, 5, (400, 4)).astype(np.float32)).sort(dim=1).values  # keeps x1 < x2

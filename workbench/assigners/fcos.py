@@ -38,10 +38,14 @@ def assign_fcos(
 ) -> Assignment:
     """Assign objects to locations by center sampling and by the ranges of the levels.
 
-    A location takes an object if three conditions hold. Its point is in the object. Its point is within 1.5 strides of
-    the object's centre, in x and in y. The largest of its distances to the object's sides is in the range of its level,
-    both ends included: a range ends at ``anchor_scale`` strides, where the next one begins. The first range begins at 0
-    and the last one has no end. Of several objects a location takes the smallest.
+    A location takes an object if three conditions are met:
+
+    - Its point is in the object.
+    - Its point is within 1.5 strides of the object's centre, in x and in y.
+    - The largest of its distances to the object's sides is in the range of its level, both ends included. A range ends
+      at ``anchor_scale`` strides, where the next range begins. The first range begins at 0, the last one has no end.
+
+    Of several objects a location takes the smallest.
 
     Args:
         points: points of each level's locations, ``[P_l, 2]`` in pixels, P in total, fine levels first.

@@ -1,6 +1,6 @@
 """ATSS (Zhang et al., CVPR 2020) and GFL (Li et al., NeurIPS 2020): one network with two exchangeable parts.
 
-Quality branch: ATSS has one for the centerness; without a branch the classification score stands for both, as in GFL.
+Quality branch: ATSS has one for the centerness. GFL has none; its classification score includes the quality.
 Box code: deltas of a square anchor in ATSS; in GFL a distribution of each side's distance, with a loss of its own.
 """
 

@@ -142,7 +142,7 @@ class RepPointsObjective:
         classification: loss of the logits.
         initial_assigner: choice of the locations whose initial box is trained; class and final box have the
             detector's assignment.
-        unit: box losses are relative to so many strides.
+        unit: size in strides by which box losses are divided.
     """
 
     classification: ClassificationLoss
