@@ -139,7 +139,7 @@ def test_settings_of_a_new_loss_are_checked_and_name_its_runs(copy):
         from workbench.settings import files
         table = files.catalogue().folder / "vfnet" / "table3.yaml"
         table.write_text(table.read_text().replace("epsilon: 1.0", "epsilom: 1.0"))
-        files.forget()
+        files.forget()  # the catalogue has read the table before
         try:
             load_row("table3", "own_atss")
         except WorkbenchError as error:

@@ -122,7 +122,7 @@ def test_published_metrics_are_optional(experiments):
         ("vfnet/own.yaml", "own", "experiments/vfnet/own.yaml: rows.own: 'own' is a target of experiments/vfnet/own.yaml; rename the row"),
         ("vfnet/own.yaml", "claims", "experiments/vfnet/own.yaml: rows.claims: 'claims' is a target of the pipeline; rename the row"),
         ("vfnet/own.yaml", "train", "experiments/vfnet/own.yaml: rows.train: 'train' is a target of the pipeline; rename the row"),
-        ("vfnet/own.yaml", "my row", "experiments/vfnet/own.yaml: rows.my row: 'my row' is a target on the command line; use letters, digits, _ and - only"),
+        ("vfnet/own.yaml", "my row", "experiments/vfnet/own.yaml: rows.my row: 'my row' cannot be a target of the pipeline; use letters, digits, _ and - only"),
         ("vfnet/notebooks.yaml", "x", "experiments/vfnet/notebooks.yaml: 'notebooks' is a target of the pipeline; rename the file"),
         ("vfnet/gfl_table3.yaml", "x", "experiments/gfl/table3.yaml: duplicate table name 'gfl_table3', also of experiments/vfnet/gfl_table3.yaml; rename one"),
         ("table6.yaml", "x", "experiments/table6.yaml: a table outside a paper; move it to a paper's folder"),

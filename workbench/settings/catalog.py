@@ -117,7 +117,7 @@ def embedded_settings(scale: str) -> EmbeddedData:
     """Return the settings of a scale's embedded data set; raise if the scale's data are the user's own."""
     layers = catalogue().scale(scale).layers
     if layers.content["data"].get("kind") != "embedded":
-        raise WorkbenchError(f"scale {scale} has no embedded data set: its data are read from data_root")
+        raise WorkbenchError(f"scale {scale} has no embedded data set; choose a scale that draws its own, e.g. mini")
     return layers.part("data").validated(EmbeddedData)
 
 
@@ -125,10 +125,10 @@ def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
     root = data_root or (Path(spec.root) if spec.root else None)
     if spec.data.get("kind") != "coco" or root is None:
         return None
-    for place in (root, *(root / part for part in DATA_PARTS)):
-        if not place.exists():
-            kind = "file" if place.suffix == ".json" else "folder"
-            raise WorkbenchError(f"{place}: no such {kind}; data_root must contain {', '.join(DATA_PARTS)}")
+    for path in (root, *(root / part for part in DATA_PARTS)):
+        if not path.exists():
+            kind = "file" if path.suffix == ".json" else "folder"
+            raise WorkbenchError(f"{path}: no such {kind}; data_root must contain {', '.join(DATA_PARTS)}")
     return annotation_digest(root / DATA_PARTS[0], cache=Path.home() / ".cache" / "vfnet-workbench" / "digests.json")
 
 

@@ -72,7 +72,7 @@ class Head(Settings):
 
     channels: int = Field(256, ge=1)
     stacked_convs: int = Field(3, ge=1)
-    """Number of blocks in a tower before its last one, which is a star convolution, deformable, or one more block."""
+    """Number of blocks in a tower before the last layer: a star convolution, a deformable one, or one more block."""
     norm_groups: int = Field(32, ge=1)
     anchor_scale: float = Field(8.0, gt=0)
     """Side of ATSS's anchor in strides. Sizes of other detectors scale with it; 8 gives the published sizes."""

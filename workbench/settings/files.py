@@ -18,7 +18,7 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose, read_yaml, validated
 
 TARGETS = ("all", "tables", "figures", "claims", "notebooks")
-"""Targets of the pipeline other than tables and rows."""
+"""Targets of the pipeline that are neither tables nor rows."""
 STEPS = (
     *("dataset", "weights", "import_weights", "train", "detect", "evaluate", "rank"),
     *("table", "verdicts", "loss", "ap", "ranking", "notebook", "unknown_target"),
@@ -142,7 +142,7 @@ class Catalogue:
 def _check_name(name: str, place: Place, kind: str) -> None:
     """Raise if a table or a row cannot have this name, a target of the pipeline."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise WorkbenchError(f"{place}: '{name}' is a target on the command line; use letters, digits, _ and - only")
+        raise WorkbenchError(f"{place}: '{name}' cannot be a target of the pipeline; use letters, digits, _ and - only")
     if name in (*TARGETS, *STEPS):
         raise WorkbenchError(f"{place}: '{name}' is a target of the pipeline; rename the {kind}")
 
