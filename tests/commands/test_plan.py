@@ -9,6 +9,7 @@ from workbench import cli
 from workbench.commands.costs import disk_bytes, epoch_images, find_speed, read_trainings, val_images
 from workbench.commands.plan import describe
 from workbench.data.coco import read_coco
+from workbench.runs.folders import ScaleFolder
 from workbench.settings.catalog import Rehearsal, load_row, load_table
 from workbench.settings.data import CocoData
 from workbench.settings.experiment import WeightAveraging
@@ -101,10 +102,15 @@ def test_finished_trainings_are_not_in_the_total(tmp_path):
 
 
 def test_the_best_source_of_the_speed_is_used(tmp_path):
-    folder, rehearsal = tmp_path / "mini", tmp_path / "mini-rehearsal"
+    folder, rehearsal = (tmp_path / name for name in ("mini", "mini-rehearsal"))
 
     def source(row=FULL, images_per_second=None):
-        speed = find_speed(row.experiment, read_trainings(folder), read_trainings(rehearsal), images_per_second)
+        speed = find_speed(
+            row.experiment,
+            read_trainings(ScaleFolder(folder)),
+            read_trainings(ScaleFolder(rehearsal)),
+            images_per_second,
+        )
         return speed and (speed.images_per_second, speed.source)
 
     assert source() is None

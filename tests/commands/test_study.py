@@ -10,18 +10,17 @@ import torch
 
 from workbench import cli
 from workbench.boxes import aligned_iou
-from workbench.commands.detect import detect_run
+from workbench.commands.detect import write_detections
 from workbench.commands.study import oracle_variants, study_oracles, study_ranking
 from workbench.data import loader
 from workbench.data.coco import read_coco
 from workbench.evaluation.coco_metrics import evaluate_detections
 from workbench.evaluation.inference import detect_data_set
-from workbench.runs.load import load_run
+from workbench.runs.load import load_training
 from workbench.settings.catalog import load_row, load_table
 from workbench.settings.ids import variant_id
 from workbench.settings.variant import Oracle, Variant
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import write_json_atomically
 
 ROWS = {"fcos_atss": ("table3", "t3_fcos_atss"), "vfnet": ("table3", "t3_full_vfl")}
 ROWS |= {family: ("table5", f"t5_{family}_vfl") for family in ("atss", "foveabox", "reppoints", "retinanet")}
@@ -54,17 +53,17 @@ def test_each_detector_has_the_variants_that_apply(name, count):
 
 
 def test_ap_with_oracles_equals_the_ap_of_an_evaluation(untrained_run, tiny_data, monkeypatch, capsys):
-    run = untrained_run(experiment_of("fcos_atss"))
-    workbench(monkeypatch, "oracle", "--run", run, "--data", tiny_data)
+    training = untrained_run(experiment_of("fcos_atss"))
+    workbench(monkeypatch, "oracle", "--run", training.folder, "--data-root", tiny_data)
     output = capsys.readouterr().out
     assert output.count("\n| `") == 10
-    assert (run / "seed0" / "oracles.md").read_text() == output.removesuffix("\n")
-    with (run / "seed0" / "oracles.csv").open() as file:
+    assert training.oracles.with_suffix(".md").read_text() == output.removesuffix("\n")
+    with training.oracles.open() as file:
         table = list(csv.DictReader(file))
     names = ("w/ctr", "gt_ctr", "gt_ctr_iou", "gt_bbox", "gt_cls", "gt_cls_iou")
     stated = [row.labels for row in load_table("table1")[1]]
     assert [{name: line[name] == "True" for name in names} for line in table] == stated
-    data, detector = read_coco(tiny_data, "val2017", training=False), load_run(run).detector
+    data, detector = read_coco(tiny_data, "val2017", training=False), load_training(training).detector
     for line, variant in zip(table, oracle_variants(experiment_of("fcos_atss")), strict=True):
         detections = detect_data_set(detector, data, variant, "cpu")
         metrics = evaluate_detections(tiny_data / "annotations/instances_val2017.json", detections)
@@ -73,14 +72,13 @@ def test_ap_with_oracles_equals_the_ap_of_an_evaluation(untrained_run, tiny_data
     plain = ["plain_without_centerness", "plain"]
     assert [line["compared_with"] for line in table] == ["-", "-", "plain", "plain", *plain * 3]
     assert float(table[8]["difference_low"]) < float(table[8]["difference"]) == float(table[8]["AP"]) > 0
-    assert not list(run.rglob(".*"))
+    assert not list(training.folder.rglob(".*"))
 
 
 @pytest.mark.parametrize("name", ["foveabox", "reppoints", "retinanet"])
 def test_detectors_without_centerness_have_four_oracle_rows(name, untrained_run, tiny_data):
     experiment = experiment_of(name)
-    run = untrained_run(experiment)
-    text = study_oracles(run, tiny_data, 0)
+    text = study_oracles(untrained_run(experiment), tiny_data)
     lines = [line for line in text.splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines] == [
         "plain",
@@ -93,48 +91,47 @@ def test_detectors_without_centerness_have_four_oracle_rows(name, untrained_run,
 
 @pytest.mark.parametrize("name", ["fcos_atss", "reppoints"])
 def test_the_ranking_equals_a_loop_over_images_and_locations(name, untrained_run, tiny_data, monkeypatch, capsys):
-    run = untrained_run(experiment_of(name))
-    workbench(monkeypatch, "ranking", "--run", run, "--data", tiny_data)
-    cells = pandas.read_csv(run / "seed0" / "ranking.csv")
-    assert f"{len(cells)} cells  Spearman " in capsys.readouterr().out
+    training = untrained_run(experiment_of(name))
+    workbench(monkeypatch, "ranking", "--run", training.folder, "--data-root", tiny_data)
+    locations = pandas.read_csv(training.ranking)
+    assert f"{len(locations)} locations  Spearman " in capsys.readouterr().out
     for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
-        assert (run / "seed0" / f"ranking{suffix}").read_bytes().startswith(start)
+        assert training.ranking.with_suffix(suffix).read_bytes().startswith(start)
 
-    detector, expected = load_run(run).detector, []
+    detector, expected = load_training(training).detector, []
     for batch in loader.evaluation_batches(read_coco(tiny_data, "val2017", training=False), size=(128, 96)):
         with torch.no_grad():
             predictions = detector.predict(batch.images)
-        for cell, number in enumerate(detector.assign(predictions, batch).index[0].tolist()):
+        for location, number in enumerate(detector.assign(predictions, batch).index[0].tolist()):
             if number >= 0:
-                score = predictions.logits[0, cell, batch.labels[0, number]].double().sigmoid()
+                score = predictions.logits[0, location, batch.labels[0, number]].double().sigmoid()
                 if predictions.quality is not None:
-                    score = score * predictions.quality[0, cell].double().sigmoid()
-                box = predictions.boxes[0, cell].double()
+                    score = score * predictions.quality[0, location].double().sigmoid()
+                box = predictions.boxes[0, location].double()
                 expected.append((aligned_iou(box, batch.boxes[0, number].double()).item(), score.item()))
     assert len(expected) > 20
-    np.testing.assert_allclose(cells, expected, atol=1.1e-6)
+    np.testing.assert_allclose(locations, expected, atol=1.1e-6)
 
 
 def test_a_ranking_keeps_evenly_spaced_locations(untrained_run, tiny_data, monkeypatch):
     monkeypatch.setattr("workbench.report.figures.ranking.draw_rankings", lambda *_: None)
-    run = untrained_run(experiment_of("fcos_atss"))
-    complete = study_ranking(run, tiny_data, 0)
+    training = untrained_run(experiment_of("fcos_atss"))
+    complete = study_ranking(training, tiny_data)
     monkeypatch.setattr("workbench.commands.study.POINTS", 11)
-    thinned = study_ranking(run, tiny_data, 0)
+    thinned = study_ranking(training, tiny_data)
     assert len(thinned) == 11
     assert thinned.index.tolist() == np.linspace(0, len(complete) - 1, 11).astype(int).tolist()
-    fewer = study_ranking(run, tiny_data, 0, limit_images=2)
+    fewer = study_ranking(training, tiny_data, limit_images=2)
     assert fewer.index.max() < len(complete) - 1
 
 
 def test_mistakes_are_one_line(untrained_run, tiny_data, tmp_path):
-    run = untrained_run(experiment_of("vfnet"))
+    training = untrained_run(experiment_of("vfnet"))
     with pytest.raises(WorkbenchError, match="train this run with seed 3 first"):
-        study_oracles(run, tiny_data, 3)
+        study_oracles(training.run.training(3), tiny_data)
     with pytest.raises(WorkbenchError, match="no such data folder"):
-        study_ranking(run, tmp_path / "nowhere", 0)
+        study_ranking(training, tmp_path / "nowhere")
     variant = Variant(image=experiment_of("vfnet").image, oracle=Oracle(centerness="iou"))
-    write_json_atomically(tmp_path / "wrong.json", variant.model_dump(mode="json"))
-    with pytest.raises(WorkbenchError, match=r"wrong.json: vfnet has no centerness to replace"):
-        detect_run(run, tmp_path / "wrong.json", tiny_data, 0, 0)
-    assert not list(run.rglob("detections.json"))
+    with pytest.raises(WorkbenchError, match=r"vfnet-varifocal-\S+ seed0: vfnet has no centerness to replace"):
+        write_detections(training, variant, tiny_data, 0)
+    assert not list(training.folder.rglob("detections.json"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.report.claims import claimed_rows, claims_digest, read_claims
+from workbench.report.claims import claimed_tables, claims_digest, read_claims
 from workbench.report.outcomes import settings_digest
 from workbench.runs.folders import data_folder
 from workbench.settings import files
@@ -61,8 +61,7 @@ def test_a_start_of_the_pipeline_reads_each_yaml_file_once(experiments, monkeypa
     rows = [row for table in tables.values() for row in table]
     assert trainings_of(rows, settings)
     assert released_runs(rows)
-    assert claimed_rows(settings)
-    assert claims_digest()
+    assert claims_digest(claimed_tables())
     assert all(settings_digest(*table) for table in tables.items())
     assert data_folder(settings.scale, Path("results"))
     scales = {Path(f"scales/{name}.yaml") for name in ("bccd", "coco")}

@@ -16,6 +16,7 @@ import torch
 from tests.settings.test_catalog import TABLES
 from workbench import cli
 from workbench.detectors import build_detector
+from workbench.runs.folders import RELEASED
 from workbench.runs.load import load_run
 from workbench.settings.catalog import load_row, load_table
 from workbench.settings.data import COCO_IDS, COCO_NAMES, CocoData
@@ -82,11 +83,9 @@ def weights(detector):
 
 
 @pytest.fixture
-def run(tmp_path, experiment):
-    """Folder of a run that contains only its settings."""
-    folder = tmp_path / "runs" / "vfnet-x"
-    write_json_atomically(folder / "experiment.json", experiment.model_dump(mode="json"))
-    return folder
+def run(new_run, experiment):
+    """Run that contains only its settings."""
+    return new_run(experiment)
 
 
 @pytest.fixture
@@ -160,7 +159,7 @@ LAYOUTS = {
 
 
 def assert_same(run, detector, half=False):
-    loaded = load_run(run, "released")
+    loaded = load_run(run.folder, "released")
     wanted = detector.state_dict()
     for name, tensor in loaded.detector.state_dict().items():
         exact = wanted[name].half().float() if half and wanted[name].is_floating_point() else wanted[name]
@@ -176,8 +175,8 @@ def test_every_layout_gives_the_same_detector(tmp_path, run, detector, weights, 
     file = tmp_path / "published.pth"
     torch.save(LAYOUTS[layout](weights), file, _use_new_zipfile_serialization=new_format)
     lines = []
-    target = import_checkpoint(file, run, None, lines.append)
-    assert target == run / "released" / "model.safetensors"
+    target = import_checkpoint(file, run.training(RELEASED), None, lines.append)
+    assert target == run.training(RELEASED).weights
     loaded = assert_same(run, detector)
     assert loaded.category_ids == COCO_IDS
     assert loaded.class_names == COCO_NAMES
@@ -190,7 +189,7 @@ def test_every_layout_gives_the_same_detector(tmp_path, run, detector, weights, 
         "averages instead of the weights": "averaged weights: used, the file has no plain weights",
     }
     assert lines[:-1] == ([notes[layout]] if layout in notes else [])
-    facts = json.loads((run / "released" / "train.json").read_text())
+    facts = json.loads(run.training(RELEASED).facts.read_text())
     assert (facts["seed"], facts["file"], len(facts["sha256"])) == ("released", "published.pth", 64)
     assert facts["code_digest"]
 
@@ -199,7 +198,7 @@ def test_half_precision_is_converted(tmp_path, run, detector, weights):
     half = OrderedDict((n, t.half() if t.is_floating_point() else t) for n, t in weights.items())
     torch.save(of_version_2(half), tmp_path / "half.pth")
     lines = []
-    import_checkpoint(tmp_path / "half.pth", run, None, lines.append)
+    import_checkpoint(tmp_path / "half.pth", run.training(RELEASED), None, lines.append)
     assert_same(run, detector, half=True)
     count = sum(t.is_floating_point() for t in weights.values())
     assert lines[0] == f"{count} tensors of half precision: converted to single"
@@ -208,7 +207,7 @@ def test_half_precision_is_converted(tmp_path, run, detector, weights):
 def test_constants_of_gfl_are_left_out(tmp_path, run, detector, weights):
     torch.save(of_version_2(weights | {"bbox_head.integral.project": torch.arange(17.0)}), tmp_path / "x.pth")
     lines = []
-    import_checkpoint(tmp_path / "x.pth", run, None, lines.append)
+    import_checkpoint(tmp_path / "x.pth", run.training(RELEASED), None, lines.append)
     assert lines[0] == "bbox_head.integral.project: left out, not a weight"
 
 
@@ -218,7 +217,7 @@ def test_objects_that_mmengine_saves_are_accepted_and_inert(tmp_path, run, detec
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "full.pth", weights_only=True)
     before = set(torch.serialization.get_safe_globals())  # their order varies
-    import_checkpoint(tmp_path / "full.pth", run, None, print)
+    import_checkpoint(tmp_path / "full.pth", run.training(RELEASED), None, print)
     assert_same(run, detector)
     assert set(torch.serialization.get_safe_globals()) == before
     with torch.serialization.safe_globals(STAND_INS):
@@ -290,11 +289,11 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, monkeypatch, 
     make, expected = REFUSED[case]
     torch.save(make(weights), "bad.pth")
     with pytest.raises(WorkbenchError) as error:
-        import_checkpoint(Path("bad.pth"), run, None, print)
+        import_checkpoint(Path("bad.pth"), run.training(RELEASED), None, print)
     assert str(error.value).startswith("bad.pth: ")
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
-    assert not (run / "released").exists()
+    assert not run.training(RELEASED).folder.exists()
     assert not Path("executed").exists()
 
 
@@ -305,16 +304,16 @@ def test_an_incomplete_file_is_refused(tmp_path, run, weights, share, new_format
     torch.save(of_version_2(weights), file, _use_new_zipfile_serialization=new_format)
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     with pytest.raises(WorkbenchError, match=r"whole.pth: not a complete checkpoint of PyTorch .*download it again"):
-        import_checkpoint(file, run, None, print)
+        import_checkpoint(file, run.training(RELEASED), None, print)
 
 
 def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, run):
     (tmp_path / "text.pth").write_text("see https://example.org for the weights\n" * 9)
     with pytest.raises(WorkbenchError, match=r"text.pth: not a complete checkpoint of PyTorch"):
-        import_checkpoint(tmp_path / "text.pth", run, None, print)
+        import_checkpoint(tmp_path / "text.pth", run.training(RELEASED), None, print)
     for name in ("", "nowhere.pth"):
         with pytest.raises(WorkbenchError, match="no such file"):
-            import_checkpoint(tmp_path / name, run, None, print)
+            import_checkpoint(tmp_path / name, run.training(RELEASED), None, print)
     with pytest.raises(WorkbenchError, match=r"experiment.json"):
         import_checkpoint(tmp_path / "text.pth", tmp_path, None, print)
 
@@ -338,10 +337,10 @@ def test_weights_of_another_model_are_refused(tmp_path, run, case):
     torch.save(of_version_3(published(build_detector(other))), tmp_path / "other.pth")
     lines = []
     with pytest.raises(WorkbenchError, match=r"other.pth: not weights of vfnet-x \(") as error:
-        import_checkpoint(tmp_path / "other.pth", run, None, lines.append)
+        import_checkpoint(tmp_path / "other.pth", run.training(RELEASED), None, lines.append)
     assert f"({lines[0]}; in total " in str(error.value)
     assert any(line.startswith(first) for line in lines), lines[:5]
-    assert not (run / "released").exists()
+    assert not run.training(RELEASED).folder.exists()
 
 
 def test_weights_of_a_classifier_are_refused(tmp_path, run, detector):
@@ -351,7 +350,7 @@ def test_weights_of_a_classifier_are_refused(tmp_path, run, detector):
     with pytest.raises(
         WorkbenchError, match=r"resnet50.pth: not weights of vfnet-x \(missing: backbone.net.conv1.weight"
     ):
-        import_checkpoint(tmp_path / "resnet50.pth", run, None, print)
+        import_checkpoint(tmp_path / "resnet50.pth", run.training(RELEASED), None, print)
 
 
 def test_every_difference_is_reported_before_the_error(tmp_path, run, weights):
@@ -360,7 +359,7 @@ def test_every_difference_is_reported_before_the_error(tmp_path, run, weights):
     torch.save(of_version_2(weights), tmp_path / "bad.pth")
     lines = []
     with pytest.raises(WorkbenchError, match="in total 2 missing, 1 unexpected, 1 different"):
-        import_checkpoint(tmp_path / "bad.pth", run, None, lines.append)
+        import_checkpoint(tmp_path / "bad.pth", run.training(RELEASED), None, lines.append)
     assert lines == [
         "missing: backbone.net.conv1.weight",
         "missing: neck.laterals.1.bias",
@@ -373,12 +372,11 @@ def test_every_difference_is_reported_before_the_error(tmp_path, run, weights):
 
 
 @pytest.fixture
-def small(tmp_path, tiny_data):
+def small(tmp_path, new_run):
     """Folder of a run, checkpoint without names of classes, and detector, all for the classes of the drawn data set."""
     row = load_row("table3", "t3_full_vfl")
-    run = tmp_path / "results" / "runs" / row.run
-    write_json_atomically(run / "experiment.json", row.experiment.model_dump(mode="json"))
-    write_json_atomically(run.parent.parent / "quick.json", row.variant.model_dump(mode="json") | {"limit_images": 3})
+    run = new_run(row.experiment)
+    write_json_atomically(tmp_path / "quick.json", row.variant.model_dump(mode="json") | {"limit_images": 3})
     torch.manual_seed(0)
     detector = build_detector(row.experiment)
     torch.save(published(detector), tmp_path / "bare.pth")
@@ -390,45 +388,57 @@ def workbench(monkeypatch, *arguments):
     cli.main()
 
 
-def test_imported_weights_are_detected_with_and_evaluated(small, tiny_data, monkeypatch, capsys):
+def test_imported_weights_are_detected_with_and_evaluated(small, tiny_data, tmp_path, monkeypatch, capsys):
     run, file, detector = small
-    workbench(monkeypatch, "import-checkpoint", file, "--run", run, "--data", tiny_data)
-    assert f"tensors of bare.pth -> {run}/released/model.safetensors" in capsys.readouterr().err
+    workbench(monkeypatch, "import-checkpoint", file, "--run", run.folder, "--data-root", tiny_data)
+    assert f"tensors of bare.pth -> {run.training(RELEASED).weights}" in capsys.readouterr().err
     loaded = assert_same(run, detector)
     assert len(loaded.class_names) == len(loaded.category_ids) == loaded.experiment.data.classes
-    variant = run.parent.parent / "quick.json"
+    variant = tmp_path / "quick.json"
     for command in ("detect", "evaluate"):
         more = ("--workers", 0) if command == "detect" else ()
-        workbench(monkeypatch, command, run, "--variant", variant, "--data", tiny_data, "--seed", "released", *more)
+        workbench(
+            monkeypatch,
+            command,
+            "--run",
+            run.folder,
+            "--variant",
+            variant,
+            "--data-root",
+            tiny_data,
+            "--seed",
+            "released",
+            *more,
+        )
     assert f"{run.name} released: AP" in capsys.readouterr().out
-    metrics = json.loads((run / "released" / "quick" / "metrics.json").read_text())
+    metrics = json.loads(next(run.training(RELEASED).folder.glob("*/metrics.json")).read_text())
     assert metrics["images"] == 3
     assert metrics["provenance"]["training"]["file"] == "bare.pth"
-    (run / "released" / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(WorkbenchError, match=r"released/model.safetensors: .* delete it and import them again"):
-        load_run(run, "released")
+    (run.training(RELEASED).weights).write_bytes(b"x")
+    with pytest.raises(WorkbenchError, match=r"released/model.safetensors: .* delete the file and import them again"):
+        load_run(run.folder, "released")
 
 
 def test_mistakes_on_the_command_line_end_in_one_line(small, tiny_data, monkeypatch, tmp_path):
     run, file, detector = small
     with pytest.raises(SystemExit, match="does not name its classes; name the data set"):
-        workbench(monkeypatch, "import-checkpoint", file, "--run", run)
+        workbench(monkeypatch, "import-checkpoint", file, "--run", run.folder)
     classes = detector.head.cls_out.out_channels
     torch.save(of_version_2(published(detector), tuple(f"class {i}" for i in range(classes))), file)
     with pytest.raises(SystemExit, match=r"class 0 is 'class 0', but .* in .*; name the data set of its training"):
-        workbench(monkeypatch, "import-checkpoint", file, "--run", run, "--data", tiny_data)
+        workbench(monkeypatch, "import-checkpoint", file, "--run", run.folder, "--data-root", tiny_data)
     with pytest.raises(SystemExit, match="import the published weights first"):
-        workbench(monkeypatch, "predict", tmp_path, "--run", run, "--seed", "released")
+        workbench(monkeypatch, "predict", tmp_path, "--run", run.folder, "--seed", "released")
     with pytest.raises(SystemExit) as status:
-        workbench(monkeypatch, "predict", tmp_path, "--run", run, "--seed", "-1")
+        workbench(monkeypatch, "predict", tmp_path, "--run", run.folder, "--seed", "-1")
     assert status.value.code == 2
-    assert not (run / "released").exists()
+    assert not run.training(RELEASED).folder.exists()
 
 
 def test_a_data_set_with_another_number_of_classes_is_refused(run, weights, tiny_data, tmp_path):
     torch.save(weights, tmp_path / "bare.pth")
     with pytest.raises(WorkbenchError, match=r"data: \d+ categories, but the weights have 80"):
-        import_checkpoint(tmp_path / "bare.pth", run, tiny_data, print)
+        import_checkpoint(tmp_path / "bare.pth", run.training(RELEASED), tiny_data, print)
 
 
 # Names of tensors, and COCO's categories.
