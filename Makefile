@@ -1,20 +1,24 @@
-# Sets up the environment on a machine that has Python (3.11 or later) and make, then runs what was asked for.
+# Sets up the environment on a machine that has Python (3.11 or later) and make, then does what was asked for.
+#   make             this help
+#   make env         the environment in .venv; then: . .venv/bin/activate
 #   make table3      the environment, then `snakemake --cores all table3`; so do the other tables, figures, claims, all
-#   make report      tables, figures and claims that are there in one file, report.html
-#   make test        the environment, then all fast tests and the format and lint checks
-#   make test-gpu    the environment, then the tests of a CUDA device; without one they are skipped
-#   make parity      the comparison with MMDetection, where mmcv is at hand (make parity WHEELS=folder)
+#   make report      all tables, figures and claims that exist, in one file: report.html
+#   make test        the environment, then all fast tests and the checks of format and style
+#   make test-slow   the slow tests (kills and resumptions, full-size networks)
+#   make test-gpu    the tests on a CUDA device; without one they are skipped
+#   make parity      the comparison with MMDetection, if a wheel of mmcv is available (make parity WHEELS=folder)
+#   make docs        the measured tables in README.md and docs/, filled from results/reference
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help all tables figures claims notebooks report test test-slow test-gpu parity lint format clean
+.PHONY: help env all tables figures claims notebooks report docs test test-slow test-gpu parity lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,6p' Makefile
+	@sed -n '1,10p' Makefile
 
-# uv where it is installed, pip otherwise; the tested versions either way.
+# uv if it is installed, else pip. Both take the tested versions.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; name another one with make PYTHON=…")'
 	@if command -v uv >/dev/null; then \
@@ -28,13 +32,19 @@ define install
 endef
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@echo "Setting up $(VENV): some minutes and 5 GB the first time"
+	@echo "Setting up $(VENV): this takes some minutes and 5 GB the first time"
 	$(call install,.)
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt
-	@echo "Setting up $(VENV): some minutes and 5 GB the first time"
+	@echo "Setting up $(VENV): this takes some minutes and 5 GB the first time"
 	$(call install,.[dev])
 	@touch $(VENV)/.ready
+
+env: $(VENV)/.ready
+	@echo "Ready; activate it with: . $(VENV)/bin/activate"
+
+docs: $(VENV)/.ready
+	$(BIN)/python docs/fill_tables.py
 
 all tables figures claims notebooks: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores all $@
@@ -57,8 +67,8 @@ test-slow: $(VENV)/.ready-dev
 test-gpu: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -m gpu -rs --durations=8
 
-# Against MMDetection as a black box, in an environment of its own: it needs older packages than the workbench.
-# WHEELS names a folder with a wheel of mmcv 2.1.0.
+# Comparison with MMDetection as a black box, in a separate environment: MMDetection needs older packages.
+# WHEELS is a folder with a wheel of mmcv 2.1.0.
 PARITY := $(VENV)-parity
 parity: $(PARITY)/.ready
 	$(PARITY)/bin/python -m pytest -W ignore tests/parity tests/layers/test_deform.py

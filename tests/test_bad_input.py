@@ -285,7 +285,7 @@ MISTAKES = {
     "settings truncated": (
         "train",
         truncated(lambda s: s.run / "experiment.json"),
-        ["experiment.json: the run's settings are truncated", "copy"],
+        ["experiment.json: settings of the run are truncated", "copy"],
     ),
     "no settings": ("train", lambda s: (s.run / "experiment.json").unlink(), ["experiment.json: ", "check the path"]),
     "a file for the results' folder": (
@@ -356,7 +356,7 @@ MISTAKES = {
         ["detections.json: detections are truncated or not JSON", "write or copy the file again"],
     ),
     "annotations truncated later": ("evaluate", truncated(lambda s: s.annotations("val2017")), [VAL, "copy the file"]),
-    "annotations gone later": ("evaluate", lambda s: s.annotations("val2017").unlink(), [VAL, "check the path"]),
+    "annotations gone later": ("evaluate", lambda s: s.annotations("val2017").unlink(), [VAL, "put the COCO-format"]),
     "images gone later": (
         "evaluate",
         document(lambda c: c["images"].pop(), "val2017"),

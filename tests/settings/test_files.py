@@ -202,7 +202,7 @@ def test_the_package_exports_the_functions_of_the_settings_without_torch():
     code = """
 import sys, workbench
 settings = [name for name in workbench.__all__ if name not in ("build_detector", "load_run")]
-assert {"load_table", "load_row", "read_config", "read_released", "table_names"} <= set(settings)
+assert {"load_table", "load_row", "table_names"} <= set(settings)
 assert all(callable(getattr(workbench, name)) for name in settings)
 assert "torch" not in sys.modules
 """

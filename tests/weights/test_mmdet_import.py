@@ -16,7 +16,7 @@ import torch
 from tests.settings.test_catalog import TABLES
 from workbench import cli
 from workbench.detectors import build_detector
-from workbench.runs.folders import RELEASED
+from workbench.runs.folders import RELEASED, Run
 from workbench.runs.load import load_run
 from workbench.settings.catalog import load_row, load_table
 from workbench.settings.data import COCO_IDS, COCO_NAMES, CocoData
@@ -265,7 +265,7 @@ REFUSED = {
     "a list": (lambda w: [1, 2], "contains a list, not weights"),
     "no weights": (lambda w: of_version_2({}), "contains no weights (it has no tensor)"),
     "a list as a weight": (lambda w: of_version_2({FIRST: [1.0]}), f"'{FIRST}' is a list"),
-    "one missing": (lambda w: of_version_2(without(w, FIRST)), "not weights of vfnet-x (missing: backbone.net.conv1.weight; in total 1 missing, 0 unexpected, 0 different)"),
+    "one missing": (lambda w: of_version_2(without(w, FIRST)), "(missing: backbone.net.conv1.weight; in total 1 missing, 0 unexpected, 0 different)"),
     "a level missing": (lambda w: of_version_2(without(w, "bbox_head.scales.3.scale")), "missing: head.scales.factors[3];"),
     "one too many": (lambda w: of_version_2(w | {"mask_head.x": torch.ones(1)}), "unexpected: mask_head.x; in total 0 missing, 1 unexpected"),
     "a sixth level": (lambda w: of_version_2(w | {"bbox_head.scales.5.scale": torch.tensor(1.0)}), "unexpected: bbox_head.scales.5.scale"),
@@ -276,7 +276,7 @@ REFUSED = {
     "sparse": (lambda w: of_version_2(w | {BIAS: torch.ones(80).to_sparse()}), f"'{BIAS}' is a Tensor"),
     "a duplicate": (lambda w: of_version_2(w | {f"module.neck.lateral_convs.0.{p}": w[f"neck.lateral_convs.0.conv.{p}"] for p in ("weight", "bias")}), "duplicate: neck.lateral_convs.0.weight and neck.lateral_convs.0.conv.weight"),
     "its own names": (lambda w: of_version_2({"head.cls_out.weight": torch.ones(1)}), "missing: backbone.net.conv1.weight"),
-    "no classes": (lambda w: w, "does not name its classes; name the data set that it was trained on with --data"),
+    "no classes": (lambda w: w, "does not name its classes; name the data set that it was trained on with --data-root"),
     "other names": (lambda w: of_version_2(w, ("person", "car") * 40), "has other classes than COCO; name the data set"),
     "fewer names": (lambda w: of_version_2(w, ("person",)), "names 1 classes, but its weights have 80"),
 }  # fmt: skip
@@ -315,7 +315,7 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, run):
         with pytest.raises(WorkbenchError, match="no such file"):
             import_checkpoint(tmp_path / name, run.training(RELEASED), None, print)
     with pytest.raises(WorkbenchError, match=r"experiment.json"):
-        import_checkpoint(tmp_path / "text.pth", tmp_path, None, print)
+        import_checkpoint(tmp_path / "text.pth", Run(tmp_path).training(RELEASED), None, print)
 
 
 OTHER_MODELS = {  # row and changes of its backbone → first difference from the full VFNet with ResNet-50
@@ -336,7 +336,9 @@ def test_weights_of_another_model_are_refused(tmp_path, run, case):
     )
     torch.save(of_version_3(published(build_detector(other))), tmp_path / "other.pth")
     lines = []
-    with pytest.raises(WorkbenchError, match=r"other.pth: not weights of vfnet-x \(") as error:
+    with pytest.raises(
+        WorkbenchError, match=r"other.pth: not weights of vfnet-varifocal-resnet50-[0-9a-f]+ \("
+    ) as error:
         import_checkpoint(tmp_path / "other.pth", run.training(RELEASED), None, lines.append)
     assert f"({lines[0]}; in total " in str(error.value)
     assert any(line.startswith(first) for line in lines), lines[:5]
@@ -348,7 +350,8 @@ def test_weights_of_a_classifier_are_refused(tmp_path, run, detector):
     state = {name: tensor.clone() for name, tensor in detector.backbone.net.state_dict().items()}
     torch.save(state | {"fc.weight": torch.zeros(10, 4)}, tmp_path / "resnet50.pth")
     with pytest.raises(
-        WorkbenchError, match=r"resnet50.pth: not weights of vfnet-x \(missing: backbone.net.conv1.weight"
+        WorkbenchError,
+        match=r"resnet50.pth: not weights of vfnet-varifocal-resnet50-[0-9a-f]+ \(missing: backbone.net.conv1.weight",
     ):
         import_checkpoint(tmp_path / "resnet50.pth", run.training(RELEASED), None, print)
 

@@ -161,7 +161,7 @@ def _classes(
     if data_root is None:
         if names != COCO_NAMES:
             fault = "does not name its classes" if names is None else "has other classes than COCO"
-            raise WorkbenchError(f"{file}: {fault}; name the data set that it was trained on with --data")
+            raise WorkbenchError(f"{file}: {fault}; name the data set that it was trained on with --data-root")
         return COCO_IDS, COCO_NAMES
     data = read_coco(data_root, "val2017", training=False, limit=1)
     if len(data.class_names) != experiment.data.classes:
