@@ -54,12 +54,12 @@ def test_pairwise_and_aligned_agree_with_loops():
     )
 
 
-def test_conformance_numbers():
+def test_published_values():
     a, b = torch.tensor([0.0, 0, 10, 10]), torch.tensor([5.0, 5, 15, 15])
     assert B.aligned_iou(a, b).item() == pytest.approx(0.142857, abs=1e-6)
     assert B.aligned_giou(a, b).item() == pytest.approx(-0.079365, abs=1e-6)
     assert B.aligned_iou(a, a).item() == B.aligned_giou(a, a).item() == 1
-    assert B.area(b).item() == 100  # no +1
+    assert B.area(b).item() == 100  # without +1
 
 
 def test_boxes_without_area_give_finite_values_and_gradients():
@@ -70,7 +70,7 @@ def test_boxes_without_area_give_finite_values_and_gradients():
     assert dot.grad.isfinite().all()
 
 
-def test_distance_code():
+def test_distances_are_encoded_and_decoded():
     point, box = torch.tensor([[10.0, 20.0]]), torch.tensor([[7.0, 18.0, 15.0, 29.0]])
     distances = B.encode_distances(point, box)
     assert distances.tolist() == [[3, 2, 5, 9]]  # l, t, r, b
@@ -99,8 +99,8 @@ def test_points_are_row_major_without_half_stride(canvas):
 
 
 @pytest.mark.parametrize("canvas", PYRAMIDS.values(), ids=PYRAMIDS)
-def test_cells_in_images(canvas):
-    """A cell counts if its row and column begin within the image's own size, rounded up to a multiple of 32."""
+def test_locations_in_images(canvas):
+    """A location is inside if its row and column begin within the image's size, rounded up to a multiple of 32."""
     shapes = pyramid(canvas)
     sizes = [(canvas[0], canvas[1]), (33, 64), (canvas[0] - 31, 1), (32, canvas[1] - 32)]
     expected = [
@@ -112,17 +112,17 @@ def test_cells_in_images(canvas):
         ]
         for height, width in sizes
     ]
-    found = B.cells_in_images(shapes, STRIDES, torch.tensor(sizes))
-    assert found.tolist() == expected
-    assert found[0].all()
-    assert not found[1:].all(dim=1).any()
+    actual = B.locations_in_images(shapes, STRIDES, torch.tensor(sizes))
+    assert actual.tolist() == expected
+    assert actual[0].all()
+    assert not actual[1:].all(dim=1).any()
 
 
 def test_number_of_points_of_the_papers_image_size():
     shapes = pyramid((800, 1088))
     assert shapes == [(100, 136), (50, 68), (25, 34), (13, 17), (7, 9)]
     assert sum(map(len, B.pyramid_points(shapes, STRIDES, "cpu"))) == 18134
-    assert B.cells_in_images(shapes, STRIDES, torch.tensor([[800, 1067]])).all()
+    assert B.locations_in_images(shapes, STRIDES, torch.tensor([[800, 1067]])).all()
     assert sum(map(len, B.pyramid_points(pyramid((800, 1216)), STRIDES, "cpu"))) == 20267
 
 
@@ -132,7 +132,7 @@ def test_number_of_points_of_the_papers_image_size():
 STD = (0.1, 0.1, 0.2, 0.2)
 
 
-def test_delta_code_by_hand():
+def test_deltas_agree_with_a_calculation_by_hand():
     """Anchor 20 × 40 at (20, 40); box 40 × 20 at (24, 44)."""
     anchor, box = torch.tensor([[10.0, 20, 30, 60]]), torch.tensor([[4.0, 34, 44, 54]])
     deltas = [4 / 20, 4 / 40, math.log(2), -math.log(2)]
@@ -142,12 +142,12 @@ def test_delta_code_by_hand():
     )
     assert B.decode_deltas(anchor, torch.tensor([deltas])).tolist()[0] == pytest.approx(box.tolist()[0])
     assert B.decode_deltas(anchor, torch.zeros(1, 4), STD).tolist() == anchor.tolist()
-    one = B.decode_deltas(anchor, torch.tensor([[1.0, -1, 0, 0]]), STD)  # a tenth of the width, of the height
+    one = B.decode_deltas(anchor, torch.tensor([[1.0, -1, 0, 0]]), STD)  # a tenth of the width and of the height
     assert one.tolist()[0] == pytest.approx([12, 16, 32, 56])
 
 
 @pytest.mark.parametrize("std", [(1, 1, 1, 1), STD], ids=str)
-def test_delta_code_there_and_back(std):
+def test_encoded_deltas_are_decoded_to_the_same_boxes(std):
     rng = np.random.default_rng(3)
     anchors, boxes = random_boxes(rng, 2, 50), random_boxes(rng, 2, 50)
     anchors[..., 2:] += 4
@@ -160,14 +160,14 @@ def test_delta_code_there_and_back(std):
     torch.testing.assert_close(again, deltas)
 
 
-def test_sizes_grow_and_shrink_within_bounds():
+def test_the_growth_of_a_size_is_bounded():
     assert round(B.LARGEST_GROWTH, 3) == 4.135
     anchor = torch.tensor([[0.0, 0, 16, 16]])
     for delta, side in ((4.0, 16 * math.exp(4)), (4.2, 1000), (50, 1000), (-4.2, 0.256), (-1e4, 0.256)):
         decoded = B.decode_deltas(anchor, torch.tensor([[0, 0, delta, -delta]]))[0]
         assert (decoded[2] - decoded[0]).item() == pytest.approx(side, rel=1e-4)
         assert (decoded[3] - decoded[1]).item() == pytest.approx(16 * 16 / side, rel=1e-4)
-    # The bound holds for the delta times its deviation; shifts have none.
+    # The bound applies to the delta times its deviation; shifts have no bound.
     decoded = B.decode_deltas(anchor, torch.tensor([[500.0, 0, 20, 21]]), STD)[0]
     assert (decoded[2] - decoded[0]).item() == pytest.approx(16 * math.exp(4), rel=1e-4)
     assert (decoded[3] - decoded[1]).item() == pytest.approx(1000, rel=1e-4)
@@ -181,7 +181,7 @@ def test_deltas_at_the_bound_have_finite_gradients():
 
 
 @pytest.mark.parametrize("canvas", PYRAMIDS.values(), ids=PYRAMIDS)
-def test_anchors_and_values_of_a_level_belong_to_its_cells(canvas):
+def test_anchors_and_values_of_a_level_belong_to_its_locations(canvas):
     points = B.pyramid_points(pyramid(canvas), STRIDES, "cpu")
     sides = [4.0 * s for s in STRIDES]
     expected = [
@@ -189,7 +189,7 @@ def test_anchors_and_values_of_a_level_belong_to_its_cells(canvas):
         for level, side in zip(points, sides, strict=True)
         for x, y in level.tolist()
     ]
-    assert B.square_anchors(points, sides).tolist() == expected
-    strides = B.per_cell(STRIDES, points)
+    assert B.square_anchors(torch.cat(points), B.per_location(sides, points)).tolist() == expected
+    strides = B.per_location(STRIDES, points)
     assert strides.tolist() == [[s] for level, s in zip(points, STRIDES, strict=True) for _ in level]
     assert strides.dtype == torch.float32

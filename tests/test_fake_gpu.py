@@ -1,7 +1,7 @@
-"""Without a GPU: what detectors make on the way lies on the device of their input, and types fit under autocast.
+"""Devices and types without a GPU: all tensors of a detector are on the device of its input, also under autocast.
 
-Tensors without numbers stand for a GPU's; an operation on two devices, or on types that do not fit, fails with them as it
-would there. What comes out is for ``test_gpu``.
+Tensors without numbers replace the tensors of a GPU. An operation on two devices, or on types that do not fit, fails
+as on a GPU. ``test_gpu`` compares the values.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ ROWS = [
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    """Tensors made within lie on a GPU that is not there; numbers of positives or detections are unknowns."""
-    # smooth_l1_loss asks whether an unknown number is 1, for which there is no answer.
+    """Tensors are created on a GPU that does not exist; numbers of positives or detections are unknown."""
+    # smooth_l1_loss compares an unknown number with 1, which is undecidable.
     monkeypatch.setattr(torch, "broadcast_tensors", lambda *tensors: tensors)
     unknowns = ShapeEnv(allow_dynamic_output_shape_ops=True, allow_scalar_outputs=True)
-    # PyTorch has no stand-in for one operator of cuDNN's.
+    # PyTorch has no fake version of one of cuDNN's operators.
     with FakeTensorMode(allow_non_fake_inputs=True, shape_env=unknowns), torch.backends.cudnn.flags(enabled=False):
         yield
 
 
 @contextmanager
 def bf16():
-    """``torch.autocast`` as in training; by its name it would find that there is no GPU."""
+    """``torch.autocast`` as in training; called by its name it would check that a GPU exists."""
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
     torch.autocast_increment_nesting()
@@ -57,7 +57,8 @@ def detector_of(row):
         return build_detector(load_row(*row).experiment)
 
 
-def make_batch():
+def empty_batch():
+    """Two black images without objects."""
     sizes = torch.tensor([[96, 128], [60, 50]])
     batch = Batch(
         images=torch.zeros(2, 3, 96, 128),
@@ -74,8 +75,8 @@ def make_batch():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[1])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_losses(fake_gpu, row, precision):
-    detector, batch = detector_of(row), make_batch()
+def test_losses_are_on_the_device(fake_gpu, row, precision):
+    detector, batch = detector_of(row), empty_batch()
     if precision == "bf16":
         with bf16():
             terms = detector(batch)
@@ -87,24 +88,24 @@ def test_losses(fake_gpu, row, precision):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[1])
 @pytest.mark.filterwarnings("ignore:`create_unbacked_symint`:FutureWarning")  # torchvision's
-def test_detections(fake_gpu, row):
-    batch = make_batch()
-    for found in detector_of(row).detect(batch.images, batch.sizes):
-        assert {part.device.type for part in (found.boxes, found.scores, found.labels)} == {"cuda"}
+def test_detections_are_on_the_device(fake_gpu, row):
+    batch = empty_batch()
+    for one in detector_of(row).detect(batch.images, batch.sizes):
+        assert {part.device.type for part in (one.boxes, one.scores, one.labels)} == {"cuda"}
 
 
 @pytest.mark.parametrize("row", ROWS[-6:], ids=lambda row: row[1])
-def test_oracles(fake_gpu, row):
-    detector, batch = detector_of(row), make_batch()
+def test_oracles_keep_the_device(fake_gpu, row):
+    detector, batch = detector_of(row), empty_batch()
     predictions = detector.infer(batch.images)
-    everything = Oracle(centerness=None if predictions.centerness is None else "truth", boxes=True, score="iou")
-    found = put_truth(predictions, detector.assign(predictions, batch), batch, everything)
-    assert {part.device.type for part in (found.logits, found.boxes)} == {"cuda"}
+    everything = Oracle(centerness=None if predictions.quality is None else "truth", boxes=True, score="iou")
+    replaced = put_truth(predictions, detector.assign(predictions, batch), batch, everything)
+    assert {part.device.type for part in (replaced.logits, replaced.boxes)} == {"cuda"}
 
 
 @pytest.mark.parametrize("back_end", ["sample", "torchvision"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_deformable_convolution(fake_gpu, back_end, masked):
+def test_deformable_convolutions_keep_device_and_type(fake_gpu, back_end, masked):
     x, offset = (torch.zeros(2, channels, 5, 9, device="cuda") for channels in (8, 18))
     weight = torch.zeros(6, 8, 3, 3, device="cuda")
     mask = torch.zeros(2, 9, 5, 9, device="cuda") if masked else None

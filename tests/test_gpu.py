@@ -1,7 +1,7 @@
-"""A GPU computes what the CPU computes, trains, and takes over from it; run with ``make test-gpu``.
+"""A GPU computes the same values as the CPU, trains, and resumes its trainings; run with ``make test-gpu``.
 
-Tolerances are shares of the largest entry of what is compared. Everything is in single precision, without TF32, but for
-the training in bfloat16.
+Tolerances are relative to the largest entry of the compared tensor. All tests are in single precision without TF32,
+except the training in bfloat16.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests import samples
+from tests.samples import CANVAS, STRIDES, level_shapes, make_batch
 from tests.trainings import train_experiment
 from workbench.assigners.atss import assign_atss
-from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, pairwise_iou, pyramid_points
-from workbench.data.batch import Batch
+from workbench.boxes import aligned_giou, aligned_iou, locations_in_images, pairwise_iou, pyramid_points
 from workbench.detectors import Predictions, build_detector
 from workbench.detectors.postprocess import postprocess
-from workbench.detectors.vfnet import STRIDES, star_offsets
+from workbench.detectors.vfnet import star_offsets
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import back_ends, deform_conv2d
 from workbench.layers.necks import FPN
@@ -41,19 +43,18 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("device", "no_tf32")]
 
 VALUE, GRADIENT = 1e-5, 1e-4
 LOSS, LOSS_GRADIENT = 1e-4, 1e-3
-"""Of a whole detector, where rounding adds up."""
+"""Tolerances of a whole detector, which accumulates rounding errors."""
 TRAINING = 5e-4
-"""Losses of a training of eight steps: rounding makes some 1e-5 of them, moments that are mixed up 2e-3."""
-SHAPES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
-SIZES = torch.tensor([[96, 128], [60, 50]])
+"""Tolerance of the losses in a training of eight steps. Rounding changes them by 1e-5, exchanged moments by 2e-3."""
+SHAPES = level_shapes(*CANVAS)
+SIZES = torch.tensor(samples.SIZES)
 CLASSES = 6
 WORKBENCH = Path(sys.executable).parent / "workbench"
 
 
 @pytest.fixture(scope="module")
 def device():
-    """The GPU. ``WORKBENCH_TEST_DEVICE=cpu`` puts the CPU in its place: where there is no GPU, the tests themselves can
-    be tried like that."""
+    """The GPU. With ``WORKBENCH_TEST_DEVICE=cpu`` the CPU takes its place, to try the tests without a GPU."""
     name = os.environ.get("WORKBENCH_TEST_DEVICE", "cuda")
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device: the GPU has not been tested")
@@ -84,25 +85,13 @@ def random_boxes(*shape, seed=0):
     return torch.cat([corner, corner + random(*shape, 2, low=10, high=60, seed=seed + 1)], dim=-1)
 
 
-def make_batch():
+def noise_batch():
     """Two images of noise, of different sizes, with objects."""
-    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
-    limit = SIZES.flip(1).repeat(1, 2).unsqueeze(1)
-    boxes = torch.minimum(random_boxes(2, 5) * torch.tensor([1.0, 0.4])[:, None, None], limit)
-    return Batch(
-        images=normal(2, 3, 96, 128),
-        boxes=boxes * valid.unsqueeze(-1),
-        labels=torch.arange(10).view(2, 5) % CLASSES * valid,
-        valid=valid,
-        sizes=SIZES,
-        original_sizes=SIZES,
-        image_ids=(1, 2),
-        file_names=("a", "b"),
-    )
+    return replace(make_batch((5, 3)), images=normal(2, 3, *CANVAS))
 
 
 def outcome(function, tensors, device):
-    """What a function or module gives on a device, and the gradients of a weighted sum of that, by name."""
+    """Outputs of a function or module on a device, and the gradients of a weighted sum of the outputs, by name."""
     if isinstance(function, nn.Module):
         function = copy.deepcopy(function).to(device)
     leaves = [t.detach().clone().to(device).requires_grad_() for t in tensors]
@@ -116,7 +105,7 @@ def outcome(function, tensors, device):
 
 
 def assert_close(found, expected, tolerance):
-    """Two dictionaries of tensors, the first on any device."""
+    """Compare two dictionaries of tensors; the first may be on any device."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         size = value.detach().abs().max().clamp(min=1e-9)
@@ -140,7 +129,7 @@ def assert_agrees(function, tensors, device, value=VALUE, gradient=GRADIENT):
 def test_deformable_convolution(device, back_end, masked, rows, columns):
     if back_end not in back_ends(device):
         pytest.skip(f"{back_end} is not installed with operators for this device")
-    # Off the lattice, on which the gradient is not defined; one tap samples far outside.
+    # Not on the lattice, since the gradient is not defined there; one tap samples far outside.
     offset = random(2, 18, rows, columns, low=-3, high=3).floor() + random(2, 18, rows, columns, low=0.05, high=0.95)
     offset[0, 4] = 1e6
     tensors = [normal(2, 8, rows, columns), offset, normal(6, 8, 3, 3, seed=1)]
@@ -190,23 +179,23 @@ def test_backbone(device, norm):
     assert_agrees(ResidualBackbone(settings).train(), [normal(4, 3, 96, 128)], device, LOSS, LOSS_GRADIENT)
 
 
-def test_points_and_cells(device):
+def test_points_and_locations(device):
     for here, there in zip(*(pyramid_points(SHAPES, STRIDES, d) for d in ("cpu", device)), strict=True):
         assert there.device.type == device.type
         assert torch.equal(here, there.cpu())
     assert torch.equal(
-        cells_in_images(SHAPES, STRIDES, SIZES), cells_in_images(SHAPES, STRIDES, SIZES.to(device)).cpu()
+        locations_in_images(SHAPES, STRIDES, SIZES), locations_in_images(SHAPES, STRIDES, SIZES.to(device)).cpu()
     )
 
 
 def test_assignment_is_identical(device):
-    """Of boxes without ties, of which each device would take another one."""
+    """The boxes have no ties, which devices may break differently."""
 
     def assign(device):
-        batch = make_batch().to(device)
-        cells = cells_in_images(SHAPES, STRIDES, batch.sizes)
+        batch = noise_batch().to(device)
+        inside = locations_in_images(SHAPES, STRIDES, batch.sizes)
         points = pyramid_points(SHAPES, STRIDES, device)
-        return assign_atss(points, [4.0 * stride for stride in STRIDES], batch.boxes, batch.valid, cells).index.cpu()
+        return assign_atss(points, [4.0 * stride for stride in STRIDES], batch.boxes, batch.valid, inside).index.cpu()
 
     expected = assign("cpu")
     assert (expected >= 0).sum() > 10
@@ -215,17 +204,17 @@ def test_assignment_is_identical(device):
 
 @pytest.mark.parametrize("centerness", [False, True])
 def test_post_processing(device, centerness):
-    cells = sum(rows * columns for rows, columns in SHAPES)
-    # Scores at equal distances, in any order: none is so near to another one or to the threshold that rounding decides.
-    order = torch.randperm(2 * cells * CLASSES, generator=torch.Generator().manual_seed(0))
-    logits = torch.linspace(-6, 2, len(order))[order].view(2, cells, CLASSES)
-    boxes, quality = random_boxes(2, cells), normal(2, cells)
+    locations = sum(rows * columns for rows, columns in SHAPES)
+    # Scores at equal distances, in random order: rounding decides neither their order nor the threshold.
+    order = torch.randperm(2 * locations * CLASSES, generator=torch.Generator().manual_seed(0))
+    logits = torch.linspace(-6, 2, len(order))[order].view(2, locations, CLASSES)
+    boxes, quality = random_boxes(2, locations), normal(2, locations)
 
     def found(device):
         there = [t.to(device) for t in (logits, boxes, quality)]
         points = pyramid_points(SHAPES, STRIDES, device)
-        predictions = Predictions(there[0], there[1], points, SHAPES, centerness=there[2] if centerness else None)
-        # Few candidates a level, so that the choice of them counts.
+        predictions = Predictions(there[0], there[1], points, SHAPES, STRIDES, quality=there[2] if centerness else None)
+        # Few candidates per level, so that their choice matters.
         variant = Variant(image=ImageSize(long=128, short=96), candidates=40)
         return postprocess(predictions, SIZES.to(device), variant)
 
@@ -237,13 +226,13 @@ def test_post_processing(device, centerness):
 
 
 def test_equal_scores_come_in_the_same_order(device):
-    """As an oracle's scores of 1 do: in the choice of candidates and in NMS."""
-    cells = sum(rows * columns for rows, columns in SHAPES)
-    logits, boxes = torch.full((2, cells, CLASSES), torch.inf), random_boxes(2, cells)
+    """An oracle gives scores of 1; ties occur in the choice of candidates and in NMS."""
+    locations = sum(rows * columns for rows, columns in SHAPES)
+    logits, boxes = torch.full((2, locations, CLASSES), torch.inf), random_boxes(2, locations)
 
     def found(device):
         points = pyramid_points(SHAPES, STRIDES, device)
-        predictions = Predictions(logits.to(device), boxes.to(device), points, SHAPES)
+        predictions = Predictions(logits.to(device), boxes.to(device), points, SHAPES, STRIDES)
         variant = Variant(image=ImageSize(long=128, short=96), candidates=40)
         return postprocess(predictions, SIZES.to(device), variant)
 
@@ -263,7 +252,7 @@ def training_step(table, row, device):
         if name.endswith("bn3.weight"):  # zero at the start, which would hide the gradients behind it
             nn.init.ones_(parameter)
     detector.to(device).train()
-    terms = detector(make_batch().to(device))
+    terms = detector(noise_batch().to(device))
     sum(terms.values()).backward()
     return terms, {name: p.grad for name, p in detector.named_parameters()}
 
@@ -310,7 +299,7 @@ def test_the_same_seed_gives_the_same_losses(tiny_experiment, tiny_data, tmp_pat
 
 
 def run_training(experiment, run, data, on_cpu):
-    """What ``workbench train`` says, in a process that sees the machine's GPUs or none."""
+    """Output of ``workbench train`` in a process that sees the machine's GPUs or none."""
     write_json_atomically(run / "experiment.json", experiment.model_dump(mode="json"))
     environment = os.environ | {"NVIDIA_TF32_OVERRIDE": "0"} | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
     command = [WORKBENCH, "train", run, "--data", data]
@@ -322,8 +311,8 @@ def run_training(experiment, run, data, on_cpu):
 
 
 @pytest.mark.parametrize("first_on_cpu", [False, True], ids=["gpu-to-cpu", "cpu-to-gpu"])
-def test_a_training_goes_on_on_another_device(tiny_experiment, tiny_data, tmp_path, first_on_cpu):
-    """As it does on the one it began on, the second epoch from the first one's checkpoint."""
+def test_a_training_is_resumed_on_another_device(tiny_experiment, tiny_data, tmp_path, first_on_cpu):
+    """The second epoch starts from the first epoch's checkpoint, and the losses are as on a single device."""
     one_epoch, two_epochs = (with_training(tiny_experiment, epochs=epochs) for epochs in (1, 2))
     for experiment in (one_epoch, two_epochs):
         train_experiment(experiment, tmp_path / "seed0", tiny_data, seed=0)

@@ -1,6 +1,6 @@
-"""Box arithmetic: areas, IoU, GIoU, the distance and delta codes, and the cells of a feature pyramid.
+"""Box arithmetic: areas, IoU, GIoU, distances and deltas, and the locations of a feature pyramid.
 
-Boxes are ``x1, y1, x2, y2`` in pixels, width ``x2 - x1`` (no +1 anywhere). Everything works on whole batches.
+Boxes are ``x1, y1, x2, y2`` in pixels, and a width is ``x2 - x1`` (without +1). All functions work on whole batches.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-6
-"""Smallest union or enclosing area that is divided by, as in the released code."""
+"""Floor of unions and enclosing areas before a division, as in the released code."""
 
 LARGEST_GROWTH = math.log(1000 / 16)
-"""Bound of the logarithm of a decoded size over its anchor's (Girshick's Detectron)."""
+"""Bound of the logarithm of a decoded size over the anchor's size (as in Detectron)."""
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU ``[...]`` of each box of ``a`` with its counterpart in ``b``, both ``[..., 4]`` (or broadcastable)."""
+    """IoU ``[...]`` of each box of ``a`` with its counterpart in ``b``, both ``[..., 4]`` or broadcastable."""
     intersection, union = _overlap(a, b)
     return intersection / union.clamp(min=FLOOR)
 
@@ -51,7 +51,7 @@ def aligned_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
-    """Boxes ``[..., 4]`` whose sides lie ``l, t, r, b`` = ``distances`` ``[..., 4]`` from ``points`` ``[..., 2]``."""
+    """Boxes ``[..., 4]`` with sides at distances ``l, t, r, b`` ``[..., 4]`` from points ``[..., 2]``."""
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
@@ -63,10 +63,12 @@ def encode_distances(points: Tensor, boxes: Tensor) -> Tensor:
 def decode_deltas(anchors: Tensor, deltas: Tensor, std: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
     """Boxes ``[..., 4]`` from anchors and ``dx, dy, dw, dh`` ``[..., 4]`` (Ren et al., NeurIPS 2015, eq. 2).
 
-    Shifts are in anchor sizes, sizes grow by the exponential; a size grows or shrinks 62.5-fold at most.
+    ``dx, dy`` shift the centre, in anchor sizes; ``dw, dh`` are logarithms of the growth, which is at most 62.5-fold.
 
     Args:
-        std: what each delta is multiplied by first.
+        anchors: ``[..., 4]`` in pixels.
+        deltas: ``[..., 4]``.
+        std: factors by which the deltas are multiplied first.
     """
     deltas = deltas * deltas.new_tensor(std)
     size = anchors[..., 2:] - anchors[..., :2]
@@ -76,10 +78,10 @@ def decode_deltas(anchors: Tensor, deltas: Tensor, std: Sequence[float] = (1, 1,
 
 
 def encode_deltas(anchors: Tensor, boxes: Tensor, std: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
-    """Deltas ``dx, dy, dw, dh`` ``[..., 4]`` that take anchors to boxes of positive size; see ``decode_deltas``."""
-    size, wanted = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
+    """Deltas ``dx, dy, dw, dh`` ``[..., 4]`` from anchors to boxes of positive size; see ``decode_deltas``."""
+    size, box_size = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
     shift = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2 / size
-    return torch.cat([shift, (wanted / size).log()], dim=-1) / anchors.new_tensor(std)
+    return torch.cat([shift, (box_size / size).log()], dim=-1) / anchors.new_tensor(std)
 
 
 def clip_boxes(boxes: Tensor, sizes: Tensor, margin: int = 0) -> Tensor:
@@ -91,15 +93,15 @@ def clip_boxes(boxes: Tensor, sizes: Tensor, margin: int = 0) -> Tensor:
 def pyramid_points(
     shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device | str, offset: float = 0.0
 ) -> list[Tensor]:
-    """Reference points of each level's cells: cell (i, j) of stride s is at ``((j + offset) s, (i + offset) s)``.
+    """Reference points of each level: location (i, j) of stride s has ``((j + offset) s, (i + offset) s)``.
 
     Args:
         shapes: (rows, columns) of each level.
-        strides: pixels a cell of each level.
-        offset: 0.5 for the middle of a cell (FoveaBox), 0 for its corner.
+        strides: pixels from one location to the next, for each level.
+        offset: 0.5 for the centre of a location's square (FoveaBox), 0 for its upper left corner.
 
     Returns:
-        One float tensor ``[rows * columns, 2]`` a level, row-major, ``x, y`` in pixels.
+        One float tensor ``[rows * columns, 2]`` per level, row-major, ``x, y`` in pixels.
     """
     points = []
     for (rows, columns), stride in zip(shapes, strides, strict=True):
@@ -109,34 +111,38 @@ def pyramid_points(
     return points
 
 
-def per_cell(values: Sequence[float], points: Sequence[Tensor]) -> Tensor:
-    """A value of each level, for each of its cells: ``[P, 1]``; ``points`` are those of the levels' cells."""
-    return torch.cat([at.new_full((len(at), 1), value) for value, at in zip(values, points, strict=True)])
-
-
-def square_anchors(points: Sequence[Tensor], sides: Sequence[float]) -> Tensor:
-    """Squares ``[P, 4]`` of a side a level, in pixels, centred on all levels' points."""
-    at, half = torch.cat(list(points)), per_cell(sides, points) / 2
-    return torch.cat([at - half, at + half], dim=-1)
-
-
-def cells_in_images(
-    shapes: Sequence[tuple[int, int]], strides: Sequence[int], sizes: Tensor, divisor: int = 32
-) -> Tensor:
-    """Which cells lie in an image's own padded size, the next multiple of ``divisor``, not just in the batch's canvas.
+def per_location(values: Sequence[float], points: Sequence[Tensor]) -> Tensor:
+    """One value per level, repeated for each location of the level: ``[P, 1]``.
 
     Args:
-        shapes, strides: the pyramid, L levels with P cells in all.
-        sizes: ``[B, 2]`` height and width of the images before padding.
+        values: one number per level.
+        points: points of each level's locations, ``[P_l, 2]``.
+    """
+    return torch.cat([level.new_full((len(level), 1), value) for value, level in zip(values, points, strict=True)])
 
-    Returns:
-        ``[B, P]`` bool.
+
+def square_anchors(points: Tensor, sides: Tensor) -> Tensor:
+    """Squares ``[P, 4]`` of sides ``[P, 1]`` pixels, centred on points ``[P, 2]``."""
+    half = sides / 2
+    return torch.cat([points - half, points + half], dim=-1)
+
+
+def locations_in_images(
+    shapes: Sequence[tuple[int, int]], strides: Sequence[int], sizes: Tensor, divisor: int = 32
+) -> Tensor:
+    """Mask ``[B, P]`` of the locations that are inside the image's own padded size.
+
+    An image's padded size is its size rounded up to a multiple of ``divisor``. The canvas of the batch may be larger.
+
+    Args:
+        shapes, strides: the pyramid, L levels with P locations in total.
+        sizes: ``[B, 2]`` height and width of the images before padding.
     """
     padded = -(-sizes // divisor) * divisor
     levels = []
     for (rows, columns), stride in zip(shapes, strides, strict=True):
-        inside = -(-padded // stride)
-        in_rows = torch.arange(rows, device=sizes.device) < inside[:, :1]
-        in_columns = torch.arange(columns, device=sizes.device) < inside[:, 1:]
+        limits = -(-padded // stride)
+        in_rows = torch.arange(rows, device=sizes.device) < limits[:, :1]
+        in_columns = torch.arange(columns, device=sizes.device) < limits[:, 1:]
         levels.append((in_rows[:, :, None] & in_columns[:, None, :]).flatten(1))
     return torch.cat(levels, dim=1)

@@ -1,4 +1,4 @@
-"""ATSS against a slow reading of its text: loops over images, objects, levels and anchors, in double precision."""
+"""ATSS against its definition in loops over images, objects, levels and anchors, in double precision."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 from workbench.assigners.assignment import BACKGROUND, PADDING, Assignment
 from workbench.assigners.atss import assign_atss
-from workbench.boxes import cells_in_images, pyramid_points
+from workbench.boxes import locations_in_images, pyramid_points
 
 STRIDES = (8, 16, 32, 64, 128)
 NEAR = 1e-4
-"""Comparisons this close to a tie are left to rounding, and to the sort."""
+"""Distance from a tie up to which rounding and the sort may decide."""
 
 
 def iou(a, b):
@@ -26,38 +26,38 @@ def iou(a, b):
 
 
 def slow_atss(canvas, size, boxes, scale=8):
-    """Index of each cell of one image, and the cells that hang on a tie."""
+    """Index of each location of one image, and the locations that a tie decides."""
     padded = [32 * math.ceil(side / 32) for side in size]
-    cells, levels = [], []
+    locations, levels = [], []
     for stride in STRIDES:
         level = []
         for i in range(math.ceil(canvas[0] / stride)):
             for j in range(math.ceil(canvas[1] / stride)):
                 if i < math.ceil(padded[0] / stride) and j < math.ceil(padded[1] / stride):
-                    level.append(len(cells))
-                    cells.append((j * stride, i * stride, scale * stride / 2))
+                    level.append(len(locations))
+                    locations.append((j * stride, i * stride, scale * stride / 2))
                 else:
-                    cells.append(None)
+                    locations.append(None)
         levels.append(level)
 
-    owner = [PADDING if cell is None else BACKGROUND for cell in cells]
-    best = [-1.0] * len(cells)
+    owner = [PADDING if location is None else BACKGROUND for location in locations]
+    best = [-1.0] * len(locations)
     doubtful = set()
     for g, box in enumerate(boxes):
         cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         candidates, tied = [], False
         for level in levels:
-            ranked = sorted((math.hypot(cells[c][0] - cx, cells[c][1] - cy), c) for c in level)
+            ranked = sorted((math.hypot(locations[c][0] - cx, locations[c][1] - cy), c) for c in level)
             candidates += [c for _, c in ranked[:9]]
             tied |= len(ranked) > 9 and ranked[9][0] - ranked[8][0] < NEAR
         overlaps = {}
         for c in candidates:
-            x, y, half = cells[c]
+            x, y, half = locations[c]
             overlaps[c] = iou((x - half, y - half, x + half, y + half), box)
         values = list(overlaps.values())
         threshold = sum(values) / len(values) + np.std(values, ddof=1)
         for c, overlap in overlaps.items():
-            x, y, _ = cells[c]
+            x, y, _ = locations[c]
             margin = min(x - box[0], y - box[1], box[2] - x, box[3] - y)
             if abs(min(overlap - threshold, margin - 0.01)) < NEAR:
                 doubtful.add(c)
@@ -66,16 +66,16 @@ def slow_atss(canvas, size, boxes, scale=8):
                     doubtful.add(c)
                 if overlap > best[c]:
                     best[c], owner[c] = overlap, g
-        if tied:  # another choice of the ninth moves the threshold, too
+        if tied:  # another choice of the ninth candidate moves the threshold, too
             near = [
-                c for level in levels for _, c in sorted((math.dist(cells[c][:2], (cx, cy)), c) for c in level)[:16]
+                c for level in levels for _, c in sorted((math.dist(locations[c][:2], (cx, cy)), c) for c in level)[:16]
             ]
             doubtful.update(near)
     return owner, doubtful
 
 
 def objects(rng, count, canvas, kind):
-    """Boxes of many sizes; some stick out of the image, some are a pixel wide."""
+    """Boxes of many sizes; some reach beyond the image, some are a pixel wide."""
     side = {"any": (1, max(canvas)), "tiny": (1, 16), "large": (max(canvas) / 2, 2 * max(canvas))}[kind]
     wh = np.exp(rng.uniform(*np.log(side), (count, 2)))
     centre = rng.uniform(-0.1, 1.1, (count, 2)) * canvas[::-1]
@@ -89,9 +89,9 @@ def run(canvas, sizes, boxes, scale=8):
     for b, own in enumerate(boxes):
         padded[b, : len(own)] = torch.as_tensor(own)
         valid[b, : len(own)] = True
-    cells = cells_in_images(shapes, STRIDES, torch.tensor(sizes))
+    inside = locations_in_images(shapes, STRIDES, torch.tensor(sizes))
     points = pyramid_points(shapes, STRIDES, "cpu")
-    return assign_atss(points, [scale * s for s in STRIDES], padded, valid, cells)
+    return assign_atss(points, [scale * s for s in STRIDES], padded, valid, inside)
 
 
 CANVASES = [(96, 96), (160, 64), (64, 224), (32, 32), (256, 192)]
@@ -99,8 +99,8 @@ CANVASES = [(96, 96), (160, 64), (64, 224), (32, 32), (256, 192)]
 
 @pytest.mark.parametrize("kind", ["any", "tiny", "large"])
 @pytest.mark.parametrize("canvas", CANVASES, ids=lambda c: f"{c[0]}x{c[1]}")
-def test_agrees_with_the_slow_reading(canvas, kind):
-    """In all 300 batches of two or three images, whose sizes differ."""
+def test_the_assignment_agrees_with_loops(canvas, kind):
+    """300 batches of two or three images of different sizes."""
     rng = np.random.default_rng([*canvas, len(kind)])
     compared = positives = 0
     for repeat in range(20):
@@ -108,17 +108,17 @@ def test_agrees_with_the_slow_reading(canvas, kind):
         sizes = [canvas] + [tuple(int(rng.integers(1, side + 1)) for side in canvas) for _ in counts[1:]]
         boxes = [objects(rng, n, canvas, kind) for n in counts]
         scale = 8 if repeat % 3 else 4
-        found = run(canvas, sizes, boxes, scale).index
+        actual = run(canvas, sizes, boxes, scale).index
         for b in range(len(counts)):
             expected, doubtful = slow_atss(canvas, sizes[b], boxes[b].astype(float), scale)
             sure = [c for c in range(len(expected)) if c not in doubtful]
-            assert [found[b, c].item() for c in sure] == [expected[c] for c in sure]
+            assert [actual[b, c].item() for c in sure] == [expected[c] for c in sure]
             compared += sum(expected[c] >= 0 for c in sure)
             positives += sum(owner >= 0 for owner in expected)
-    assert compared > 0.95 * positives > 20  # ties excuse few
+    assert compared > 0.95 * positives > 20  # few locations are decided by a tie
 
 
-def test_cells_in_the_padding_are_marked_with_and_without_objects():
+def test_locations_in_the_padding_are_marked_with_and_without_objects():
     for boxes in ([np.zeros((0, 4))] * 2, [np.array([[10.0, 10, 50, 50]])] * 2):
         index = run((96, 96), [(96, 96), (40, 20)], boxes).index
         grid = index[1, :144].view(12, 12)
@@ -129,14 +129,14 @@ def test_cells_in_the_padding_are_marked_with_and_without_objects():
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_cell_claimed_twice_goes_to_the_better_anchor(order):
-    """Both objects centre on the cell at (48, 48) of stride 8; its anchor of side 64 fits the first one."""
+def test_a_location_claimed_twice_gets_the_object_of_higher_iou(order):
+    """Both objects have their centre at (48, 48) on stride 8, where the anchor of side 64 fits the first object."""
     boxes = np.array([[16.0, 16, 80, 80], [24.0, 24, 72, 72]])[list(order)]
     index = run((96, 96), [(96, 96)], [boxes]).index[0]
     assert index[6 * 12 + 6] == order.index(0)
 
 
-def test_an_object_may_end_without_a_cell():
+def test_an_object_may_get_no_location():
     index = run((96, 96), [(96, 96)], [np.array([[1.0, 1, 7, 7]])]).index[0]
     assert (index == BACKGROUND).all()
 

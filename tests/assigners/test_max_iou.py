@@ -1,4 +1,4 @@
-"""Assignment by IoU against a slow reading of its text: loops over images, objects and anchors, in double precision."""
+"""Assignment by IoU against its definition in loops over images, objects and anchors, in double precision."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from workbench.assigners import max_iou
 from workbench.assigners.assignment import BACKGROUND, IGNORE
 from workbench.assigners.max_iou import assign_max_iou
-from workbench.boxes import cells_in_images, pyramid_points
-from workbench.detectors.retinanet import pyramid_anchors
+from workbench.boxes import locations_in_images, pyramid_points
+from workbench.detectors.retinanet import AnchorGrid
 
 STRIDES = (8, 16, 32, 64, 128)
 NEAR = 1e-5
-"""Comparisons this close are left to rounding, where numbers are not exact."""
+"""Difference up to which rounding may decide, if numbers are not exact."""
 
 
 def iou(a, b):
@@ -28,7 +28,7 @@ def iou(a, b):
 
 
 def slow_max_iou(anchors, boxes, inside, near=0.0):
-    """What the index of each anchor of one image may be; one value, unless comparisons within ``near`` hang on it."""
+    """Allowed indices of each anchor of one image; more than one if comparisons within ``near`` decide."""
     table = [[iou(a, box) if here else None for a, here in zip(anchors, inside, strict=True)] for box in boxes]
     allowed = []
     for a, here in enumerate(inside):
@@ -63,7 +63,7 @@ def pad(boxes):
 
 
 def whole_boxes(rng, count, side=24, empty=False):
-    """Boxes with corners on whole pixels: their IoUs' order, and what is a tie, is the same in single precision."""
+    """Boxes with corners on whole pixels: the order and the ties of their IoUs are the same in single precision."""
     corners = rng.integers(0, side, (count, 2))
     size = rng.integers(0 if empty else 1, side, (count, 2))
     return np.concatenate([corners, np.minimum(corners + size, side + 4)], axis=1).astype(np.float32)
@@ -71,27 +71,27 @@ def whole_boxes(rng, count, side=24, empty=False):
 
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("pairs", [2**22, 500, 1])
-def test_whole_numbers_to_the_last_anchor(monkeypatch, pairs, per_image):
-    """Ties of every kind, objects that no anchor overlaps, empty boxes, images without object or without anchor."""
+def test_the_assignment_of_boxes_on_whole_pixels_agrees_with_loops(monkeypatch, pairs, per_image):
+    """The samples have ties, objects without overlap, empty boxes, and images without objects or anchors."""
     monkeypatch.setattr(max_iou, "PAIRS", pairs)
     rng = np.random.default_rng(pairs)
     seen = dict.fromkeys(("taken", "ignored", "forced", "apart"), 0)
     for repeat in range(60):
         counts = [[3, 0], [0, 0, 0], [1, 7, 40], [200 if repeat < 4 else 12, 5]][repeat % 4]
         boxes = [whole_boxes(rng, n, empty=repeat % 3 == 0) for n in counts]
-        boxes = [np.concatenate([own, own[: len(own) // 2]]) for own in boxes]  # some stand twice
+        boxes = [np.concatenate([own, own[: len(own) // 2]]) for own in boxes]  # some occur twice
         if repeat % 5 == 0:
             boxes[0] = boxes[0] + 100  # far from all anchors
         anchors = np.stack([whole_boxes(rng, 90, empty=repeat % 3 == 0) for _ in counts])
         anchors[:, 45:] = anchors[:, :45]
         inside = rng.random((len(counts), 90)) < (0.8 if repeat % 7 else 0)
         given = torch.from_numpy(anchors if per_image else anchors[0])
-        found = assign_max_iou(given, *pad(boxes), torch.from_numpy(inside)).index
+        actual = assign_max_iou(given, *pad(boxes), torch.from_numpy(inside)).index
         for b in range(len(counts)):
             own = anchors[b if per_image else 0].tolist()
             allowed = slow_max_iou(own, boxes[b].tolist(), inside[b])
             expected = [value for (value,) in allowed]
-            assert found[b].tolist() == expected
+            assert actual[b].tolist() == expected
             claimed = [iou(own[a], boxes[b][g]) for a, g in enumerate(expected) if g >= 0]
             seen["taken"] += len(claimed)
             seen["ignored"] += sum(i == IGNORE and here for i, here in zip(expected, inside[b], strict=True))
@@ -104,12 +104,14 @@ def test_whole_numbers_to_the_last_anchor(monkeypatch, pairs, per_image):
 
 
 def objects(rng, count, canvas, kind):
-    """Boxes of many sizes; some stick out of the image."""
+    """Boxes of many sizes; some reach beyond the image."""
     if kind == "borders":  # half-way between the anchors of two levels, or of two octaves
         ratio = rng.choice([0.5, 1, 2], count) ** 0.5
         side = 4 * rng.choice(STRIDES[:3], count) * 2 ** rng.choice([5 / 6, 1 / 2, 1 / 6], count)
         wh = np.stack([side / ratio, side * ratio], axis=1)
-        centre = rng.integers(0, np.array(canvas[::-1]) // 4 + 1, (count, 2)) * 4  # on cells' points and between them
+        centre = (
+            rng.integers(0, np.array(canvas[::-1]) // 4 + 1, (count, 2)) * 4
+        )  # on the locations' points and between them
     else:
         side = {"any": (1, max(canvas)), "tiny": (1, 16), "long": (2, max(canvas))}[kind]
         wh = np.exp(rng.uniform(*np.log(side), (count, 2)))
@@ -121,25 +123,27 @@ def objects(rng, count, canvas, kind):
 
 @pytest.mark.parametrize("kind", ["any", "tiny", "long", "borders"])
 @pytest.mark.parametrize("canvas", [(96, 96), (160, 64), (64, 192)], ids=lambda c: f"{c[0]}x{c[1]}")
-def test_agrees_with_the_slow_reading(canvas, kind):
-    """On anchors of RetinaNet, in batches of two or three images of different sizes."""
+def test_the_assignment_to_anchors_agrees_with_loops(canvas, kind):
+    """Anchors of RetinaNet, in batches of two or three images of different sizes."""
     rng = np.random.default_rng([*canvas, len(kind)])
     shapes = [(math.ceil(canvas[0] / s), math.ceil(canvas[1] / s)) for s in STRIDES]
-    points = [level.repeat_interleave(9, dim=0) for level in pyramid_points(shapes, STRIDES, "cpu")]
+    points = pyramid_points(shapes, STRIDES, "cpu")
     sure = positives = 0
     for repeat, counts in enumerate([[2, 0], [8, 30, 0], [0, 0], [1, 1], [200, 5]]):
-        anchors = pyramid_anchors(points, (4, 2)[repeat % 2])
+        anchors = AnchorGrid((4, 2)[repeat % 2])(points, STRIDES)
         sizes = [canvas] + [tuple(int(rng.integers(1, side + 1)) for side in canvas) for _ in counts[1:]]
         boxes = [objects(rng, n, canvas, kind) for n in counts]
-        cells = cells_in_images(shapes, STRIDES, torch.tensor(sizes)).repeat_interleave(9, dim=1)
-        found = assign_max_iou(anchors, *pad(boxes), cells).index
+        inside = locations_in_images(shapes, STRIDES, torch.tensor(sizes)).repeat_interleave(9, dim=1)
+        actual = assign_max_iou(anchors, *pad(boxes), inside).index
         for b in range(len(counts)):
-            allowed = slow_max_iou(anchors.tolist(), boxes[b].tolist(), cells[b].tolist(), NEAR)
-            assert all(index in may for index, may in zip(found[b].tolist(), allowed, strict=True))
+            allowed = slow_max_iou(anchors.tolist(), boxes[b].tolist(), inside[b].tolist(), NEAR)
+            assert all(index in may for index, may in zip(actual[b].tolist(), allowed, strict=True))
             sure += sum(len(may) == 1 and max(may) >= 0 for may in allowed)
-            positives += int((found[b] >= 0).sum())
+            positives += int((actual[b] >= 0).sum())
     assert positives > 200
-    assert sure > (0.02 if kind in ("tiny", "long") else 0.4) * positives  # what lies in many anchors ties with them
+    assert (
+        sure > (0.02 if kind in ("tiny", "long") else 0.4) * positives
+    )  # an object inside many anchors ties with them
 
 
 # ------------------------------------------------------------------------------------------------------ one by one
@@ -147,15 +151,15 @@ def test_agrees_with_the_slow_reading(canvas, kind):
 
 def of_one_image(anchors, boxes, **thresholds):
     anchors = torch.tensor(anchors)
-    cells = torch.ones(1, len(anchors), dtype=torch.bool)
-    return assign_max_iou(anchors, *pad([np.array(boxes)]), cells, **thresholds).index[0].tolist()
+    locations = torch.ones(1, len(anchors), dtype=torch.bool)
+    return assign_max_iou(anchors, *pad([np.array(boxes)]), locations, **thresholds).index[0].tolist()
 
 
 TEN = [0.0, 0, 10, 10]
 
 
-def test_thresholds():
-    """Heights are IoUs with the last object, which is best served by another anchor."""
+def test_both_thresholds():
+    """Heights are IoUs with the last object, which has a larger IoU with another anchor."""
     anchors = [TEN, [0.0, 0, 10, 5], [0.0, 0, 10, 4.99], [0.0, 0, 10, 4], [0.0, 0, 10, 3.99]]
     assert of_one_image(anchors, [TEN]) == [0, 0, IGNORE, IGNORE, BACKGROUND]
     assert of_one_image(anchors, [TEN], negative=0.45, positive=0.6) == [0, IGNORE, IGNORE, BACKGROUND, BACKGROUND]
@@ -166,9 +170,9 @@ def test_every_tied_anchor_is_claimed_however_small_the_iou():
     assert of_one_image(anchors, [TEN]) == [0, 0, BACKGROUND, BACKGROUND]
 
 
-def test_a_claim_overrides_a_better_owner_and_a_later_claim_an_earlier():
+def test_a_claim_overrides_a_better_owner_and_an_earlier_claim():
     wide, narrow = [0.0, 0, 10, 10], [0.0, 0, 10, 2]
-    assert of_one_image([TEN], [wide, narrow]) == [1]  # all that is left for the narrow one
+    assert of_one_image([TEN], [wide, narrow]) == [1]  # the only anchor for the narrow object
     assert of_one_image([TEN], [narrow, wide]) == [1]
     assert of_one_image([TEN, [0.0, 0, 10, 9]], [wide, narrow]) == [0, 1]
 
@@ -177,7 +181,7 @@ def test_the_first_of_equal_objects_owns_and_the_last_of_them_claims():
     assert of_one_image([TEN, [0.0, 0, 10, 9]], [TEN, TEN]) == [1, 0]
 
 
-def test_an_object_that_no_anchor_overlaps_claims_those_that_do_not_overlap_it():
+def test_an_object_without_overlap_claims_all_anchors_without_overlap():
     assert of_one_image([TEN, [5.0, 5, 15, 15]], [TEN, [100.0, 100, 110, 110]]) == [1, 1]
 
 
@@ -185,12 +189,12 @@ def test_padding_claims_nothing_and_anchors_outside_stay_out():
     anchors = torch.tensor([TEN, [0.0, 0, 10, 9], [50.0, 50, 60, 60], [0.0, 0, 0, 0]])
     boxes, valid = pad([np.array([TEN]), np.zeros((0, 4))])
     boxes, valid = torch.cat([boxes, boxes * 0], dim=1), torch.cat([valid, ~valid & False], dim=1)
-    cells = torch.tensor([[False, True, True, True], [True, False, True, True]])
-    index = assign_max_iou(anchors, boxes, valid, cells).index
+    locations = torch.tensor([[False, True, True, True], [True, False, True, True]])
+    index = assign_max_iou(anchors, boxes, valid, locations).index
     assert index.tolist() == [[IGNORE, 0, BACKGROUND, BACKGROUND], [BACKGROUND, IGNORE, BACKGROUND, BACKGROUND]]
 
 
-def test_a_thousand_objects_are_taken_a_few_at_a_time(monkeypatch):
+def test_a_thousand_objects_are_assigned_in_parts(monkeypatch):
     sizes = []
 
     def counted(a, b):
@@ -202,11 +206,11 @@ def test_a_thousand_objects_are_taken_a_few_at_a_time(monkeypatch):
     monkeypatch.setattr(max_iou, "PAIRS", 2**16)
     rng = np.random.default_rng(0)
     anchors, boxes = (torch.from_numpy(objects(rng, n, (300, 300), "any")) for n in (5000, 2000))
-    cells = torch.ones(2, 5000, dtype=torch.bool)
-    index = assign_max_iou(anchors, boxes.view(2, 1000, 4), torch.ones(2, 1000, dtype=torch.bool), cells).index
+    locations = torch.ones(2, 5000, dtype=torch.bool)
+    index = assign_max_iou(anchors, boxes.view(2, 1000, 4), torch.ones(2, 1000, dtype=torch.bool), locations).index
     assert max(sizes) <= 2**16
     assert sum(sizes) == 2 * 5000 * 1000
     monkeypatch.setattr(max_iou, "PAIRS", 2**30)
-    whole = assign_max_iou(anchors, boxes.view(2, 1000, 4), torch.ones(2, 1000, dtype=torch.bool), cells).index
+    whole = assign_max_iou(anchors, boxes.view(2, 1000, 4), torch.ones(2, 1000, dtype=torch.bool), locations).index
     assert torch.equal(index, whole)
     assert index.unique().numel() > 900

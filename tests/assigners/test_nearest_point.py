@@ -1,4 +1,4 @@
-"""RepPoints' initial assignment against a slow reading of its text: loops, in double precision."""
+"""RepPoints' initial assignment against its definition in loops, in double precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from workbench.assigners.assignment import BACKGROUND, PADDING
 from workbench.assigners.nearest_point import assign_nearest_point
-from workbench.boxes import cells_in_images, pyramid_points
+from workbench.boxes import locations_in_images, pyramid_points
 
 STRIDES = (8, 16, 32, 64, 128)
 NEAR = 1e-6
@@ -21,7 +21,7 @@ def differ_by_rounding(a, b):
 
 
 def slow_assignment(canvas, size, boxes, unit):
-    """Index of each cell of one image, and the cells that hang on rounding."""
+    """Index of each location of one image, and the locations that rounding decides."""
     padded = [32 * math.ceil(side / 32) for side in size]
     levels, owner = {}, []
     for level, stride in enumerate(STRIDES, start=3):
@@ -60,12 +60,12 @@ def run(canvas, sizes, boxes, unit=4.0):
     for b, own in enumerate(boxes):
         padded[b, : len(own)] = torch.as_tensor(own)
         valid[b, : len(own)] = True
-    cells = cells_in_images(shapes, STRIDES, torch.tensor(sizes))
-    return assign_nearest_point(pyramid_points(shapes, STRIDES, "cpu"), padded, valid, cells, unit=unit).index
+    inside = locations_in_images(shapes, STRIDES, torch.tensor(sizes))
+    return assign_nearest_point(pyramid_points(shapes, STRIDES, "cpu"), STRIDES, padded, valid, inside, unit=unit).index
 
 
 def objects(rng, count, canvas, kind):
-    """Boxes of many sizes, some of them outside the image, some with corners on a grid, which makes ties."""
+    """Boxes of many sizes, some outside the image, some with corners on a grid, which makes ties."""
     low, high = {"tiny": (1, 16), "large": (max(canvas) / 2, 20 * max(canvas))}.get(kind, (1, 2 * max(canvas)))
     wh = np.exp(rng.uniform(math.log(low), math.log(high), (count, 2)))
     centre = rng.uniform(-0.1, 1.1, (count, 2)) * canvas[::-1]
@@ -77,8 +77,8 @@ def objects(rng, count, canvas, kind):
 
 @pytest.mark.parametrize("kind", ["any", "tiny", "large", "grid"])
 @pytest.mark.parametrize("canvas", [(96, 96), (160, 64), (64, 224), (32, 32), (256, 192)], ids=str)
-def test_agrees_with_the_slow_reading(canvas, kind):
-    """In all 400 batches of two or three images, whose sizes differ."""
+def test_the_assignment_agrees_with_loops(canvas, kind):
+    """400 batches of two or three images of different sizes."""
     rng = np.random.default_rng([*canvas, len(kind)])
     compared = doubts = losers = 0
     for repeat in range(20):
@@ -86,10 +86,10 @@ def test_agrees_with_the_slow_reading(canvas, kind):
         sizes = [canvas] + [tuple(int(rng.integers(1, side + 1)) for side in canvas) for _ in counts[1:]]
         boxes = [objects(rng, n, canvas, kind) for n in counts]
         unit = 4 if repeat % 3 else 2
-        found = run(canvas, sizes, boxes, unit).tolist()
+        actual = run(canvas, sizes, boxes, unit).tolist()
         for b, count in enumerate(counts):
             expected, doubtful = slow_assignment(canvas, sizes[b], boxes[b].astype(float), unit)
-            assert [g for c, g in enumerate(found[b]) if c not in doubtful] == [
+            assert [g for c, g in enumerate(actual[b]) if c not in doubtful] == [
                 g for c, g in enumerate(expected) if c not in doubtful
             ]
             compared += sum(owner >= 0 for owner in expected)
@@ -111,29 +111,29 @@ def test_the_level_follows_from_the_area(unit, side, level, aspect):
 
 
 def test_distance_is_measured_in_widths_and_heights():
-    """An object whose centre is 3 pixels to the right of the one point and 4 below the other takes a wide one's way."""
+    """The centre is 3 pixels to the right of one point and 4 below another; a wide object takes the first point."""
     wide, tall = [[11.0, 24.0, 75, 40], [35.0, 0.0, 51, 64]]  # centres (43, 32), with half widths of 32 and 8 pixels
     index = run((96, 96), [(96, 96)] * 3, [np.array([b], np.float32) for b in (wide, tall)] + [np.zeros((0, 4))])
     assert [(row >= 0).nonzero().flatten().tolist() for row in index] == [[4 * 12 + 5]] * 2 + [[]]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_point_claimed_twice_goes_to_the_nearer_object(order):
+def test_a_point_claimed_twice_gets_the_nearer_object(order):
     near, far = [32.0, 32, 64, 64], [33.0, 33, 65, 65]
     index = run((96, 96), [(96, 96)], [np.array([near, far], np.float32)[list(order)]])[0]
     assert index[6 * 12 + 6] == order.index(0)
     assert (index >= 0).sum() == 1
 
 
-def test_of_equals_the_first_is_taken():
-    """Of four points about a centre the upper left one, of two objects the one that is listed first."""
+def test_ties_go_to_the_first_point_and_the_first_object():
+    """Four points have the same distance from the centre, and two objects have the same centre."""
     index = run((96, 96), [(96, 96)], [np.array([[28.0, 28, 60, 60]] * 2, np.float32)])[0]
     assert (index >= 0).nonzero().tolist() == [[5 * 12 + 5]]
     assert index[5 * 12 + 5] == 0
 
 
-def test_only_cells_of_the_image_itself_are_taken():
-    """The centre lies in the padding of the second image, of 64 × 32 pixels with its own padding."""
+def test_only_locations_inside_the_image_are_assigned():
+    """The centre is in the padding of the second image, which has 64 × 32 pixels with its own padding."""
     box = np.array([[50.0, 60, 82, 92]], np.float32)  # centre (66, 76)
     index = run((96, 96), [(96, 96), (40, 20)], [box, box])
     assert (index >= 0).nonzero().tolist() == [[0, 9 * 12 + 8], [1, 7 * 12 + 3]]

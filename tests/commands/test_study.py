@@ -108,8 +108,8 @@ def test_ranking_of_a_run(name, untrained_run, tiny_data, monkeypatch, capsys):
         for cell, number in enumerate(detector.assign(predictions, batch).index[0].tolist()):
             if number >= 0:
                 score = predictions.logits[0, cell, batch.labels[0, number]].double().sigmoid()
-                if predictions.centerness is not None:
-                    score = score * predictions.centerness[0, cell].double().sigmoid()
+                if predictions.quality is not None:
+                    score = score * predictions.quality[0, cell].double().sigmoid()
                 box = predictions.boxes[0, cell].double()
                 expected.append((aligned_iou(box, batch.boxes[0, number].double()).item(), score.item()))
     assert len(expected) > 20

@@ -1,7 +1,7 @@
-"""One of several processes of ``test_distributed``: python rank.py RANK RANKS PORT OUT, not a test itself.
+"""One process of ``test_distributed``: python rank.py RANK RANKS PORT OUT.
 
-Computes the gradients of a batch's part (even images to rank 0, odd ones to rank 1; all of them in a single process) and
-saves them, averaged over ranks as in training.
+It computes the gradients of a part of a batch and saves them, averaged over ranks as in training. Even images belong
+to rank 0, odd images to rank 1; a single process computes the gradients of all images.
 """
 
 import sys
@@ -20,11 +20,11 @@ ROWS = (
     ("table5", "t5_atss_vfl"),
     ("gfl_table3", "gfl3_qfl_dfl"),
 )
-"""Detectors whose normalisers are averaged over processes; the others' are each process's own."""
+"""Detectors whose normalisers are averaged over processes; other detectors have normalisers per process."""
 
 
 def whole_batch(last_is_empty: bool) -> Batch:
-    """Four images of noise; with ``last_is_empty`` the odd ones hold no object."""
+    """Four images of noise; with ``last_is_empty`` the odd ones have no object."""
     generator = torch.Generator().manual_seed(5)
     corner = torch.rand(4, 3, 2, generator=generator) * 40
     boxes = torch.cat([corner, corner + 20 + torch.rand(4, 3, 2, generator=generator) * 30], dim=-1)
@@ -49,7 +49,7 @@ def part(batch: Batch, rank: int, ranks: int) -> Batch:
 
 
 def detector_of(table: str, row: str) -> torch.nn.Module:
-    """BatchNorm with fixed statistics: those of a part would not be those of the whole."""
+    """Detector with fixed statistics of BatchNorm: a part of a batch would have other statistics."""
     experiment = load_row(table, row).experiment
     frozen = experiment.backbone.model_copy(update={"norm": "frozen"})
     torch.manual_seed(0)
@@ -64,15 +64,15 @@ def main(rank: int, ranks: int, port: str, out: Path) -> None:
     torch.set_num_threads(1)
     if ranks > 1:
         torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
-    found = {}
+    results = {}
     for table, row in ROWS:
         for empty in (False, True):
             detector = detector_of(table, row)
             model = DistributedDataParallel(detector) if ranks > 1 else detector
             terms = model(part(whole_batch(empty), rank, ranks))
             sum(terms.values()).backward()
-            found[row, empty] = {name: p.grad for name, p in detector.named_parameters()}
-    torch.save(found, out / f"{ranks}-{rank}.pt")
+            results[row, empty] = {name: p.grad for name, p in detector.named_parameters()}
+    torch.save(results, out / f"{ranks}-{rank}.pt")
     if ranks > 1:
         torch.distributed.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Two CPU processes compute what one computes of the whole batch, also where one of them has no positive."""
+"""Two CPU processes compute the gradients of the whole batch, even if one of them has no positive."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ CASES = [(row, empty) for row in ROWS for empty in (False, True)]
 
 @pytest.fixture(scope="module")
 def gradients(tmp_path_factory):
-    """Of one process, and of each of two."""
+    """Gradients of one process, and of each of two processes."""
     out = tmp_path_factory.mktemp("gradients")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -26,8 +26,8 @@ def gradients(tmp_path_factory):
     ]
     try:
         for process in started:
-            _, said = process.communicate(timeout=120)  # a rank that waits for the other for ever ends here
-            assert process.returncode == 0, said
+            _, output = process.communicate(timeout=120)  # ends a rank that waits forever
+            assert process.returncode == 0, output
     finally:
         for process in started:
             process.kill()
@@ -35,7 +35,7 @@ def gradients(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_those_of_the_whole_batch(gradients, case):
+def test_each_rank_has_the_gradients_of_the_whole_batch(gradients, case):
     whole = gradients["1-0"][case]
     for rank in ("2-0", "2-1"):
         for name, expected in whole.items():
@@ -44,5 +44,5 @@ def test_gradients_are_those_of_the_whole_batch(gradients, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_comparison_is_of_something(gradients, case):
+def test_the_compared_gradients_are_not_zero(gradients, case):
     assert sum(bool(g.abs().max() > 0) for g in gradients["1-0"][case].values()) > 0.9 * len(gradients["1-0"][case])

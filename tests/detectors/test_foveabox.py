@@ -1,4 +1,4 @@
-"""The head of FoveaBox: layout, decoding, and losses written out slowly from their definition."""
+"""Head of FoveaBox: layout, decoding, and losses against slow loops."""
 
 from __future__ import annotations
 
@@ -9,49 +9,31 @@ import pytest
 import torch
 
 import workbench
+from tests import samples
+from tests.samples import CLASSES, STRIDES, pyramid, silent
 from workbench.assigners.assignment import BACKGROUND
-from workbench.data.batch import Batch
-from workbench.detectors.detector import Detector
-from workbench.detectors.foveabox import FoveaBoxHead
-from workbench.layers.backbones import ResidualBackbone
-from workbench.layers.necks import FPN
+from workbench.detectors.predictions import Pyramid
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
-from workbench.settings.data import ImageSize
-from workbench.settings.experiment import Backbone
-from workbench.settings.variant import Variant
+from workbench.settings.detectors import FoveaBox
+from workbench.settings.experiment import Head
 
-CLASSES = 3
-STRIDES = (8, 16, 32, 64, 128)
 LENGTHS = {8.0: (16, 32, 64, 128, 256), 4.0: (8, 16, 32, 64, 128)}
 LOSSES = {"varifocal": VarifocalLoss(), "focal": FocalLoss(alpha=0.4, gamma=1.5), "quality_focal": QualityFocalLoss()}
 
 
-def make_head(loss="varifocal", channels=8, **settings):
-    torch.manual_seed(0)
-    return FoveaBoxHead(CLASSES, channels, LOSSES[loss], **({"depth": 3, "init_std": 0.15} | settings))
+def make_detector(loss="varifocal", *, depth=3, whole=False, **settings):
+    settings = {"channels": 8, "norm_groups": 1, "init_std": 0.15} | settings
+    head = Head().model_copy(update=settings | {"stacked_convs": depth - 1})
+    return samples.make_detector(FoveaBox(), LOSSES[loss], head, whole=whole)
 
 
-def pyramid(height=96, width=128, images=2, channels=8):
-    generator = torch.Generator().manual_seed(height)
-    shapes = [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
-    return [torch.randn(images, channels, *shape, generator=generator) for shape in shapes]
+def make_head(*arguments, **settings):
+    return make_detector(*arguments, **settings).head
 
 
-def make_batch(counts, canvas=(96, 128)):
-    """Images of the canvas's size and of a smaller one by turns."""
-    generator = torch.Generator().manual_seed(sum(counts))
-    sizes = [(canvas, (60, 50))[b % 2] for b in range(len(counts))]
-    boxes, valid = torch.zeros(len(counts), max(counts), 4), torch.zeros(len(counts), max(counts), dtype=torch.bool)
-    labels = torch.zeros(valid.shape, dtype=torch.int64)
-    for b, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
-        low = torch.rand(count, 2, generator=generator) * torch.tensor([width - 20, height - 20])
-        side = 16 + torch.rand(count, 2, generator=generator) * 80
-        boxes[b, :count] = torch.cat([low, torch.minimum(low + side, torch.tensor([width, height]))], dim=1)
-        labels[b, :count] = torch.randint(CLASSES, (count,), generator=generator)
-        valid[b, :count] = True
-    sizes = torch.tensor(sizes)
-    ids = tuple(range(len(counts)))
-    return Batch(torch.zeros(len(counts), 3, *canvas), boxes, labels, valid, sizes, sizes, ids, tuple(map(str, ids)))
+def make_batch(counts, canvas=samples.CANVAS):
+    """Images of the canvas's size and of a smaller one in turns."""
+    return samples.make_batch(counts, (canvas, (60, 50)), canvas, spread=80)
 
 
 # ------------------------------------------------------------------------------------------------ shapes and counts
@@ -87,64 +69,65 @@ def test_towers_have_biases_and_no_norm():
 def test_predictions_of_a_head_alone(canvas):
     maps = pyramid(*canvas)
     with torch.no_grad():
-        found = make_head()(maps)
-    assert found.shapes == [tuple(x.shape[2:]) for x in maps]
-    cells = sum(rows * columns for rows, columns in found.shapes)
-    assert found.logits.shape == (2, cells, CLASSES)
-    assert found.boxes.shape == found.codes.shape == (2, cells, 4)
-    assert found.initial_boxes is None
-    assert found.centerness is None
-    for stride, (rows, columns), points in zip(STRIDES, found.shapes, found.points, strict=True):
+        predictions = make_head()(maps)
+    assert predictions.shapes == [tuple(x.shape[2:]) for x in maps.maps]
+    locations = sum(rows * columns for rows, columns in predictions.shapes)
+    assert predictions.logits.shape == (2, locations, CLASSES)
+    assert predictions.boxes.shape == predictions.codes.shape == (2, locations, 4)
+    assert predictions.initial_boxes is None
+    assert predictions.quality is None
+    for stride, (rows, columns), points in zip(STRIDES, predictions.shapes, predictions.points, strict=True):
         assert points.tolist() == [
             [(j + 0.5) * stride, (i + 0.5) * stride] for i in range(rows) for j in range(columns)
         ]
 
 
 @pytest.mark.parametrize("canvas", [(96, 160), (160, 96)])
-def test_predictions_belong_to_their_cells(canvas):
-    """A bright spot in the map answers at the cell it lies on, not at its mirror image."""
+def test_predictions_belong_to_their_locations(canvas):
+    """A bright spot in the map changes the predictions at its own location, not at a mirrored one."""
     head = make_head(depth=1)
-    maps = [x * 0 for x in pyramid(*canvas, images=1)]
+    maps = silent(pyramid(*canvas, images=1))
     with torch.no_grad():
         quiet = head(maps)
-        maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
-        found = head(maps)
-    start, (rows, columns) = maps[0][0, 0].numel(), maps[1].shape[2:]
-    assert torch.cat(found.points)[start + columns + 3].tolist() == [56, 24]
-    for one, other in ((found.logits, quiet.logits), (found.boxes, quiet.boxes)):
+        maps.maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
+        predictions = head(maps)
+    start, (rows, columns) = maps.maps[0][0, 0].numel(), maps.maps[1].shape[2:]
+    assert torch.cat(predictions.points)[start + columns + 3].tolist() == [56, 24]
+    for one, other in ((predictions.logits, quiet.logits), (predictions.boxes, quiet.boxes)):
         rise = (one - other)[0, start : start + rows * columns].abs().amax(-1).view(rows, columns)
         changed = (rise > 0).nonzero()
-        assert changed.amin(0).tolist() == [0, 1]  # two convolutions reach two cells
+        assert changed.amin(0).tolist() == [0, 1]  # two convolutions reach two locations
         assert changed.amax(0).tolist() == [3, 5]
 
 
 @pytest.mark.parametrize("scale", LENGTHS)
-def test_decoding(scale):
+def test_codes_are_decoded_to_boxes(scale):
     head = make_head(anchor_scale=scale)
     torch.nn.init.zeros_(head.box_out.weight)
     with torch.no_grad():
         head.box_out.bias.copy_(torch.tensor([0.5, 1, 2, 3]).log())
-        found = head(pyramid())
+        predictions = head(pyramid())
     expected = [
         [x - 0.5 * e, y - e, x + 2 * e, y + 3 * e]
-        for level, e in zip(found.points, LENGTHS[scale], strict=True)
+        for level, e in zip(predictions.points, LENGTHS[scale], strict=True)
         for x, y in level.tolist()
     ]
-    torch.testing.assert_close(found.boxes, torch.tensor(expected).expand(2, -1, -1))
+    torch.testing.assert_close(predictions.boxes, torch.tensor(expected).expand(2, -1, -1))
 
 
 def test_absurd_codes_give_finite_boxes_that_are_clipped_to_the_whole_image():
-    head = make_head("quality_focal")
+    detector = make_detector("quality_focal")
+    head = detector.head
     torch.nn.init.constant_(head.box_out.bias, 1e4)
-    found, batch = head(pyramid()), make_batch((3, 2))
-    assert found.boxes.isfinite().all()
-    assert workbench.boxes.area(found.boxes).isfinite().all()
-    clipped = workbench.boxes.clip_boxes(found.boxes, batch.sizes, found.clip_margin)
+    predictions, batch = head(pyramid()), make_batch((3, 2))
+    assert predictions.boxes.isfinite().all()
+    assert workbench.boxes.area(predictions.boxes).isfinite().all()
+    clipped = workbench.boxes.clip_boxes(predictions.boxes, batch.sizes, predictions.clip_margin)
     assert (clipped[1] == torch.tensor([0.0, 0, 49, 59])).all()
-    terms = head.loss(found, batch)
+    terms = detector.terms(predictions, batch)
     sum(terms.values()).backward()
     assert all(p.grad.isfinite().all() for p in head.parameters())
-    assert head.box_out.bias.grad.abs().max() > 0  # the loss is of the codes and pulls them back
+    assert head.box_out.bias.grad.abs().max() > 0  # the loss is computed from the codes and reduces them
 
 
 # ------------------------------------------------------------------------------------------------------------ losses
@@ -156,7 +139,7 @@ def slow_iou(a, b):
 
 
 def slow_terms(predictions, assignment, batch, loss, lengths):
-    """Sections d7, e4 and f of the recipes, cell by cell in double precision; four images make a device's batch."""
+    """Loss terms (sections d7, e4 and f of the recipes), location by location; a device has four images."""
     points = [(p, e) for level, e in zip(predictions.points, lengths, strict=True) for p in level.tolist()]
     logits, codes = predictions.logits.tolist(), predictions.codes.tolist()
     images = range(len(batch.boxes))
@@ -169,12 +152,12 @@ def slow_terms(predictions, assignment, batch, loss, lengths):
     for b in images:
         group, (height, width) = groups[b // 4], batch.sizes[b].tolist()
         group["images"] += 1
-        for cell, g in enumerate(assignment.index[b].tolist()):
+        for location, g in enumerate(assignment.index[b].tolist()):
             quality, label = 0.0, None
             if g >= 0:
                 group["positives"] += 1
                 truth, label = batch.boxes[b, g].tolist(), batch.labels[b, g].item()
-                ((x, y), e), code = points[cell], codes[b][cell]
+                ((x, y), e), code = points[location], codes[b][location]
                 box = [x - e * math.exp(code[0]), y - e * math.exp(code[1])]
                 box += [x + e * math.exp(code[2]), y + e * math.exp(code[3])]
                 box = [min(max(v, 0), m - 1) for v, m in zip(box, (width, height) * 2, strict=True)]
@@ -184,7 +167,7 @@ def slow_terms(predictions, assignment, batch, loss, lengths):
                     d = abs(o - math.log(min(max(side / e, 1 / 16), 16)))
                     group["box"] += d * d / 0.22 if d < 0.11 else d - 0.055
             for c in range(CLASSES):
-                v, p = logits[b][cell][c], 1 / (1 + math.exp(-logits[b][cell][c]))
+                v, p = logits[b][location][c], 1 / (1 + math.exp(-logits[b][location][c]))
                 hit = c == label
                 if loss == "varifocal":
                     group["cls"] += quality * entropy(v, quality) if hit else 0.75 * p**2 * entropy(v, 0)
@@ -200,9 +183,9 @@ def slow_terms(predictions, assignment, batch, loss, lengths):
     return terms, qualities
 
 
-def assert_terms(head, predictions, batch, loss, scale):
-    expected, qualities = slow_terms(predictions, head.assign(predictions, batch), batch, loss, LENGTHS[scale])
-    terms = head.loss(predictions, batch)
+def assert_terms(detector, predictions, batch, loss, scale):
+    expected, qualities = slow_terms(predictions, detector.assign(predictions, batch), batch, loss, LENGTHS[scale])
+    terms = detector.terms(predictions, batch)
     assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-5, abs=1e-7)
     return terms, qualities
 
@@ -214,10 +197,11 @@ def assert_terms(head, predictions, batch, loss, scale):
 )
 @pytest.mark.parametrize("scale", LENGTHS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_loss_terms(loss, scale, counts):
-    head, batch = make_head(loss, anchor_scale=scale), make_batch(counts)
+def test_loss_terms_agree_with_loops(loss, scale, counts):
+    detector, batch = make_detector(loss, anchor_scale=scale), make_batch(counts)
+    head = detector.head
     predictions = head(pyramid(images=len(counts)))
-    terms, qualities = assert_terms(head, predictions, batch, loss, scale)
+    terms, qualities = assert_terms(detector, predictions, batch, loss, scale)
     assert len(qualities) >= min(sum(counts), 1)
     sum(terms.values()).backward()
     for name, parameter in head.named_parameters():
@@ -229,89 +213,95 @@ def test_loss_terms(loss, scale, counts):
 
 @pytest.mark.parametrize("canvas", [(320, 64), (64, 288)])
 def test_loss_terms_of_tall_and_wide_images(canvas):
-    head, batch = make_head(), make_batch((6, 0, 4), canvas)
-    assert_terms(head, head(pyramid(*canvas, images=3)), batch, "varifocal", 8.0)
+    detector, batch = make_detector(), make_batch((6, 0, 4), canvas)
+    head = detector.head
+    assert_terms(detector, head(pyramid(*canvas, images=3)), batch, "varifocal", 8.0)
 
 
-def test_distances_count_between_a_sixteenth_and_sixteen_base_lengths():
-    """A line 700 px long and 1 px wide, over the centres of a row of stride 8, where 16 px are the base length."""
-    head, batch = make_head(), make_batch((1,), (64, 704))
+def test_target_distances_are_between_a_sixteenth_and_sixteen_base_lengths():
+    """The object is 700 px long and 1 px high, over the centres of a row of stride 8, whose base length is 16 px."""
+    detector, batch = make_detector(), make_batch((1,), (64, 704))
+    head = detector.head
     batch.boxes[0, 0] = torch.tensor([0, 35.5, 700, 36.5])
     predictions = head(pyramid(64, 704, images=1))
-    (cells,) = (head.assign(predictions, batch).index[0] >= 0).nonzero(as_tuple=True)
-    assert cells.tolist() == list(range(4 * 88 + 26, 4 * 88 + 61))  # x from 212 to 484
-    assert_terms(head, predictions, batch, "varifocal", 8.0)
+    (locations,) = (detector.assign(predictions, batch).index[0] >= 0).nonzero(as_tuple=True)
+    assert locations.tolist() == list(range(4 * 88 + 26, 4 * 88 + 61))  # x from 212 to 484
+    assert_terms(detector, predictions, batch, "varifocal", 8.0)
 
 
 @pytest.mark.parametrize("scale", LENGTHS)
 def test_sizes_follow_the_anchor_scale(scale):
-    """On maps of one cell each level that accepts an object has it."""
-    head, batch = make_head(anchor_scale=scale), make_batch((1,), (32, 32))
-    predictions = head([x[..., :1, :1] for x in pyramid(images=1)])
+    """Maps have one location, so each level that accepts the object has it."""
+    detector, batch = make_detector(anchor_scale=scale), make_batch((1,), (32, 32))
+    head = detector.head
+    predictions = head(Pyramid([x[..., :1, :1] for x in pyramid(images=1).maps], STRIDES))
     for side in (1, 20, 30, 40, 60, 100, 120, 150, 250, 300, 500, 1000, 2000):
         batch.boxes[0, 0] = torch.tensor([0, 0, side, side])
         bounds = [(1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)]
         accepted = [low * scale / 8 <= side <= high * scale / 8 for low, high in bounds]
-        assert head.assign(predictions, batch).positive[0].tolist() == accepted
+        assert detector.assign(predictions, batch).positive[0].tolist() == accepted
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_positives_whose_boxes_miss_their_objects_stay_positives(loss):
-    head, batch = make_head(loss), make_batch((3, 2))
-    torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that a positive taken for a negative would show
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
+    torch.nn.init.zeros_(
+        head.cls_out.bias
+    )  # scores so high that a positive treated as a negative would change the loss
     predictions = head(pyramid())
-    points = torch.cat(list(predictions.points)).repeat(2, 1, 2)  # boxes without any area
+    points = torch.cat(list(predictions.points)).repeat(2, 1, 2)  # boxes without area
     astray = dataclasses.replace(predictions, codes=torch.full_like(predictions.codes, -200.0), boxes=points)
-    _, qualities = assert_terms(head, astray, batch, loss, 8.0)
+    _, qualities = assert_terms(detector, astray, batch, loss, 8.0)
     assert set(qualities) == {1e-6}
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_padding_is_background_for_every_loss(loss):
-    head, batch = make_head(loss), make_batch((2, 1))
+    detector, batch = make_detector(loss), make_batch((2, 1))
+    head = detector.head
     predictions = head(pyramid())
-    assert set(head.assign(predictions, batch).index[1].unique().tolist()) == {BACKGROUND, 0}
+    assert set(detector.assign(predictions, batch).index[1].unique().tolist()) == {BACKGROUND, 0}
     predictions.logits.retain_grad()
-    head.loss(predictions, batch)["cls"].backward()
+    detector.terms(predictions, batch)["cls"].backward()
     assert (predictions.logits.grad.abs().amax(-1) > 0).all()
 
 
 @pytest.mark.parametrize("loss", ["varifocal", "quality_focal"])
-def test_the_target_quality_is_that_of_the_clipped_box_and_detached(loss):
-    head, batch = make_head(loss), make_batch((3, 2))
+def test_the_target_is_the_iou_of_the_clipped_box_and_is_detached(loss):
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
     logits, boxes, codes = (getattr(predictions, k).detach().requires_grad_() for k in ("logits", "boxes", "codes"))
     leaves = dataclasses.replace(predictions, logits=logits, boxes=boxes, codes=codes)
-    terms = head.loss(leaves, batch)
+    terms = detector.terms(leaves, batch)
     terms["cls"].backward(retain_graph=True)
     assert logits.grad.abs().max() > 0
     assert boxes.grad is None
     assert codes.grad is None
 
-    # What sticks out of the image changes nothing, the size of the image does.
+    # The part of a box outside the image changes nothing; the size of the image changes the target.
     clipped = workbench.boxes.clip_boxes(boxes.detach(), batch.sizes, 1)
     assert (clipped != boxes).any()
-    assert head.loss(dataclasses.replace(leaves, boxes=clipped), batch)["cls"] == terms["cls"]
+    assert detector.terms(dataclasses.replace(leaves, boxes=clipped), batch)["cls"] == terms["cls"]
     small = dataclasses.replace(batch, sizes=batch.sizes // 2)
-    assert head.loss(leaves, small)["cls"] != terms["cls"]
-    assert head.loss(leaves, small)["box"] == terms["box"]
+    assert detector.terms(leaves, small)["cls"] != terms["cls"]
+    assert detector.terms(leaves, small)["box"] == terms["box"]
 
 
-def test_a_plain_target_asks_for_no_boxes():
-    head, batch = make_head("focal"), make_batch((3, 2))
+def test_a_loss_without_quality_does_not_depend_on_the_boxes():
+    detector, batch = make_detector("focal"), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
     other = dataclasses.replace(predictions, boxes=predictions.boxes * 0)
-    assert head.loss(other, batch)["cls"] == head.loss(predictions, batch)["cls"]
+    assert detector.terms(other, batch)["cls"] == detector.terms(predictions, batch)["cls"]
 
 
 # ------------------------------------------------------------------------------------------------- the whole detector
 
 
 def small_detector(loss="varifocal"):
-    torch.manual_seed(0)
-    backbone = ResidualBackbone(Backbone(name="resnet50", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))
-    neck = FPN(backbone.channels, 8, p6_from_input=True, relu_before_p7=False)
-    return Detector(backbone, neck, make_head(loss), Variant(image=ImageSize(long=128, short=96), nms_iou=0.5))
+    return make_detector(loss, whole=True)
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (288, 32), (64, 352)])
@@ -321,14 +311,14 @@ def test_detections_end_a_pixel_before_the_right_and_bottom_side(canvas):
         detector.head.cls_out.bias.fill_(0)
         detector.head.box_out.bias.fill_(1)
     sizes = torch.tensor([canvas, (canvas[0] - 9, canvas[1] - 5)])
-    found = detector.detect(torch.randn(2, 3, *canvas), sizes)
-    for one, (height, width) in zip(found, sizes.tolist(), strict=True):
+    detections = detector.detect(torch.randn(2, 3, *canvas), sizes)
+    for one, (height, width) in zip(detections, sizes.tolist(), strict=True):
         assert 0 < len(one.scores) <= 100
         assert one.boxes.amin(0)[:2].tolist() == [0, 0]
         assert one.boxes.amax(0)[2:].tolist() == [width - 1, height - 1]
 
 
-def test_training_step_of_a_whole_detector():
+def test_a_training_step_reaches_all_parameters():
     detector, batch = small_detector().train(), make_batch((3, 2))
     terms = detector(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
     assert list(terms) == ["cls", "box"]

@@ -1,4 +1,4 @@
-"""Oracles: every value of a hand-made case, Table 1's ten scores, the identities that must hold, and equal scores."""
+"""Oracles: every value of a small case, Table 1's ten scores, identities, and equal scores."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ EVERY = [
     Oracle(centerness="iou", boxes=True, score="iou"),
 ]
 
-# Two images, three objects, five cells of two levels, four classes. By (image, cell): the object, then by hand the IoU
-# of the predicted box with it and the centerness of the cell's point in it.
+# Two images, three objects, five locations of two levels, four classes. For each foreground (image, location): the index
+# of the object, the IoU of the predicted box with the object, and the centerness of the point in the object.
 OBJECTS = {(0, 0): ([0, 0, 10, 10], 2), (0, 1): ([20, 20, 40, 30], 0), (1, 0): ([4, 4, 12, 20], 3)}
 POINTS = [[2, 5], [30, 25], [9, 9], [24, 22]], [[6, 8]]
 FOREGROUND = {
@@ -54,7 +54,7 @@ BOXES = [
     [[0, 0, 10, 5], [20, 20, 40, 30], [1, 2, 3, 4], [41, 20, 60, 30], [-2, 4, 10, 16]],
     [[5, 5, 9, 9], [0, 0, 60, 60], [0, 0, 20, 20], [7, 7, 8, 8], [0, 0, 2, 2]],
 ]
-"""The fifth box of the first image sticks out of it: its IoU is that of the whole box."""
+"""The fifth box of the first image reaches beyond the image; its IoU is computed with the whole box."""
 
 
 @pytest.fixture
@@ -66,7 +66,8 @@ def case():
         boxes=torch.tensor(BOXES, dtype=torch.float32),
         points=[torch.tensor(points, dtype=torch.float32) for points in POINTS],
         shapes=[(2, 2), (1, 1)],
-        centerness=torch.tensor(rng.normal(0, 2, (2, 5)), dtype=torch.float32),
+        strides=(8, 16),
+        quality=torch.tensor(rng.normal(0, 2, (2, 5)), dtype=torch.float32),
     )
     boxes, labels, valid = torch.zeros(2, 2, 4), torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, 2).bool()
     for place, (box, label) in OBJECTS.items():
@@ -77,41 +78,41 @@ def case():
 
 
 def same_bits(a: Predictions, b: Predictions) -> bool:
-    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in ("logits", "boxes", "centerness"))
+    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in ("logits", "boxes", "quality"))
 
 
 @pytest.mark.parametrize("oracle", EVERY, ids=lambda oracle: oracle.title)
-def test_every_value_of_a_hand_made_case(case, oracle):
+def test_every_value_of_a_small_case(case, oracle):
     predictions, assignment, batch = case
     logits, boxes, centerness = (
-        getattr(predictions, part).double() for part in ("logits", "boxes", "centerness")
-    )  # what is expected, begun with what was predicted
+        getattr(predictions, part).double() for part in ("logits", "boxes", "quality")
+    )  # expected values, first the predicted ones
     scores, centerness = logits.sigmoid(), centerness.sigmoid()
-    for (image, cell), (number, iou, true_centerness) in FOREGROUND.items():
+    for (image, location), (number, iou, true_centerness) in FOREGROUND.items():
         box, label = OBJECTS[image, number]
         if oracle.boxes:
-            boxes[image, cell] = torch.tensor(box)
+            boxes[image, location] = torch.tensor(box)
             iou = 1.0
         if oracle.score:
-            scores[image, cell, label] = {"one": 1.0, "iou": iou}[oracle.score]
+            scores[image, location, label] = {"one": 1.0, "iou": iou}[oracle.score]
         if oracle.centerness:
-            centerness[image, cell] = {"truth": true_centerness, "iou": iou}[oracle.centerness]
+            centerness[image, location] = {"truth": true_centerness, "iou": iou}[oracle.centerness]
     before = replace(predictions)
-    found = put_truth(predictions, assignment, batch, oracle)
-    assert same_bits(predictions, before)  # its input is left alone
-    assert torch.equal(found.boxes.double(), boxes)
-    torch.testing.assert_close(found.logits.sigmoid().double(), scores, rtol=3e-7, atol=0)
-    torch.testing.assert_close(found.centerness.sigmoid().double(), centerness, rtol=3e-7, atol=0)
-    assert (found.logits.sigmoid()[scores == 1] == 1).all()
-    assert (found.logits.sigmoid()[scores == 0] == 0).all()
-    # Elsewhere not a bit changes: the background, the padding, the other classes.
-    for part, expected in (("logits", scores), ("centerness", centerness)):
+    actual = put_truth(predictions, assignment, batch, oracle)
+    assert same_bits(predictions, before)  # the input is unchanged
+    assert torch.equal(actual.boxes.double(), boxes)
+    torch.testing.assert_close(actual.logits.sigmoid().double(), scores, rtol=3e-7, atol=0)
+    torch.testing.assert_close(actual.quality.sigmoid().double(), centerness, rtol=3e-7, atol=0)
+    assert (actual.logits.sigmoid()[scores == 1] == 1).all()
+    assert (actual.logits.sigmoid()[scores == 0] == 0).all()
+    # All other values keep their bits: the background, the padding, the other classes.
+    for part, expected in (("logits", scores), ("quality", centerness)):
         untouched = expected == getattr(predictions, part).double().sigmoid()
         assert untouched.sum() >= expected.numel() - len(FOREGROUND)
-        assert torch.equal(getattr(found, part)[untouched], getattr(predictions, part)[untouched])
+        assert torch.equal(getattr(actual, part)[untouched], getattr(predictions, part)[untouched])
 
 
-def test_the_cases_ious(case):
+def test_the_ious_of_the_small_case(case):
     assert foreground_iou(*case).tolist() == pytest.approx([iou for _, iou, _ in FOREGROUND.values()], rel=1e-15)
 
 
@@ -127,23 +128,23 @@ SCORES = {
     "t1_gt_cls_iou_noctr": lambda p, c, true_c, iou: iou,
     "t1_gt_cls_iou_ctr": lambda p, c, true_c, iou: iou * c,
 }
-"""The final score of a foreground cell for its object's class in each of Table 1's columns."""
+"""Final score of a foreground location for its object's class, in each column of Table 1."""
 
 
 @pytest.mark.parametrize("row", SCORES)
 def test_final_scores_of_table_1(case, row):
-    """As the table's file states its rows, through post-processing that drops nothing."""
+    """The variants are from the table's file; the post-processing drops nothing."""
     predictions, assignment, batch = case
     stated = load_row("table1", row).variant
     variant = stated.model_copy(update={"score_threshold": 0.0, "nms_iou": 1.0})
     if variant.oracle:
         predictions = put_truth(predictions, assignment, batch, variant.oracle)
-    found = postprocess(predictions, batch.sizes, variant)
-    p, c = case[0].logits.double().sigmoid(), case[0].centerness.double().sigmoid()
+    detections = postprocess(predictions, batch.sizes, variant)
+    p, c = case[0].logits.double().sigmoid(), case[0].quality.double().sigmoid()
     expected = [[], []]
-    for image, cell, label in np.ndindex(2, 5, 4):
-        values = p[image, cell, label].item(), c[image, cell].item()
-        number, iou, true_centerness = FOREGROUND.get((image, cell), (None, None, None))
+    for image, location, label in np.ndindex(2, 5, 4):
+        values = p[image, location, label].item(), c[image, location].item()
+        number, iou, true_centerness = FOREGROUND.get((image, location), (None, None, None))
         if number is not None and OBJECTS[image, number][1] == label:
             score = SCORES[row](*values, true_centerness, iou)
         elif number is not None and row == "t1_gt_ctr":
@@ -152,19 +153,19 @@ def test_final_scores_of_table_1(case, row):
             score = values[0] * iou
         else:
             score = values[0] * values[1] if stated.centerness else values[0]
-        box = OBJECTS[image, number][0] if "bbox" in row and number is not None else BOXES[image][cell]
+        box = OBJECTS[image, number][0] if "bbox" in row and number is not None else BOXES[image][location]
         if score or "cls_iou" not in row:  # a class score of 0 is not above the threshold
             expected[image].append((score, label, [min(max(v, 0), 60) for v in box]))
-    for one, wanted in zip(found, expected, strict=True):
-        wanted.sort(key=lambda item: -item[0])
-        assert len(one.scores) == len(wanted)
-        np.testing.assert_allclose(one.scores, [score for score, _, _ in wanted], rtol=1e-6)
-        assert one.labels.tolist() == [label for _, label, _ in wanted]  # of equal scores the first cell comes first
-        assert one.boxes.tolist() == [box for _, _, box in wanted]
+    for one, sorted_expected in zip(detections, expected, strict=True):
+        sorted_expected.sort(key=lambda item: -item[0])
+        assert len(one.scores) == len(sorted_expected)
+        np.testing.assert_allclose(one.scores, [score for score, _, _ in sorted_expected], rtol=1e-6)
+        assert one.labels.tolist() == [label for _, label, _ in sorted_expected]  # ties keep the order of locations
+        assert one.boxes.tolist() == [box for _, _, box in sorted_expected]
 
 
-def test_logits_bring_probabilities_back():
-    """0 and 1 exactly, all others to the last bits, in the order they had."""
+def test_the_sigmoid_of_a_logit_is_the_probability():
+    """0 and 1 are exact, other probabilities within 1e-7, in the same order."""
     q = torch.cat([torch.linspace(0, 1, 200_001, dtype=torch.float64), torch.logspace(-30, -5, 1000).double()])
     back = _logit(q).sigmoid()
     assert (back[q == 0] == 0).all()
@@ -195,55 +196,56 @@ def test_true_boxes_have_an_iou_of_one(case):
     assert same_bits(one, iou)
 
 
-def test_half_precision_takes_no_bits_from_what_is_written(case):
+def test_replaced_values_keep_their_bits_in_half_precision(case):
     predictions, assignment, batch = case
-    half = replace(predictions, logits=predictions.logits.bfloat16(), centerness=predictions.centerness.bfloat16())
-    found = put_truth(half, assignment, batch, Oracle(centerness="iou", score="iou"))
-    wanted = put_truth(predictions, assignment, batch, Oracle(centerness="iou", score="iou"))
-    image, cell = assignment.where
+    half = replace(predictions, logits=predictions.logits.bfloat16(), quality=predictions.quality.bfloat16())
+    actual = put_truth(half, assignment, batch, Oracle(centerness="iou", score="iou"))
+    expected = put_truth(predictions, assignment, batch, Oracle(centerness="iou", score="iou"))
+    image, location = assignment.places
     labels = assignment.gather(batch.labels)
-    assert torch.equal(found.logits[image, cell, labels], wanted.logits[image, cell, labels])
-    assert torch.equal(found.centerness[image, cell], wanted.centerness[image, cell])
+    assert torch.equal(actual.logits[image, location, labels], expected.logits[image, location, labels])
+    assert torch.equal(actual.quality[image, location], expected.quality[image, location])
 
 
-def test_the_truth_is_there_when_candidates_are_chosen(case):
+def test_the_truth_comes_before_the_choice_of_candidates(case):
     predictions, assignment, batch = case
     hidden = replace(predictions, logits=predictions.logits.clone())
-    hidden.logits[0, 1] = -20  # the least of all cells
-    found = put_truth(hidden, assignment, batch, Oracle(score="iou"))
+    hidden.logits[0, 1] = -20  # the lowest score of all locations
+    actual = put_truth(hidden, assignment, batch, Oracle(score="iou"))
     variant = Variant(image=IMAGE, candidates=1, centerness=False)
-    assert postprocess(found, batch.sizes, variant)[0].boxes[0].tolist() == [20, 20, 40, 30]
+    assert postprocess(actual, batch.sizes, variant)[0].boxes[0].tolist() == [20, 20, 40, 30]
 
 
 # -------------------------------------------------------------------------------------------------- equal scores
 
 
 def equal(count, limit, boxes):
-    """Post-processing of cells of one level that all have the score 1."""
+    """Detections of locations of one level that all have the score 1."""
     predictions = Predictions(
         logits=torch.full((1, count, 2), torch.inf),
         boxes=torch.tensor(boxes, dtype=torch.float32)[None],
         points=[torch.zeros(count, 2)],
         shapes=[(1, count)],
+        strides=(8,),
     )
     variant = Variant(image=IMAGE, candidates=limit)
     return postprocess(predictions, torch.tensor([[96, 128]]), variant)[0]
 
 
 @pytest.mark.parametrize(("count", "limit"), [(3000, 40), (40, 1000)])
-def test_of_equal_scores_the_first_cells_come_first(count, limit):
+def test_detections_of_equal_score_are_in_the_order_of_locations(count, limit):
     corners = np.stack([np.arange(count) % 128, np.arange(count) // 128 * 2.0], axis=-1)
-    found = equal(count, limit, np.concatenate([corners, corners + 1], axis=-1))
-    assert found.boxes[:, :2].tolist() == [c.tolist() for c in corners[:40] for _ in range(2)]
-    assert found.labels.tolist() == [0, 1] * 40
+    detections = equal(count, limit, np.concatenate([corners, corners + 1], axis=-1))
+    assert detections.boxes[:, :2].tolist() == [c.tolist() for c in corners[:40] for _ in range(2)]
+    assert detections.labels.tolist() == [0, 1] * 40
 
 
-def test_of_equal_scores_the_first_cells_box_stays():
+def test_nms_keeps_the_first_box_of_equal_score():
     rng = np.random.default_rng(0)
     boxes = np.array([10, 10, 50, 50]) + rng.uniform(-1, 1, (500, 4))
-    found = equal(500, 1000, boxes)
-    np.testing.assert_allclose(found.boxes, boxes[[0, 0]], rtol=1e-6)
-    assert found.labels.tolist() == [0, 1]
+    detections = equal(500, 1000, boxes)
+    np.testing.assert_allclose(detections.boxes, boxes[[0, 0]], rtol=1e-6)
+    assert detections.labels.tolist() == [0, 1]
 
 
 # --------------------------------------------------------------------------------------------------- whole images
@@ -259,21 +261,21 @@ DETECTORS = [
 
 @pytest.mark.parametrize(("table", "row"), DETECTORS, ids=lambda name: name)
 def test_a_perfect_detector_misses_only_objects_without_foreground(table, row, tiny_data):
-    """True boxes and true scores; an untrained network says nothing of its own above the threshold."""
+    """Boxes and scores are the truth; an untrained network has no other score above the threshold."""
     torch.manual_seed(0)
     experiment = load_row(table, row).experiment
     detector = build_detector(experiment)
     plain = published_variant(experiment)
     data = read_coco(tiny_data, "val2017", training=False)
     variant = plain.model_copy(update={"oracle": Oracle(boxes=True, score="one")})
-    found = detect_data_set(detector, data, variant, "cpu")
+    detections = detect_data_set(detector, data, variant, "cpu")
 
     objects, there = np.zeros(len(data.class_names)), np.zeros(len(data.class_names))
     for batch, predictions in predicted_images(detector, data, plain.image, "cpu"):
-        kept = {}  # of each class the boxes that NMS leaves: those of objects with a foreground cell
-        for cell, number in enumerate(detector.assign(predictions, batch).index[0].tolist()):
+        kept = {}  # for each class, the objects with a foreground location, whose boxes NMS keeps
+        for location, number in enumerate(detector.assign(predictions, batch).index[0].tolist()):
             if number >= 0:
-                kept.setdefault(batch.labels[0, number].item(), {}).setdefault(number, cell)
+                kept.setdefault(batch.labels[0, number].item(), {}).setdefault(number, location)
         for label in batch.labels[0][batch.valid[0]].tolist():
             objects[label] += 1
         for label, numbers in kept.items():
@@ -283,7 +285,7 @@ def test_a_perfect_detector_misses_only_objects_without_foreground(table, row, t
             assert max(overlap, default=0) < plain.nms_iou - 0.05  # the drawn data have no such pairs
     recall = there[objects > 0] / objects[objects > 0]
     points = [np.count_nonzero(np.linspace(0, 1, 101) <= share + 1e-12) / 101 * (share > 0) for share in recall]
-    metrics = evaluate_detections(tiny_data / "annotations/instances_val2017.json", found)
+    metrics = evaluate_detections(tiny_data / "annotations/instances_val2017.json", detections)
     assert metrics["AP"] == pytest.approx(np.mean(points), abs=1e-9)
     assert metrics["AP"] > 0.5
     assert (metrics["AP"] == pytest.approx(1, abs=1e-9)) == bool((there == objects).all())
@@ -296,8 +298,8 @@ def iou(a, b):
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def test_crowds_and_objects_left_out_of_training_are_no_truth(tmp_path):
-    """Three images: one object among what training leaves out, nothing, a crowd; all are evaluated, one has truth."""
+def test_crowds_and_objects_left_out_of_training_are_not_truth(tmp_path):
+    """Three images: one with an object and entries that training leaves out, one empty, one with a crowd."""
     root = tmp_path / "data"
     (root / "val2017").mkdir(parents=True)
     for number in (1, 2, 3):
@@ -320,12 +322,12 @@ def test_crowds_and_objects_left_out_of_training_are_no_truth(tmp_path):
     data = experiment.data.model_copy(update={"classes": 1})
     detector = build_detector(experiment.model_copy(update={"data": data}))
     variant = Variant(image=IMAGE, centerness=False, oracle=Oracle(boxes=True, score="one"))
-    found = detect_data_set(detector, read_coco(root, "val2017", training=False), variant, "cpu")
-    assert found == [{"image_id": 1, "category_id": 7, "bbox": [20, 20, 80, 64], "score": 1.0}]
+    detections = detect_data_set(detector, read_coco(root, "val2017", training=False), variant, "cpu")
+    assert detections == [{"image_id": 1, "category_id": 7, "bbox": [20, 20, 80, 64], "score": 1.0}]
 
 
-def test_an_oracle_in_a_data_set_is_an_oracle_in_each_image(tiny_data):
-    """The study's path (one prediction, many evaluations) and the pipeline's give the same detections."""
+def test_study_and_pipeline_give_the_same_detections(tiny_data):
+    """The study predicts each image once for all variants; the pipeline predicts it for each variant."""
     torch.manual_seed(0)
     rows = load_table("table1")[1][::3]
     detector = build_detector(rows[0].experiment)
@@ -343,18 +345,18 @@ def test_an_oracle_in_a_data_set_is_an_oracle_in_each_image(tiny_data):
 # ---------------------------------------------------------------------------------------------------------- refusals
 
 
-def test_what_makes_no_sense_is_refused(case):
+def test_meaningless_oracles_are_errors(case):
     with pytest.raises(ValueError, match="replaces nothing; leave it out"):
         Variant(image=IMAGE, oracle=NOTHING)
     with pytest.raises(ValueError, match="no effect without centerness in the score"):
         Variant(image=IMAGE, centerness=False, oracle=Oracle(centerness="iou"))
     predictions, assignment, batch = case
     with pytest.raises(WorkbenchError, match="no centerness to replace"):
-        put_truth(replace(predictions, centerness=None), assignment, batch, Oracle(centerness="truth"))
-    for wrong, said in (
+        put_truth(replace(predictions, quality=None), assignment, batch, Oracle(centerness="truth"))
+    for wrong, output in (
         ({"centerness": False}, "x: vfnet has no centerness to leave out; remove it"),
         ({"oracle": Oracle(centerness="iou")}, "x: vfnet has no centerness to replace; remove it"),
     ):
-        with pytest.raises(WorkbenchError, match=said):
+        with pytest.raises(WorkbenchError, match=output):
             check_evaluation(VFNet(), Variant(image=IMAGE, **wrong), "x")
         check_evaluation(VFNet(star=False, refine=False, centerness=True), Variant(image=IMAGE, **wrong), "x")

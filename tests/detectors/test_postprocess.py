@@ -1,13 +1,16 @@
-"""Post-processing against loops over cells, classes and pairs of boxes, on predictions without ties."""
+"""Post-processing against loops over locations, classes and pairs of boxes, on predictions without ties."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from workbench.detectors.postprocess import postprocess
-from workbench.detectors.predictions import Predictions
+from tests.samples import make_batch
+from workbench.detectors.postprocess import postprocess, to_original_pixels
+from workbench.detectors.predictions import Detections, Predictions
 from workbench.settings.data import ImageSize
 from workbench.settings.variant import Variant
 
@@ -16,18 +19,19 @@ SIZES = torch.tensor([[90, 120], [64, 30]])
 
 
 def make(shapes, classes=4, centerness=False, shift=-2.0, seed=0, side=30):
-    """Random predictions of two images; distinct scores, boxes that overlap and stick out."""
+    """Random predictions for two images: distinct scores, boxes that overlap and reach beyond the image."""
     rng = np.random.default_rng(seed)
-    cells = sum(rows * columns for rows, columns in shapes)
-    corner = rng.uniform(-10, 110, (2, cells, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(2, side, (2, cells, 2))], axis=-1)
-    logits = rng.normal(shift, 1.5, (2, cells, classes))
+    locations = sum(rows * columns for rows, columns in shapes)
+    corner = rng.uniform(-10, 110, (2, locations, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(2, side, (2, locations, 2))], axis=-1)
+    logits = rng.normal(shift, 1.5, (2, locations, classes))
     return Predictions(
         logits=torch.tensor(logits, dtype=torch.float32),
         boxes=torch.tensor(boxes, dtype=torch.float32),
         points=[torch.zeros(rows * columns, 2) for rows, columns in shapes],
         shapes=shapes,
-        centerness=torch.tensor(rng.normal(0, 2, (2, cells)), dtype=torch.float32) if centerness else None,
+        strides=[8 * 2**level for level in range(len(shapes))],
+        quality=torch.tensor(rng.normal(0, 2, (2, locations)), dtype=torch.float32) if centerness else None,
     )
 
 
@@ -39,55 +43,55 @@ def iou(a, b):
 
 
 def slow(predictions, size, image, threshold=0.05, nms=0.6, limit=1000, most=100):
-    """(score, label, box) of one image's detections, best first."""
+    """Detections of one image as (score, label, box), by descending score."""
     height, width = size
     p = predictions.logits[image].double().sigmoid().tolist()
     quality = [1.0] * len(p)
-    if predictions.centerness is not None:
-        quality = predictions.centerness[image].double().sigmoid().tolist()
+    if predictions.quality is not None:
+        quality = predictions.quality[image].double().sigmoid().tolist()
     candidates, start = [], 0
     for rows, columns in predictions.shapes:
-        level = sorted(range(start, start + rows * columns), key=lambda cell: -max(p[cell]) * quality[cell])
+        level = sorted(range(start, start + rows * columns), key=lambda location: -max(p[location]) * quality[location])
         candidates += level[:limit]
         start += rows * columns
-    found = []
-    for cell in candidates:
-        x1, y1, x2, y2 = predictions.boxes[image, cell].tolist()
+    results = []
+    for location in candidates:
+        x1, y1, x2, y2 = predictions.boxes[image, location].tolist()
         box = [min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height)]
-        for label, score in enumerate(p[cell]):
+        for label, score in enumerate(p[location]):
             if score > threshold:
-                found.append((score * quality[cell], label, box))
+                results.append((score * quality[location], label, box))
     kept = []
-    for one in sorted(found, key=lambda f: -f[0]):
+    for one in sorted(results, key=lambda f: -f[0]):
         if all(one[1] != other[1] or iou(one[2], other[2]) <= nms for other in kept):
             kept.append(one)
     return kept[:most]
 
 
-def compare(found, expected):
-    assert found.labels.dtype == torch.int64
-    assert found.labels.tolist() == [label for _, label, _ in expected]
-    np.testing.assert_allclose(found.scores, [score for score, _, _ in expected], rtol=1e-5)
-    np.testing.assert_allclose(found.boxes, [box for _, _, box in expected], rtol=0, atol=1e-4)
+def compare(detections, expected):
+    assert detections.labels.dtype == torch.int64
+    assert detections.labels.tolist() == [label for _, label, _ in expected]
+    np.testing.assert_allclose(detections.scores, [score for score, _, _ in expected], rtol=1e-5)
+    np.testing.assert_allclose(detections.boxes, [box for _, _, box in expected], rtol=0, atol=1e-4)
 
 
 FEW, MANY = [(6, 8), (3, 4), (2, 2), (1, 1), (1, 1)], [(40, 30), (20, 55), (2, 3)]
 CASES = {
-    "few cells": (FEW, {}, {}),
+    "few locations": (FEW, {}, {}),
     "one class": (FEW, {"classes": 1}, {}),
     "another NMS": (FEW, {"side": 90, "shift": 0}, {"nms_iou": 0.3}),
     "another threshold": (FEW, {"shift": 0}, {"score_threshold": 0.5, "max_detections": 5}),
-    "more than 1000 cells a level": (MANY, {"shift": -4.5}, {}),
+    "more than 1000 locations a level": (MANY, {"shift": -4.5}, {}),
     "few candidates": ([(20, 15), (10, 8)], {}, {"candidates": 30, "max_detections": 1000}),
 }
 
 
 @pytest.mark.parametrize("centerness", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_agrees_with_loops(case, centerness):
+def test_detections_agree_with_loops(case, centerness):
     shapes, making, changes = CASES[case]
     predictions, variant = make(shapes, centerness=centerness, **making), Variant(image=IMAGE, **changes)
-    found = postprocess(predictions, SIZES, variant)
+    detections = postprocess(predictions, SIZES, variant)
     for image in range(2):
         expected = slow(
             predictions,
@@ -99,17 +103,18 @@ def test_agrees_with_loops(case, centerness):
             variant.max_detections,
         )
         assert len(expected) > 3
-        compare(found[image], expected)
+        compare(detections[image], expected)
 
 
 def only(logits, boxes, centerness=None, shapes=((1, 3),)):
-    """Hand-made predictions of one image."""
+    """Predictions of one image from plain lists."""
     return Predictions(
         logits=torch.tensor([logits]).logit(),
         boxes=torch.tensor([boxes], dtype=torch.float32),
         points=[torch.zeros(rows * columns, 2) for rows, columns in shapes],
         shapes=shapes,
-        centerness=None if centerness is None else torch.tensor([centerness]).logit(),
+        strides=[8 * 2**level for level in range(len(shapes))],
+        quality=None if centerness is None else torch.tensor([centerness]).logit(),
     )
 
 
@@ -117,46 +122,70 @@ BOXES = [[0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]]
 WIDE = torch.tensor([[96, 128]])
 
 
-def test_the_threshold_looks_at_the_class_score_before_centerness():
+def test_the_threshold_applies_to_the_class_score_before_the_quality():
     predictions = only([[0.06, 0.04], [0.9, 0.04], [0.04, 0.04]], BOXES, centerness=[0.1, 0.02, 0.999])
-    (found,) = postprocess(predictions, WIDE, Variant(image=IMAGE))
-    assert found.scores.tolist() == pytest.approx([0.9 * 0.02, 0.06 * 0.1], rel=1e-4)  # no root of the product
-    assert found.boxes.tolist() == [BOXES[1], BOXES[0]]
+    (detections,) = postprocess(predictions, WIDE, Variant(image=IMAGE))
+    assert detections.scores.tolist() == pytest.approx([0.9 * 0.02, 0.06 * 0.1], rel=1e-4)  # the product, not its root
+    assert detections.boxes.tolist() == [BOXES[1], BOXES[0]]
 
 
-def test_candidates_are_ranked_by_the_product_and_chosen_by_cell():
+def test_candidates_are_ranked_by_the_product_and_chosen_by_location():
     predictions = only([[0.9, 0.8], [0.7, 0.6], [0.5, 0.4]], BOXES, centerness=[0.1, 0.9, 0.8])
-    (found,) = postprocess(predictions, WIDE, Variant(image=IMAGE, candidates=2))
-    assert found.scores.tolist() == pytest.approx([0.63, 0.54, 0.4, 0.32])  # both classes of both cells
-    assert found.labels.tolist() == [0, 1, 0, 1]
+    (detections,) = postprocess(predictions, WIDE, Variant(image=IMAGE, candidates=2))
+    assert detections.scores.tolist() == pytest.approx([0.63, 0.54, 0.4, 0.32])  # both classes of both locations
+    assert detections.labels.tolist() == [0, 1, 0, 1]
 
 
-def test_suppression_is_within_a_class_and_above_the_limit_only():
+def test_nms_suppresses_within_a_class_and_above_the_limit_only():
     boxes = [[0, 0, 10, 10], [0, 0, 10, 6], [0, 0, 10, 7]]  # IoU with the first: 0.6, 0.7
     same = only([[0.9], [0.8], [0.7]], boxes)
-    (found,) = postprocess(same, WIDE, Variant(image=IMAGE))
-    assert found.boxes.tolist() == boxes[:2]
+    (detections,) = postprocess(same, WIDE, Variant(image=IMAGE))
+    assert detections.boxes.tolist() == boxes[:2]
     other = only([[0.9, 0.01], [0.01, 0.8], [0.01, 0.7]], boxes)
-    (found,) = postprocess(other, WIDE, Variant(image=IMAGE))
-    assert found.boxes.tolist() == boxes[:2]  # the third falls to the second, of its own class: IoU 6/7
-    assert found.labels.tolist() == [0, 1]
+    (detections,) = postprocess(other, WIDE, Variant(image=IMAGE))
+    assert detections.boxes.tolist() == boxes[:2]  # the second box suppresses the third, of the same class: IoU 6/7
+    assert detections.labels.tolist() == [0, 1]
 
 
-def test_nothing_found():
-    found = postprocess(make(FEW, shift=-30), SIZES, Variant(image=IMAGE))
-    for one in found:
+def test_without_scores_above_the_threshold_there_are_no_detections():
+    detections = postprocess(make(FEW, shift=-30), SIZES, Variant(image=IMAGE))
+    for one in detections:
         assert one.boxes.shape == (0, 4)
         assert one.scores.shape == one.labels.shape == (0,)
 
 
-def test_boxes_are_clipped_before_they_are_compared():
-    """Outside the image the two differ; what is left of them is the same."""
+def test_boxes_are_clipped_before_nms():
+    """Two boxes differ outside the image only, so their clipped boxes are equal."""
     boxes = [[100, 80, 128, 96], [100, 80, 500, 500], [0, 0, 1, 1]]
-    (found,) = postprocess(only([[0.9], [0.8], [0.01]], boxes), WIDE, Variant(image=IMAGE))
-    assert found.boxes.tolist() == [[100, 80, 128, 96]]
+    (detections,) = postprocess(only([[0.9], [0.8], [0.01]], boxes), WIDE, Variant(image=IMAGE))
+    assert detections.boxes.tolist() == [[100, 80, 128, 96]]
 
 
-def test_wild_boxes_of_a_diverging_network_are_clipped():
+def test_infinite_boxes_are_clipped():
     boxes = [[-torch.inf, -torch.inf, torch.inf, torch.inf], [20, 20, 30, 30], [40, 40, 1e30, 50]]
-    (found,) = postprocess(only([[0.9], [0.8], [0.7]], boxes), WIDE, Variant(image=IMAGE))
-    assert found.boxes.tolist() == [[0, 0, 128, 96], [20, 20, 30, 30], [40, 40, 128, 50]]
+    (detections,) = postprocess(only([[0.9], [0.8], [0.7]], boxes), WIDE, Variant(image=IMAGE))
+    assert detections.boxes.tolist() == [[0, 0, 128, 96], [20, 20, 30, 30], [40, 40, 128, 50]]
+
+
+# ------------------------------------------------------------------------------------------ scores, original pixels
+
+
+def test_scores_are_sigmoids_and_the_quality_can_be_left_out():
+    predictions = only([[0.9, 0.8], [0.7, 0.6], [0.5, 0.4]], BOXES, centerness=[0.1, 0.9, 0.8])
+    classes, quality = predictions.scores()
+    assert classes[0].flatten().tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    assert quality[0].tolist() == pytest.approx([0.1, 0.9, 0.8])
+    assert predictions.scores().best[0].tolist() == pytest.approx([0.09, 0.63, 0.4])
+    assert predictions.scores(with_quality=False).quality is None
+    assert predictions.scores(with_quality=False).best[0].tolist() == pytest.approx([0.9, 0.7, 0.5])
+
+
+def test_detections_are_scaled_to_the_original_size_of_their_image():
+    batch = replace(make_batch((1, 1)), original_sizes=torch.tensor([[192, 384], [20, 25]]))
+    boxes = torch.tensor([[10.0, 20, 30, 40]])
+    detections = [Detections(boxes, torch.tensor([0.5]), torch.tensor([number])) for number in range(2)]
+    scaled = to_original_pixels(detections, batch)
+    assert scaled[0].boxes.tolist() == [[30, 40, 90, 80]]  # 96 × 128 pixels
+    np.testing.assert_allclose(scaled[1].boxes, [[5, 20 / 3, 15, 40 / 3]], rtol=1e-6)  # 60 × 50 pixels
+    assert [one.labels.item() for one in scaled] == [0, 1]
+    assert boxes.tolist() == [[10, 20, 30, 40]]

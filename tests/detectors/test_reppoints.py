@@ -1,4 +1,4 @@
-"""RepPoints: moments, offsets, gradient shares, and its losses written out slowly, assignments included."""
+"""RepPoints: moments, offsets, factors of gradients, and losses with their assignments against slow loops."""
 
 from __future__ import annotations
 
@@ -10,69 +10,48 @@ import pytest
 import torch
 
 import workbench
+from tests import samples
+from tests.samples import CANVAS, CLASSES, STRIDES, pyramid, silent
 from workbench.assigners.assignment import BACKGROUND, IGNORE
-from workbench.data.batch import Batch
-from workbench.detectors.detector import Detector
-from workbench.detectors.parts import STRIDES
+from workbench.detectors.predictions import Pyramid
 from workbench.detectors.reppoints import RepPointsHead, moment_boxes, point_offsets
-from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import regular_grid
-from workbench.layers.necks import FPN
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
-from workbench.settings.data import ImageSize
-from workbench.settings.experiment import Backbone
-from workbench.settings.variant import Variant
+from workbench.settings.detectors import RepPoints
+from workbench.settings.experiment import Head
 
-CLASSES = 3
 LOSSES = {"varifocal": VarifocalLoss(), "focal": FocalLoss(), "quality_focal": QualityFocalLoss()}
-CANVAS = (96, 128)
 
 
-def make_head(loss="varifocal", channels=8, **settings):
-    torch.manual_seed(0)
-    settings = {"norm_groups": 4, "stacked_convs": 2, "init_std": 0.1, "anchor_scale": 4.0} | settings
-    head = RepPointsHead(CLASSES, channels, LOSSES[loss], **settings)
+def make_detector(loss="varifocal", *, whole=False, **settings):
+    settings = {"channels": 8, "norm_groups": 4, "stacked_convs": 2, "init_std": 0.1, "anchor_scale": 4.0} | settings
+    detector = samples.make_detector(RepPoints(), LOSSES[loss], Head().model_copy(update=settings), whole=whole)
     with torch.no_grad():  # initial boxes of some strides
-        head.points_out.bias.copy_(2 * regular_grid("cpu") + 0.3 * torch.randn(18))
-        head.moment_transfer.copy_(torch.tensor([0.1, -0.2]))
-    return head
+        detector.head.points_out.bias.copy_(2 * regular_grid("cpu") + 0.3 * torch.randn(18))
+        detector.head.moment_transfer.copy_(torch.tensor([0.1, -0.2]))
+    return detector
 
 
-def pyramid(height=CANVAS[0], width=CANVAS[1], images=2, channels=8):
-    generator = torch.Generator().manual_seed(height)
-    shapes = [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
-    return [torch.randn(images, channels, *shape, generator=generator) for shape in shapes]
+def make_head(*arguments, **settings):
+    return make_detector(*arguments, **settings).head
 
 
 def make_batch(counts, canvas=CANVAS):
-    """Images of unlike sizes, the first as large as the canvas."""
-    generator = torch.Generator().manual_seed(sum(counts))
-    sizes = [canvas, (60, 50), (96, 64), (33, 128), (90, 90)][: len(counts)]
-    boxes, valid = torch.zeros(len(counts), max(counts), 4), torch.zeros(len(counts), max(counts), dtype=torch.bool)
-    labels = torch.zeros(valid.shape, dtype=torch.int64)
-    for b, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
-        low = torch.rand(count, 2, generator=generator) * torch.tensor([width - 20, height - 20])
-        side = 16 + torch.rand(count, 2, generator=generator) * 40
-        boxes[b, :count] = torch.cat([low, torch.minimum(low + side, torch.tensor([width, height]))], dim=1)
-        labels[b, :count] = torch.randint(CLASSES, (count,), generator=generator)
-        valid[b, :count] = True
-    sizes, names = torch.tensor(sizes), tuple(map(str, range(len(counts))))
-    return Batch(
-        torch.zeros(len(counts), 3, *canvas), boxes, labels, valid, sizes, sizes, tuple(map(int, names)), names
-    )
+    """Images of different sizes, the first as large as the canvas."""
+    return samples.make_batch(counts, (canvas, (60, 50), (96, 64), (33, 128), (90, 90)), canvas, spread=40)
 
 
 # ------------------------------------------------------------------------------------------------ points and boxes
 
 
-def test_boxes_of_moments():
+def test_boxes_follow_from_the_moments_of_points():
     rng = np.random.default_rng(0)
     points, transfer = rng.normal(0, 3, (2, 5, 9, 2)), np.array([0.3, -0.5])
     y, x = points[..., 0], points[..., 1]
     half_width, half_height = x.std(-1, ddof=1) * math.exp(0.3), y.std(-1, ddof=1) * math.exp(-0.5)
     expected = [x.mean(-1) - half_width, y.mean(-1) - half_height, x.mean(-1) + half_width, y.mean(-1) + half_height]
-    found = moment_boxes(torch.from_numpy(points.reshape(2, 5, 18)), torch.from_numpy(transfer))
-    np.testing.assert_allclose(found.numpy(), np.stack(expected, axis=-1), rtol=1e-12, atol=1e-12)
+    actual = moment_boxes(torch.from_numpy(points.reshape(2, 5, 18)), torch.from_numpy(transfer))
+    np.testing.assert_allclose(actual.numpy(), np.stack(expected, axis=-1), rtol=1e-12, atol=1e-12)
 
 
 def test_points_in_one_place_make_an_empty_box_with_a_finite_gradient():
@@ -95,7 +74,7 @@ def test_offsets_lead_to_the_points():
 
 
 def test_a_sample_moves_with_its_point():
-    """A bright spot three rows below and one column left of a cell is what the class there depends on."""
+    """The class of a location depends on a bright spot three rows below and one column to the left."""
     head = make_head(stacked_convs=1)
     head.cls_tower, head.reg_tower = torch.nn.Identity(), torch.nn.Identity()
     with torch.no_grad():
@@ -105,9 +84,9 @@ def test_a_sample_moves_with_its_point():
         head.cls_conv.weight.zero_()
         head.cls_conv.weight[:, :, 1, 1] = 1
         head.cls_out.weight.fill_(1)
-        maps = [torch.zeros_like(x) for x in pyramid(images=1)]
+        maps = silent(pyramid(images=1))
         quiet = head(maps).logits
-        maps[0][0, :, 7, 4] = 1
+        maps.maps[0][0, :, 7, 4] = 1
         rise = (head(maps).logits - quiet)[0].abs().amax(-1)
     assert (rise[: 12 * 16].view(12, 16) > 0.01 * rise.max()).nonzero().tolist() == [[4, 5]]
 
@@ -120,45 +99,45 @@ def test_predictions_of_a_head_alone(canvas):
     with torch.no_grad():
         head.points_out.bias.copy_(regular_grid("cpu") + torch.tensor([0.5, -0.25] * 9))
         head.refine_out.bias.copy_(torch.tensor([1.0, 2] * 9))
-        found = head(maps)
-    cells = sum(x.shape[2] * x.shape[3] for x in maps)
-    assert found.shapes == [tuple(x.shape[2:]) for x in maps]
-    assert found.logits.shape == (2, cells, CLASSES)
-    assert [len(p) for p in found.points] == [x.shape[2] * x.shape[3] for x in maps]
+        predictions = head(maps)
+    locations = sum(x.shape[2] * x.shape[3] for x in maps.maps)
+    assert predictions.shapes == [tuple(x.shape[2:]) for x in maps.maps]
+    assert predictions.logits.shape == (2, locations, CLASSES)
+    assert [len(p) for p in predictions.points] == [x.shape[2] * x.shape[3] for x in maps.maps]
     # The regular grid's unbiased deviation is the root of 6 / 8.
     reach = torch.tensor([math.exp(0.1), math.exp(-0.2)]) * math.sqrt(6 / 8)
     start = 0
-    for at, stride in zip(found.points, STRIDES, strict=True):
-        for boxes, mean in ((found.initial_boxes, [-0.25, 0.5]), (found.boxes, [1.75, 1.5])):
-            centre = at + torch.tensor(mean) * stride
+    for level_points, stride in zip(predictions.points, STRIDES, strict=True):
+        for boxes, mean in ((predictions.initial_boxes, [-0.25, 0.5]), (predictions.boxes, [1.75, 1.5])):
+            centre = level_points + torch.tensor(mean) * stride
             expected = torch.cat([centre - reach * stride, centre + reach * stride], dim=1)
-            torch.testing.assert_close(boxes[1, start : start + len(at)], expected, rtol=1e-5, atol=1e-3)
-        start += len(at)
+            torch.testing.assert_close(boxes[1, start : start + len(level_points)], expected, rtol=1e-5, atol=1e-3)
+        start += len(level_points)
 
 
 def test_half_precision_ends_where_boxes_begin():
-    """At 1000 pixels bfloat16 counts in steps of four, in a box of 400 of two."""
+    """Near 1000, bfloat16 has steps of 4 pixels; near 400, of 2 pixels."""
     head, maps, seen = make_head(), pyramid(32, 1024, images=1), []
     head.points_out.register_forward_hook(lambda module, inputs, out: seen.append(out))
     head.refine_out.register_forward_hook(lambda module, inputs, out: seen.append(out))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = head(maps)
+        predictions = head(maps)
     start = 0
-    for at, stride, initial, shift in zip(found.points, STRIDES, seen[::2], seen[1::2], strict=True):
+    for level_points, stride, initial, shift in zip(predictions.points, STRIDES, seen[::2], seen[1::2], strict=True):
         assert initial.dtype == shift.dtype == torch.bfloat16
-        cells, initial, shift = slice(start, start + len(at)), initial.double(), shift.double()
-        for boxes, points in ((found.initial_boxes, initial), (found.boxes, initial + shift)):
+        locations, initial, shift = slice(start, start + len(level_points)), initial.double(), shift.double()
+        for boxes, points in ((predictions.initial_boxes, initial), (predictions.boxes, initial + shift)):
             expected = moment_boxes(points[0].flatten(1).T, head.moment_transfer.detach().double())
-            expected = expected * stride + at.repeat(1, 2)
-            torch.testing.assert_close(boxes[0, cells], expected.float(), rtol=1e-5, atol=1e-3)
-        start = cells.stop
+            expected = expected * stride + level_points.repeat(1, 2)
+            torch.testing.assert_close(boxes[0, locations], expected.float(), rtol=1e-5, atol=1e-3)
+        start = locations.stop
 
 
 # ------------------------------------------------------------------------------------------------ parameters
 
 
 def test_number_of_parameters():
-    """Of ResNet-50 with 80 classes, its classifier left out; no loss adds any."""
+    """ResNet-50 without its classifier, 80 classes; the loss has no parameters."""
     with torch.device("meta"):
         for row in ("t5_reppoints_fl", "t5_reppoints_gfl", "t5_reppoints_vfl"):
             detector = workbench.build_detector(workbench.load_experiment("table5", row, "coco"))
@@ -166,9 +145,9 @@ def test_number_of_parameters():
     assert detector.variant.nms_iou == 0.5
 
 
-def test_start_values():
+def test_convolutions_have_their_start_values():
     torch.manual_seed(0)
-    head = RepPointsHead(CLASSES, 32, FocalLoss(), norm_groups=8)
+    head = RepPointsHead(Head(channels=32, norm_groups=8), CLASSES)
     convs = [m for m in head.modules() if hasattr(m, "weight") and m.weight.dim() == 4]
     assert len(convs) == 2 * 3 + 2 + 2 + 2
     for conv in convs:
@@ -177,8 +156,8 @@ def test_start_values():
     assert head.cls_out.bias.tolist() == pytest.approx([-4.59512] * CLASSES, abs=1e-5)
     assert head.moment_transfer.tolist() == [0, 0]
     with torch.no_grad():
-        found = head(pyramid(channels=32))
-    assert (found.logits.sigmoid() - 0.01).abs().max() < 1e-3
+        predictions = head(pyramid(channels=32))
+    assert (predictions.logits.sigmoid() - 0.01).abs().max() < 1e-3
 
 
 # ------------------------------------------------------------------------------------------------ gradient paths
@@ -186,14 +165,14 @@ def test_start_values():
 
 @pytest.mark.parametrize("name", ["initial_boxes", "boxes"])
 def test_moments_learn_by_a_hundredth_of_their_gradient(name):
-    head, maps = make_head().double(), [x.double() for x in pyramid(images=1)]
-    head.float = None  # the head itself turns points to single precision
+    head, maps = make_head().double(), Pyramid([x.double() for x in pyramid(images=1).maps], STRIDES)
+    head.float = None  # the head converts points to single precision
 
     def value():
         return getattr(head(maps), name).square().mean()
 
     value().backward()
-    found, step = head.moment_transfer.grad.clone(), 1e-2
+    actual, step = head.moment_transfer.grad.clone(), 1e-2
     for axis in (0, 1):
         with torch.no_grad():
             head.moment_transfer[axis] += step
@@ -201,8 +180,8 @@ def test_moments_learn_by_a_hundredth_of_their_gradient(name):
             head.moment_transfer[axis] -= 2 * step
             slope = (above - value()) / (2 * step)
             head.moment_transfer[axis] += step
-        assert found[axis].item() == pytest.approx(0.01 * slope.item(), rel=1e-2)
-        assert found[axis] != 0
+        assert actual[axis].item() == pytest.approx(0.01 * slope.item(), rel=1e-2)
+        assert actual[axis] != 0
 
 
 def points_gradient(head, maps, value):
@@ -214,7 +193,7 @@ def points_gradient(head, maps, value):
 
 @pytest.mark.parametrize("name", ["logits", "boxes"])
 def test_a_tenth_of_the_gradient_passes_through_the_offsets(name, monkeypatch):
-    """Ten times as large a share gives a gradient ten times as large, so nothing reaches the points on another way."""
+    """A factor ten times as large gives a gradient ten times as large, so nothing reaches the points on another path."""
     head, maps = make_head(), pyramid(images=1)
 
     def value(predictions):
@@ -231,11 +210,11 @@ def test_a_tenth_of_the_gradient_passes_through_the_offsets(name, monkeypatch):
 
 def test_the_initial_box_has_its_own_full_gradient(monkeypatch):
     head, maps = make_head(), pyramid(images=1)
-    found = points_gradient(head, maps, lambda predictions: predictions.initial_boxes.square().mean())
+    actual = points_gradient(head, maps, lambda predictions: predictions.initial_boxes.square().mean())
     monkeypatch.setattr("workbench.detectors.reppoints.OFFSET_GRADIENT", 0.0)
     again = points_gradient(head, maps, lambda predictions: predictions.initial_boxes.square().mean())
-    assert torch.equal(again, found)
-    assert found.abs().max() > 0
+    assert torch.equal(again, actual)
+    assert actual.abs().max() > 0
 
 
 # ------------------------------------------------------------------------------------------------------------ losses
@@ -246,7 +225,7 @@ def slow_iou(a, b):
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def slow_initial(cells, inside, truth, unit):
+def slow_initial(locations, inside, truth, unit):
     """Cell → object of the first stage."""
     claims = {}
     for g, (x1, y1, x2, y2) in enumerate(truth):
@@ -254,7 +233,7 @@ def slow_initial(cells, inside, truth, unit):
         stride = 2 ** min(max(level, 3), 7)
         distance = {
             c: math.hypot((x - (x1 + x2) / 2) / (x2 - x1), (y - (y1 + y2) / 2) / (y2 - y1))
-            for c, (x, y, own) in enumerate(cells)
+            for c, (x, y, own) in enumerate(locations)
             if own == stride and inside[c]
         }
         nearest = min(distance, key=distance.get)
@@ -264,7 +243,7 @@ def slow_initial(cells, inside, truth, unit):
 
 
 def slow_refined(boxes, inside, truth):
-    """Index of each cell in the second stage: by the IoU of its initial box."""
+    """Index of each location in the second stage, by the IoU of its initial box."""
     overlaps = [[slow_iou(box, t) if inside[c] else -1 for t in truth] for c, box in enumerate(boxes)]
     index = []
     for c, row in enumerate(overlaps):
@@ -280,7 +259,7 @@ def slow_refined(boxes, inside, truth):
 
 
 def slow_classification(name, logits, label, quality):
-    """Sum over the classes of a cell."""
+    """Classification loss of a location, summed over the classes."""
     total = 0.0
     for c, x in enumerate(logits):
         p, y = 1 / (1 + math.exp(-x)), quality if c == label else 0.0
@@ -300,8 +279,8 @@ def slow_smooth_l1(box, truth, size):
 
 
 def slow_terms(predictions, batch, loss, unit):
-    """Sections e and f of the recipes, image by image and cell by cell in double precision; also the positives."""
-    cells = [
+    """Loss terms (sections e and f of the recipes), location by location in double precision, and the indices."""
+    locations = [
         (*point, stride)
         for level, stride in zip(predictions.points, STRIDES, strict=True)
         for point in level.double().tolist()
@@ -309,18 +288,18 @@ def slow_terms(predictions, batch, loss, unit):
     images = []
     for b, (height, width) in enumerate(batch.sizes.tolist()):
         high, wide = (32 * math.ceil(side / 32) for side in (height, width))
-        inside = [x < math.ceil(wide / s) * s and y < math.ceil(high / s) * s for x, y, s in cells]
+        inside = [x < math.ceil(wide / s) * s and y < math.ceil(high / s) * s for x, y, s in locations]
         truth = batch.boxes[b][batch.valid[b]].double().tolist()
         initial, final = (x[b].double().tolist() for x in (predictions.initial_boxes, predictions.boxes))
-        first, second = slow_initial(cells, inside, truth, unit), slow_refined(initial, inside, truth)
+        first, second = slow_initial(locations, inside, truth, unit), slow_refined(initial, inside, truth)
         sums = {"cls": 0.0, "box_initial": 0.0, "box": 0.0, "N1": len(first), "N2": 0}
         for c, g in first.items():
-            sums["box_initial"] += 0.5 * slow_smooth_l1(initial[c], truth[g], unit * cells[c][2])
+            sums["box_initial"] += 0.5 * slow_smooth_l1(initial[c], truth[g], unit * locations[c][2])
         for c, g in enumerate(second):
             label, quality = None, 0.0
             if g >= 0:
                 sums["N2"] += 1
-                sums["box"] += slow_smooth_l1(final[c], truth[g], unit * cells[c][2])
+                sums["box"] += slow_smooth_l1(final[c], truth[g], unit * locations[c][2])
                 label, quality = batch.labels[b, g].item(), slow_iou(final[c], truth[g])
             if g != IGNORE:
                 sums["cls"] += slow_classification(loss, predictions.logits[b, c].tolist(), label, quality)
@@ -335,13 +314,14 @@ def slow_terms(predictions, batch, loss, unit):
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 2), (60, 5), (4, 0, 2, 1, 7)], ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_loss_terms(loss, counts):
-    head, batch = make_head(loss), make_batch(counts)
+def test_loss_terms_agree_with_loops(loss, counts):
+    detector, batch = make_detector(loss), make_batch(counts)
+    head = detector.head
     predictions = head(pyramid(images=len(counts)))
     expected, index = slow_terms(predictions, batch, loss, unit=2)
-    assert head.assign(predictions, batch).index.tolist() == index
+    assert detector.assign(predictions, batch).index.tolist() == index
     assert any(g >= 0 for row in index for g in row) == any(counts)
-    terms = head.loss(predictions, batch)
+    terms = detector.terms(predictions, batch)
     assert list(terms) == list(expected)
     assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-4, abs=1e-6)
     sum(terms.values()).backward()
@@ -354,82 +334,83 @@ def test_loss_terms(loss, counts):
 
 
 def test_some_positives_reach_half_and_some_boxes_are_ignored():
-    """What the comparison above would miss if only best boxes were positive."""
-    head, batch = make_head(), make_batch((60, 5))
-    index = head.assign(head(pyramid()), batch).index
+    """Without such positives the comparison above would not test the thresholds."""
+    detector, batch = make_detector(), make_batch((60, 5))
+    head = detector.head
+    index = detector.assign(head(pyramid()), batch).index
     assert (index[0] >= 0).sum() > 60
     assert (index[0] == IGNORE).sum() > 10
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_positive_of_no_quality(loss):
-    """It is a plain negative to the losses of a quality, for there is no floor here, and a positive to the focal."""
-    head, batch = make_head(loss), make_batch((3, 2))
+def test_a_positive_without_overlap_has_no_floor(loss):
+    """A loss that wants a quality treats it as a negative; the focal loss treats it as a positive."""
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
     torch.nn.init.zeros_(head.cls_out.bias)
     predictions = head(pyramid())
     astray = dataclasses.replace(predictions, boxes=predictions.boxes + 5000)
     expected, _ = slow_terms(astray, batch, loss, unit=2)
-    terms = head.loss(astray, batch)
+    terms = detector.terms(astray, batch)
     assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-4)
     shared = dataclasses.replace(batch, labels=(batch.labels + 1) % CLASSES)
-    assert (head.loss(astray, shared)["cls"] == terms["cls"]) == (loss != "focal")
+    assert (detector.terms(astray, shared)["cls"] == terms["cls"]) == (loss != "focal")
 
 
-def test_what_is_ignored_and_what_is_padding_has_no_gradient():
+def test_ignored_locations_and_padding_have_no_gradient():
     for loss in LOSSES:
-        head, batch = make_head(loss), make_batch((60, 5))
+        detector, batch = make_detector(loss), make_batch((60, 5))
+        head = detector.head
         predictions = head(pyramid())
         predictions.logits.retain_grad()
-        head.loss(predictions, batch)["cls"].backward()
-        ignored = head.assign(predictions, batch).index == IGNORE
+        detector.terms(predictions, batch)["cls"].backward()
+        ignored = detector.assign(predictions, batch).index == IGNORE
         gradient = predictions.logits.grad.abs().amax(-1)
         assert ignored[0].any()
         assert (gradient[ignored] == 0).all()
         assert (gradient[~ignored] > 0).all()
 
 
-def test_the_quality_is_that_of_the_final_box_and_detached():
-    head, batch = make_head(), make_batch((3, 2))
+def test_the_target_is_the_iou_of_the_final_box_and_is_detached():
+    detector, batch = make_detector(), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
     leaves = {
         name: getattr(predictions, name).detach().requires_grad_() for name in ("logits", "boxes", "initial_boxes")
     }
     predictions = dataclasses.replace(predictions, **leaves)
-    head.loss(predictions, batch)["cls"].backward()
+    detector.terms(predictions, batch)["cls"].backward()
     assert leaves["logits"].grad.abs().max() > 0
     assert leaves["boxes"].grad is None
     assert leaves["initial_boxes"].grad is None
     moved = dataclasses.replace(predictions, boxes=predictions.boxes + 1)
-    assert head.loss(moved, batch)["cls"] != head.loss(predictions, batch)["cls"]
+    assert detector.terms(moved, batch)["cls"] != detector.terms(predictions, batch)["cls"]
 
 
 # ------------------------------------------------------------------------------------------------- the whole detector
 
 
 def small_detector():
-    torch.manual_seed(0)
-    backbone = ResidualBackbone(Backbone(name="resnet50", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))
-    neck = FPN(backbone.channels, 8, p6_from_input=True, relu_before_p7=False, norm_groups=4)
-    return Detector(backbone, neck, make_head(), Variant(image=ImageSize(long=128, short=96), nms_iou=0.5))
+    return make_detector(whole=True)
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (288, 32), (64, 352)])
-def test_detector_on_tall_and_wide_images(canvas):
+def test_a_detector_works_on_tall_and_wide_images(canvas):
     detector = small_detector().eval()
     with torch.no_grad():
         predictions = detector.predict(torch.randn(2, 3, *canvas))
         detector.head.cls_out.bias.fill_(0)
     assert predictions.shapes == [(math.ceil(canvas[0] / s), math.ceil(canvas[1] / s)) for s in STRIDES]
     sizes = torch.tensor([canvas, (canvas[0] - 9, canvas[1] - 5)])
-    found = detector.detect(torch.randn(2, 3, *canvas), sizes)
-    for one, (height, width) in zip(found, sizes.tolist(), strict=True):
+    detections = detector.detect(torch.randn(2, 3, *canvas), sizes)
+    for one, (height, width) in zip(detections, sizes.tolist(), strict=True):
         assert 0 < len(one.scores) <= 100
         assert (one.boxes.amin(0) >= 0).all()
         assert (one.boxes.amax(0) <= torch.tensor([width, height, width, height])).all()
 
 
 @pytest.mark.parametrize("counts", [(3, 2), (0, 0)])
-def test_training_step_of_a_whole_detector(counts):
+def test_a_training_step_reaches_all_parameters(counts):
     detector, batch = small_detector().train(), make_batch(counts)
     terms = detector(dataclasses.replace(batch, images=torch.randn(2, 3, *CANVAS)))
     assert list(terms) == ["cls", "box_initial", "box"]

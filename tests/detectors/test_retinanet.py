@@ -1,4 +1,4 @@
-"""The head of RetinaNet: anchors worked out by hand, the order of its channels, and losses written out slowly."""
+"""Head of RetinaNet: anchors, the order of channels, and losses against slow loops."""
 
 from __future__ import annotations
 
@@ -10,54 +10,35 @@ import pytest
 import torch
 
 import workbench
+from tests import samples
+from tests.samples import CLASSES, STRIDES, pyramid, silent
 from workbench.assigners.assignment import IGNORE
-from workbench.data.batch import Batch
-from workbench.detectors.detector import Detector
-from workbench.detectors.parts import STRIDES
-from workbench.detectors.retinanet import RetinaNetHead, build_retinanet, pyramid_anchors
-from workbench.layers.backbones import ResidualBackbone
-from workbench.layers.necks import FPN
+from workbench.detectors import FAMILIES
+from workbench.detectors.retinanet import AnchorGrid
 from workbench.losses.classification import CLASSIFICATION_LOSSES
-from workbench.settings.data import ImageSize
-from workbench.settings.experiment import Backbone
-from workbench.settings.variant import Variant
-
-CLASSES = 3
+from workbench.settings.detectors import RetinaNet
+from workbench.settings.experiment import Head
 
 
-def make_head(loss="focal", channels=8, **settings):
-    torch.manual_seed(0)
-    settings = {"depth": 2, "init_std": 0.1} | settings
-    return RetinaNetHead(CLASSES, channels, CLASSIFICATION_LOSSES[loss](), **settings)
+def make_detector(loss="focal", *, depth=2, side=4.0, whole=False, **settings):
+    settings = {"channels": 8, "norm_groups": 1, "init_std": 0.1} | settings
+    head = Head().model_copy(update=settings | {"stacked_convs": depth - 1, "anchor_scale": 2 * side})
+    return samples.make_detector(RetinaNet(), CLASSIFICATION_LOSSES[loss](), head, whole=whole)
 
 
-def pyramid(height=96, width=128, images=2, channels=8):
-    generator = torch.Generator().manual_seed(height)
-    shapes = [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
-    return [torch.randn(images, channels, *shape, generator=generator) for shape in shapes]
+def make_head(*arguments, **settings):
+    return make_detector(*arguments, **settings).head
 
 
-def make_batch(counts, sizes=((96, 128), (60, 50)), canvas=(96, 128)):
-    generator = torch.Generator().manual_seed(sum(counts))
-    boxes, valid = torch.zeros(len(counts), max(counts), 4), torch.zeros(len(counts), max(counts), dtype=torch.bool)
-    labels = torch.zeros(valid.shape, dtype=torch.int64)
-    for b, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
-        low = torch.rand(count, 2, generator=generator) * torch.tensor([width - 20, height - 20])
-        side = 12 + torch.rand(count, 2, generator=generator) * 60
-        boxes[b, :count] = torch.cat([low, torch.minimum(low + side, torch.tensor([width, height]))], dim=1)
-        labels[b, :count] = torch.randint(CLASSES, (count,), generator=generator)
-        valid[b, :count] = True
-    sizes, names = torch.tensor(sizes), tuple(str(b) for b in range(len(counts)))
-    return Batch(
-        torch.zeros(len(counts), 3, *canvas), boxes, labels, valid, sizes, sizes, tuple(range(len(names))), names
-    )
+def make_batch(counts, sizes=samples.SIZES, canvas=samples.CANVAS):
+    return samples.make_batch(counts, sizes, canvas, smallest=12)
 
 
 # ---------------------------------------------------------------------------------------------------------- anchors
 
 
 def slow_anchors(shapes, side):
-    """By the definition: cell by cell, ratio by ratio, octave by octave."""
+    """Anchors by their definition: location by location, ratio by ratio, octave by octave."""
     for (rows, columns), stride in zip(shapes, STRIDES, strict=True):
         for i, j, ratio, octave in itertools.product(range(rows), range(columns), (0.5, 1, 2), range(3)):
             size = side * stride * 2 ** (octave / 3)
@@ -65,35 +46,38 @@ def slow_anchors(shapes, side):
             yield j * stride - w / 2, i * stride - h / 2, j * stride + w / 2, i * stride + h / 2
 
 
-def test_anchors_by_hand():
-    """At the paper's size, of the cells (0, 0) and (1, 2) of stride 8, and of one of stride 128."""
+def test_anchors_agree_with_a_calculation_by_hand():
+    """Anchors of the published size, at the places (0, 0) and (1, 2) of stride 8 and at one of stride 128."""
     shapes = [(2, 3), (1, 1), (1, 1), (1, 1), (1, 1)]
-    points = [torch.tensor([[j * 8.0, i * 8.0] for i in range(2) for j in range(3) for _ in range(9)])]
-    points += [torch.zeros(9, 2)] * 4
-    anchors = pyramid_anchors(points, 4.0)
+    points = [torch.tensor([[j * 8.0, i * 8.0] for i in range(2) for j in range(3)])]
+    points += [torch.zeros(1, 2)] * 4
+    anchors = AnchorGrid(4.0)(points, STRIDES)
     by_hand = [
         *((45.2548, 22.6274), (57.0175, 28.5088), (71.8376, 35.9188)),  # 32, 40.3175 and 50.7968, twice as wide as high
         *((32, 32), (40.3175, 40.3175), (50.7968, 50.7968)),
         *((22.6274, 45.2548), (28.5088, 57.0175), (35.9188, 71.8376)),
     ]
-    for cell, x, y, factor in ((0, 0, 0, 1), (5, 16, 8, 1), (9, 0, 0, 16)):
+    for location, x, y, factor in ((0, 0, 0, 1), (5, 16, 8, 1), (9, 0, 0, 16)):
         expected = [
             (x - w / 2 * factor, y - h / 2 * factor, x + w / 2 * factor, y + h / 2 * factor) for w, h in by_hand
         ]
-        torch.testing.assert_close(anchors[9 * cell : 9 * cell + 9], torch.tensor(expected), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            anchors[9 * location : 9 * location + 9], torch.tensor(expected), rtol=1e-5, atol=1e-4
+        )
     torch.testing.assert_close(anchors, torch.tensor(list(slow_anchors(shapes, 4))), rtol=1e-6, atol=1e-4)
-    torch.testing.assert_close(pyramid_anchors(points, 2.0), torch.tensor(list(slow_anchors(shapes, 2))))
+    torch.testing.assert_close(AnchorGrid(2.0)(points, STRIDES), torch.tensor(list(slow_anchors(shapes, 2))))
 
 
 @pytest.mark.parametrize(("scale", "side"), [("coco", 4), ("mini", 2)])
-def test_settings_of_the_scales(scale, side):
+def test_the_scales_state_depth_and_anchors(scale, side):
     experiment = workbench.load_experiment("table5", "t5_retinanet_fl", scale)
-    neck, head = build_retinanet(experiment, [8, 16, 32])
-    assert head.side == side
+    detector = FAMILIES["retinanet"].build(experiment, samples.NoBackbone())
+    neck, head = detector.neck, detector.head
+    assert head.anchors.side == side
     assert len(head.cls_tower) == len(head.reg_tower) == {"coco": 4, "mini": 3}[scale]
     assert (neck.p6_from_input, neck.relu_before_p7) == (True, False)
     kinds = {type(part) for module in (neck, head) for part in module.modules() if not list(part.children())}
-    assert kinds == {torch.nn.Conv2d, torch.nn.ReLU}  # no norm, no scale of a level
+    assert kinds == {torch.nn.Conv2d, torch.nn.ReLU}  # neither a norm nor a factor of a level
 
 
 # -------------------------------------------------------------------------------------------- shapes, counts, orders
@@ -107,57 +91,61 @@ def test_number_of_parameters():
 
 @pytest.mark.parametrize("canvas", [(96, 96), (320, 32), (32, 288)])
 def test_order_of_anchors_and_channels(canvas):
-    """Channels count classes (or deltas) fastest, then anchors; anchors of a cell stand one after the other."""
+    """In the channels, classes (or deltas) vary fastest, then anchors; the anchors of a place follow each other."""
     head, maps = make_head(), pyramid(*canvas)
     for conv in (head.cls_out, head.box_out):
         torch.nn.init.zeros_(conv.weight)
         conv.bias.data = torch.arange(len(conv.bias)) / 100
     with torch.no_grad():
-        found = head(maps)
-    cells = [x.shape[2] * x.shape[3] for x in maps]
-    assert found.shapes == [tuple(x.shape[2:]) for x in maps]
-    assert [len(p) for p in found.points] == [9 * n for n in cells]
-    expected = head.cls_out.bias.view(9, CLASSES).repeat(sum(cells), 1)
-    assert torch.equal(found.logits, expected.expand(2, -1, -1))
-    assert torch.equal(found.codes, head.box_out.bias.view(9, 4).repeat(sum(cells), 1).expand(2, -1, -1))
+        predictions = head(maps)
+    locations = [x.shape[2] * x.shape[3] for x in maps.maps]
+    assert predictions.shapes == [tuple(x.shape[2:]) for x in maps.maps]
+    assert [len(p) for p in predictions.points] == [9 * n for n in locations]
+    expected = head.cls_out.bias.view(9, CLASSES).repeat(sum(locations), 1)
+    assert torch.equal(predictions.logits, expected.expand(2, -1, -1))
+    assert torch.equal(predictions.codes, head.box_out.bias.view(9, 4).repeat(sum(locations), 1).expand(2, -1, -1))
 
-    anchors = torch.tensor(list(slow_anchors(found.shapes, 4)), dtype=torch.float64)
+    anchors = torch.tensor(list(slow_anchors(predictions.shapes, 4)), dtype=torch.float64)
     size, centre = anchors[:, 2:] - anchors[:, :2], (anchors[:, 2:] + anchors[:, :2]) / 2
-    centre = centre + size * found.codes[0, :, :2]
-    half = size * found.codes[0, :, 2:].double().exp() / 2
+    centre = centre + size * predictions.codes[0, :, :2]
+    half = size * predictions.codes[0, :, 2:].double().exp() / 2
     boxes = torch.cat([centre - half, centre + half], dim=1).float()
-    torch.testing.assert_close(found.boxes, boxes.expand(2, -1, -1), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(predictions.boxes, boxes.expand(2, -1, -1), rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("canvas", [(96, 160), (160, 96)])
-def test_predictions_belong_to_their_cells(canvas):
-    """A bright spot in the map answers at the cell it lies on, not at its mirror image."""
+def test_predictions_belong_to_their_locations(canvas):
+    """A bright spot in the map changes the predictions at its own location, not at a mirrored one."""
     head = make_head(depth=1)
-    maps = [x * 0 for x in pyramid(*canvas, images=1)]
+    maps = silent(pyramid(*canvas, images=1))
     with torch.no_grad():
         quiet = head(maps)
-        maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
+        maps.maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
         loud = head(maps)
-    start, (rows, columns) = 9 * maps[0][0, 0].numel(), maps[1].shape[2:]
-    cell = start + 9 * (columns + 3)
-    assert (torch.cat(loud.points)[cell : cell + 9] == torch.tensor([48.0, 16.0])).all()
+    start, (rows, columns) = 9 * maps.maps[0][0, 0].numel(), maps.maps[1].shape[2:]
+    location = start + 9 * (columns + 3)
+    assert (torch.cat(loud.points)[location : location + 9] == torch.tensor([48.0, 16.0])).all()
     for name in ("logits", "codes"):
         rise = (getattr(loud, name) - getattr(quiet, name))[0].abs().amin(-1)
-        assert (rise[cell : cell + 9] > 0).all()
+        assert (rise[location : location + 9] > 0).all()
         assert (rise[:start] == 0).all()
         grid = rise[start : start + 9 * rows * columns].view(rows, columns, 9)
-        assert (grid[4:] == 0).all()  # two 3×3 convolutions reach two cells
+        assert (grid[4:] == 0).all()  # two 3×3 convolutions reach two places
         assert (grid[:, 0] == 0).all()
         assert (rise[start + 9 * rows * columns :] == 0).all()
 
 
-def test_untrained_head():
-    """Without signal: the anchors themselves, class scores of one in a hundred."""
+def test_an_untrained_head_predicts_its_anchors():
+    """Without a signal boxes are the anchors, and class scores are 0.01."""
     head = make_head(init_std=0.01)
     with torch.no_grad():
-        found = head([x * 0 for x in pyramid()])
-    torch.testing.assert_close(found.boxes[1], torch.tensor(list(slow_anchors(found.shapes, 4))), rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(found.logits.sigmoid(), torch.full_like(found.logits, 0.01), rtol=1e-4, atol=0)
+        predictions = head(silent(pyramid()))
+    torch.testing.assert_close(
+        predictions.boxes[1], torch.tensor(list(slow_anchors(predictions.shapes, 4))), rtol=1e-5, atol=1e-4
+    )
+    torch.testing.assert_close(
+        predictions.logits.sigmoid(), torch.full_like(predictions.logits, 0.01), rtol=1e-4, atol=0
+    )
     for conv in (part for part in make_head(channels=32, init_std=0.01).modules() if hasattr(part, "weight")):
         assert conv.weight.std().item() == pytest.approx(0.01, rel=0.1)
 
@@ -175,7 +163,7 @@ def entropy(x, y):
 
 
 def slow_entry(loss, x, quality):
-    """Loss of one logit; ``quality`` is None where the class is not the object's."""
+    """Loss of one logit; ``quality`` is None for classes other than the object's."""
     p = 1 / (1 + math.exp(-x))
     if loss == "focal":
         return 0.75 * p**2 * -math.log(1 - p) if quality is None else 0.25 * (1 - p) ** 2 * -math.log(p)
@@ -186,7 +174,7 @@ def slow_entry(loss, x, quality):
 
 
 def slow_terms(predictions, assignment, batch, loss, side=4.0):
-    """Section f of the recipes, anchor by anchor in double precision, four images a device."""
+    """Loss terms (section f of the recipes), anchor by anchor in double precision, four images per device."""
     anchors = list(slow_anchors(predictions.shapes, side))
     logits, boxes, codes = (x.tolist() for x in (predictions.logits, predictions.boxes, predictions.codes))
     devices = []
@@ -206,7 +194,7 @@ def slow_terms(predictions, assignment, batch, loss, side=4.0):
                 w, h = x2 - x1, y2 - y1
                 shift = ((u1 + u2 - x1 - x2) / 2 / w, (v1 + v2 - y1 - y2) / 2 / h)
                 deltas = (*shift, math.log((u2 - u1) / w), math.log((v2 - v1) / h))
-                sums["box"] += sum(abs(found - wanted) for found, wanted in zip(codes[b][a], deltas, strict=True))
+                sums["box"] += sum(abs(actual - expected) for actual, expected in zip(codes[b][a], deltas, strict=True))
             for c in range(CLASSES):
                 sums["cls"] += slow_entry(loss, logits[b][a][c], quality if c == label else None)
     return {term: sum(d[term] / d["count"] for d in devices) / len(devices) for term in ("cls", "box")}
@@ -218,13 +206,14 @@ def values(terms):
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 2), (200, 5)], ids=str)
 @pytest.mark.parametrize("loss", CLASSIFICATION_LOSSES)
-def test_loss_terms(loss, counts):
-    head, batch = make_head(loss, side=2.0), make_batch(counts)
+def test_loss_terms_agree_with_loops(loss, counts):
+    detector, batch = make_detector(loss, side=2.0), make_batch(counts)
+    head = detector.head
     predictions = head(pyramid())
-    assignment = head.assign(predictions, batch)
-    terms = head.loss(predictions, batch)
+    assignment = detector.assign(predictions, batch)
+    terms = detector.terms(predictions, batch)
     assert (assignment.index[1] == IGNORE).sum() >= 9 * (12 * 16 - 8 * 8)  # 60 × 50 pixels in a canvas of 96 × 128
-    assert ((assignment.index[0] == IGNORE).any()) == (counts[0] > 0)  # the band between the thresholds
+    assert ((assignment.index[0] == IGNORE).any()) == (counts[0] > 0)  # IoUs between the thresholds
     assert assignment.positive.sum() >= min(sum(counts), 1)
     assert values(terms) == pytest.approx(slow_terms(predictions, assignment, batch, loss, 2.0), rel=2e-4, abs=1e-6)
     sum(terms.values()).backward()
@@ -237,45 +226,48 @@ def test_loss_terms(loss, counts):
 
 
 @pytest.mark.parametrize("loss", CLASSIFICATION_LOSSES)
-def test_normalisers_are_those_of_four_images(loss):
+def test_normalisers_are_of_four_images(loss):
     """Groups of four and of two images, each with images that have no positives."""
     counts, sizes = (3, 0, 0, 9, 0, 4), ((64, 64), (60, 50), (33, 64), (64, 40), (64, 64), (50, 64))
-    head, batch = make_head(loss, side=2.0), make_batch(counts, sizes, (64, 64))
+    detector, batch = make_detector(loss, side=2.0), make_batch(counts, sizes, (64, 64))
+    head = detector.head
     predictions = head(pyramid(64, 64, images=6))
-    terms = head.loss(predictions, batch)
-    expected = slow_terms(predictions, head.assign(predictions, batch), batch, loss, 2.0)
+    terms = detector.terms(predictions, batch)
+    expected = slow_terms(predictions, detector.assign(predictions, batch), batch, loss, 2.0)
     assert values(terms) == pytest.approx(expected, rel=2e-4)
 
 
 @pytest.mark.parametrize("loss", CLASSIFICATION_LOSSES)
-def test_positives_whose_boxes_miss_their_objects_become_plain_negatives_where_quality_counts(loss):
-    head, batch = make_head(loss), make_batch((3, 2))
-    torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that it shows
+def test_positives_without_overlap_are_negatives_for_a_loss_that_wants_a_quality(loss):
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
+    torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that the loss changes
     predictions = head(pyramid())
     astray = dataclasses.replace(predictions, boxes=predictions.boxes + 5000)
-    assignment = head.assign(predictions, batch)
-    terms = head.loss(astray, batch)
+    assignment = detector.assign(predictions, batch)
+    terms = detector.terms(astray, batch)
     assert values(terms) == pytest.approx(slow_terms(astray, assignment, batch, loss), rel=2e-4)
-    assert terms["box"] == head.loss(predictions, batch)["box"]  # of the deltas alone
+    assert terms["box"] == detector.terms(predictions, batch)["box"]  # depends on the deltas alone
 
     logits = predictions.logits.detach().requires_grad_()
-    head.loss(dataclasses.replace(astray, logits=logits), batch)["cls"].backward()
+    detector.terms(dataclasses.replace(astray, logits=logits), batch)["cls"].backward()
     image, anchor = assignment.positive.nonzero(as_tuple=True)
     own = logits.grad[image, anchor, assignment.gather(batch.labels)]
     assert (own < 0).all() if loss == "focal" else (own > 0).all()
 
 
 @pytest.mark.parametrize("loss", CLASSIFICATION_LOSSES)
-def test_what_is_left_out_has_no_gradient(loss):
-    """Anchors of the band between the thresholds, and of cells outside an image."""
-    head, batch = make_head(loss), make_batch((3, 2))
+def test_ignored_anchors_have_no_gradient(loss):
+    """Ignored are anchors with an IoU between the thresholds, and anchors outside an image."""
+    detector, batch = make_detector(loss), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
     leaves = dataclasses.replace(
         predictions,
         **{name: getattr(predictions, name).detach().requires_grad_() for name in ("logits", "boxes", "codes")},
     )
-    terms = head.loss(leaves, batch)
-    index = head.assign(predictions, batch).index
+    terms = detector.terms(leaves, batch)
+    index = detector.assign(predictions, batch).index
     terms["cls"].backward(retain_graph=True)
     assert leaves.boxes.grad is None  # the quality is detached
     assert leaves.codes.grad is None
@@ -289,25 +281,22 @@ def test_what_is_left_out_has_no_gradient(loss):
 
 
 def small_detector():
-    torch.manual_seed(0)
-    backbone = ResidualBackbone(Backbone(name="resnet50", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))
-    neck = FPN(backbone.channels, 8, p6_from_input=True, relu_before_p7=False)
-    return Detector(backbone, neck, make_head(), Variant(image=ImageSize(long=128, short=96), nms_iou=0.5))
+    return make_detector(whole=True)
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (288, 32), (64, 352)])
-def test_detector_on_tall_and_wide_images(canvas):
+def test_a_detector_works_on_tall_and_wide_images(canvas):
     detector = small_detector()
     torch.nn.init.zeros_(detector.head.cls_out.bias)
     sizes = torch.tensor([canvas, (canvas[0] - 9, canvas[1] - 5)])
-    found = detector.detect(torch.randn(2, 3, *canvas), sizes)
-    for one, (height, width) in zip(found, sizes.tolist(), strict=True):
+    detections = detector.detect(torch.randn(2, 3, *canvas), sizes)
+    for one, (height, width) in zip(detections, sizes.tolist(), strict=True):
         assert 0 < len(one.scores) <= 100
         assert (one.boxes.amin(0) >= 0).all()
         assert (one.boxes.amax(0) <= torch.tensor([width, height, width, height])).all()
 
 
-def test_training_step_of_a_whole_detector():
+def test_a_training_step_reaches_all_parameters():
     detector, batch = small_detector().train(), make_batch((3, 2))
     terms = detector(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
     assert list(terms) == ["cls", "box"]
@@ -315,7 +304,7 @@ def test_training_step_of_a_whole_detector():
     assert all(p.grad is not None for p in detector.parameters())
 
 
-def test_alone_and_in_a_batch_an_image_is_predicted_alike():
+def test_an_image_has_the_same_predictions_alone_and_in_a_batch():
     detector = small_detector().eval()
     images = torch.randn(2, 3, 96, 64)
     with torch.no_grad():

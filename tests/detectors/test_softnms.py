@@ -1,4 +1,4 @@
-"""Soft-NMS against its definition in loops, class by class, and against mmcv's operator where that is installed."""
+"""Soft-NMS against its definition in loops, and against mmcv's operator if mmcv is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = torch.tensor([[96, 128]])
 
 
 def draw(count, classes, seed, side=40.0):
-    """Boxes in heaps, so that many overlap by much, and distinct scores."""
+    """Boxes in groups, so that many overlap strongly, with distinct scores."""
     rng = np.random.default_rng(seed)
     heaps = rng.uniform(0, 60, (5, 2))[rng.integers(0, 5, count)]
     corner = heaps + rng.uniform(0, 6, (count, 2))
@@ -33,20 +33,20 @@ def iou(a, b):
 
 
 def slow(boxes, scores, labels, threshold, limit):
-    """(index, score) by the definition: each class by itself and to its end, then the best of all."""
-    found = []
+    """Pairs (index, score) by the definition: each class on its own, then the best of all."""
+    results = []
     for label in set(labels.tolist()):
         left = {i: float(scores[i]) for i in np.flatnonzero(labels == label)}
         while left:
             best = max(left, key=left.get)
-            found.append((best, left.pop(best)))
+            results.append((best, left.pop(best)))
             for i in list(left):
                 overlap = iou(boxes[best], boxes[i])
                 if overlap >= threshold:
                     left[i] *= 1 - overlap
                 if left[i] < 0.001:
                     del left[i]
-    return sorted(found, key=lambda f: -f[1])[:limit]
+    return sorted(results, key=lambda f: -f[1])[:limit]
 
 
 CASES = {  # boxes, classes, threshold, limit
@@ -61,7 +61,7 @@ CASES = {  # boxes, classes, threshold, limit
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("case", CASES)
-def test_agrees_with_loops(case, seed):
+def test_soft_nms_agrees_with_loops(case, seed):
     count, classes, threshold, limit = CASES[case]
     boxes, scores, labels = draw(count, classes, seed)
     index, score = soft_nms(*map(torch.from_numpy, (boxes, scores, labels)), threshold, limit)
@@ -69,77 +69,78 @@ def test_agrees_with_loops(case, seed):
     assert index.tolist() == [i for i, _ in expected]
     np.testing.assert_allclose(score, [s for _, s in expected], rtol=1e-12)
     if case == "all fall":
-        assert len(expected) < count  # some were dropped
+        assert len(expected) < count  # some are dropped
         assert min(score) >= 0.001
     if count > 50:
         assert (score.numpy() < scores[index]).any()
 
 
 def only(scores, boxes):
-    """Hand-made predictions of one image and one class."""
-    cells = len(boxes)
+    """Predictions of one image and one class from plain lists."""
+    locations = len(boxes)
     return Predictions(
         logits=torch.tensor([[[score] for score in scores]]).logit(),
         boxes=torch.tensor([boxes], dtype=torch.float32),
-        points=[torch.zeros(cells, 2)],
-        shapes=[(1, cells)],
+        points=[torch.zeros(locations, 2)],
+        shapes=[(1, locations)],
+        strides=(8,),
     )
 
 
-def test_the_limit_itself_counts_as_an_overlap():
+def test_an_iou_equal_to_the_threshold_is_an_overlap():
     boxes = [[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.9]]  # IoU with the first: 0.5 and 0.49
-    (found,) = postprocess(only([0.9, 0.8, 0.1], boxes), SIZES, Variant(image=IMAGE, nms="soft", nms_iou=0.5))
-    # The second falls to 0.4, and pulls the third, whose IoU with it is 0.98, down to 0.1 x 0.02.
-    assert found.scores.tolist() == pytest.approx([0.9, 0.4, 0.002], rel=1e-3)
-    assert found.scores.dtype == torch.float32
-    assert found.boxes.tolist() == np.float32(boxes).tolist()
-    assert found.labels.tolist() == [0, 0, 0]
+    (detections,) = postprocess(only([0.9, 0.8, 0.1], boxes), SIZES, Variant(image=IMAGE, nms="soft", nms_iou=0.5))
+    # The second score decreases to 0.4. The third box has an IoU of 0.98 with the second: 0.1 x 0.02.
+    assert detections.scores.tolist() == pytest.approx([0.9, 0.4, 0.002], rel=1e-3)
+    assert detections.scores.dtype == torch.float32
+    assert detections.boxes.tolist() == np.float32(boxes).tolist()
+    assert detections.labels.tolist() == [0, 0, 0]
 
 
-def test_what_falls_under_a_thousandth_is_dropped():
+def test_scores_under_a_thousandth_are_dropped():
     boxes = [[0, 0, 10, 10], [0, 0, 10, 9.95], [0, 0, 10, 9.8]]  # IoU 0.995 and 0.98
-    (found,) = postprocess(only([0.9, 0.15, 0.06], boxes), SIZES, Variant(image=IMAGE, nms="soft"))
-    assert found.scores.tolist() == pytest.approx([0.9, 0.06 * 0.02], rel=1e-3)
+    (detections,) = postprocess(only([0.9, 0.15, 0.06], boxes), SIZES, Variant(image=IMAGE, nms="soft"))
+    assert detections.scores.tolist() == pytest.approx([0.9, 0.06 * 0.02], rel=1e-3)
 
 
-def test_nothing_found():
-    (found,) = postprocess(only([0.01], [[0, 0, 10, 10]]), SIZES, Variant(image=IMAGE, nms="soft"))
-    assert found.boxes.shape == (0, 4)
-    assert found.scores.shape == found.labels.shape == (0,)
-    assert found.labels.dtype == torch.int64
+def test_without_scores_above_the_threshold_there_are_no_detections():
+    (detections,) = postprocess(only([0.01], [[0, 0, 10, 10]]), SIZES, Variant(image=IMAGE, nms="soft"))
+    assert detections.boxes.shape == (0, 4)
+    assert detections.scores.shape == detections.labels.shape == (0,)
+    assert detections.labels.dtype == torch.int64
 
 
-def test_the_whole_way_at_the_papers_setting():
-    """Several classes from one cell, 100 at most, from logits in single precision."""
+def test_post_processing_with_the_papers_setting_agrees_with_loops():
+    """One location may give several classes; at most 100 detections; logits are in single precision."""
     boxes, _, _ = draw(400, 1, seed=9)
     logits = torch.tensor(np.random.default_rng(9).normal(-1.5, 1.5, (1, 400, 3)), dtype=torch.float32)
     one = torch.tensor(boxes, dtype=torch.float32)
-    predictions = Predictions(logits, one[None], [torch.zeros(400, 2)], [(20, 20)])
-    (found,) = postprocess(predictions, SIZES, Variant(image=IMAGE, nms="soft", nms_iou=0.65))
+    predictions = Predictions(logits, one[None], [torch.zeros(400, 2)], [(20, 20)], (8,))
+    (detections,) = postprocess(predictions, SIZES, Variant(image=IMAGE, nms="soft", nms_iou=0.65))
     scores = logits[0].sigmoid().double()
-    cell, label = (scores > 0.05).nonzero(as_tuple=True)
+    location, label = (scores > 0.05).nonzero(as_tuple=True)
     limits = torch.tensor([128, 96, 128, 96])
-    candidates = torch.minimum(one, limits)[cell].double().numpy()
-    expected = slow(candidates, scores[cell, label].numpy(), label.numpy(), 0.65, 100)
-    assert len(found.scores) == len(expected) == 100
+    candidates = torch.minimum(one, limits)[location].double().numpy()
+    expected = slow(candidates, scores[location, label].numpy(), label.numpy(), 0.65, 100)
+    assert len(detections.scores) == len(expected) == 100
     index = [i for i, _ in expected]
-    np.testing.assert_allclose(found.scores, [s for _, s in expected], rtol=1e-5)
-    assert found.labels.tolist() == label[index].tolist()
-    np.testing.assert_array_equal(found.boxes, candidates[index].astype(np.float32))
+    np.testing.assert_allclose(detections.scores, [s for _, s in expected], rtol=1e-5)
+    assert detections.labels.tolist() == label[index].tolist()
+    np.testing.assert_array_equal(detections.boxes, candidates[index].astype(np.float32))
 
 
-def test_hard_is_the_default_and_soft_another_evaluation():
+def test_hard_nms_is_the_default_and_soft_nms_another_variant():
     assert Variant(image=IMAGE) == Variant(image=IMAGE, nms="hard")
     assert variant_id(Variant(image=IMAGE)) == variant_id(Variant(image=IMAGE, nms="hard"))
     assert variant_id(Variant(image=IMAGE, nms="soft", nms_iou=0.65)).startswith("soft_nms0.65-128x96-")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_agrees_with_mmcv(case):
-    """Its operator knows no classes: they are moved apart, in steps that single precision holds without loss."""
+def test_soft_nms_agrees_with_mmcv(case):
+    """mmcv's operator has no classes, so they are moved apart, by steps that are exact in single precision."""
     try:
         from mmcv.ops import soft_nms as theirs
-    except Exception as error:  # missing, or without its operators
+    except Exception as error:  # not installed, or without its operators
         pytest.skip(f"mmcv's operators cannot be imported: {type(error).__name__}: {error}")
     count, classes, threshold, limit = CASES[case]
     boxes, scores, labels = draw(count, classes, seed=5)

@@ -1,4 +1,4 @@
-"""The eleven networks of Table 4 at full size: what the catalogue makes of its rows, and a training step of each."""
+"""The eleven networks of Table 4 at full size: their settings in the catalogue, and a training step of each."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ NETWORKS = {  # row → its backbone
 }
 FROZEN = ("backbone.net.conv1.", "backbone.net.bn1.", "backbone.net.layer1.")
 HEIGHT, WIDTH = 384, 1024
-# Nearly the smallest image with positives on all levels: of P7's anchors, 1024 pixels a side, an object that fills less
-# covers too little for ATSS. The others are for P3 to P6.
+# Nearly the smallest image with positives on all levels. The anchors of P7 have sides of 1024 pixels: a smaller object
+# has too small an IoU for ATSS. The other objects are for P3 to P6.
 BOXES = [[16, 32, 48, 64], [100, 40, 164, 104], [200, 100, 330, 230], [300, 60, 560, 316], [0, 0, WIDTH, HEIGHT]]
 
 
 def parts(experiment):
-    """What the network is made of."""
+    """Settings that decide the network."""
     return experiment.backbone, experiment.detector, experiment.head, experiment.data.classes, experiment.loss
 
 
 @pytest.mark.parametrize("row", NETWORKS)
 def test_both_ranges_share_a_network_whose_parameters_are_counted(row):
-    """The counts stand in the tests of VFNet with DCNv2, and in the comparison with MMDetection."""
+    """The counts are in the tests of VFNet with DCNv2 and in the comparison with MMDetection."""
     narrow, wide = (ROWS[f"{row}_{sides}"].experiment for sides in ("640_800", "480_960"))
-    for found, sides in ((narrow, (640, 800)), (wide, (480, 960))):
-        assert found.training.image_range == ImageRange(long=(1333, 1333), short=sides)
+    for actual, sides in ((narrow, (640, 800)), (wide, (480, 960))):
+        assert actual.training.image_range == ImageRange(long=(1333, 1333), short=sides)
     same = narrow.training.model_copy(update={"image_range": wide.training.image_range})
     assert narrow.model_copy(update={"training": same}) == wide
     assert NETWORKS[row] in COUNTS
@@ -59,7 +59,7 @@ def test_runs_and_networks():
 
 
 def one_image():
-    """Noise with an object for each level."""
+    """Image of noise with an object for each level."""
     images = torch.randn(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     labels, size = torch.arange(len(BOXES)).unsqueeze(0) * 16, torch.tensor([[HEIGHT, WIDTH]])
     boxes = torch.tensor(BOXES, dtype=torch.float32).unsqueeze(0)
@@ -67,9 +67,9 @@ def one_image():
 
 
 def awake(detector):
-    """As a trained network is: timm starts the last norm of each block at zero, through which no gradient passes.
+    """Detector whose last norms of the blocks are not zero; timm starts them at zero, so that no gradient passes.
 
-    With less than one, since these norms do not normalise and up to 33 blocks add to the signal.
+    The value is less than one, since frozen norms do not normalise and up to 33 blocks add to the signal.
     """
     for module in detector.backbone.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
@@ -77,7 +77,7 @@ def awake(detector):
     return detector
 
 
-# By default the one that has everything but depth; all others with `make test-slow`.
+# Default: the network with everything except depth. `make test-slow` runs the others.
 @pytest.mark.parametrize(
     "row",
     [
@@ -89,10 +89,10 @@ def test_a_training_step_reaches_every_parameter_that_is_trained(row):
     torch.manual_seed(0)
     detector, batch = awake(build_detector(ROWS[row].experiment)).train(), one_image()
     predictions = detector.predict(batch.images)
-    assigned = detector.head.assign(predictions, batch)
+    assigned = detector.assign(predictions, batch)
     levels = assigned.positive.split([len(points) for points in predictions.points], dim=1)
     assert all(level.any() for level in levels), [int(level.sum()) for level in levels]
-    terms = detector.head.loss(predictions, batch)
+    terms = detector.terms(predictions, batch)
     assert terms.keys() == {"cls", "box", "box_initial"}
     sum(terms.values()).backward()
 
@@ -109,6 +109,6 @@ def test_a_training_step_reaches_every_parameter_that_is_trained(row):
     assert without == frozen
     assert not broken
     assert not unreached
-    # A factor learns of the positives of its own level alone.
+    # A factor learns from the positives of its own level only.
     for scales in (detector.head.scales, detector.head.refine_scales):
         assert scales.factors.grad.all()

@@ -1,4 +1,4 @@
-"""What all heads share: which entries of a batch cost what, and each image's share where normalisers are a device's."""
+"""Functions that the objectives share: the loss of each entry, and the factors of images with normalisers per device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES = 80
 
 
 class Recorder(ClassificationLoss):
-    """Costs target + 1 everywhere, so that what a head asks for can be read off."""
+    """Loss of target + 1 for every entry, so that the loss shows the target."""
 
     wants_quality: ClassVar[bool] = True
     counts_padding: ClassVar[bool] = False
@@ -32,7 +32,11 @@ class PlainRecorder(Recorder):
 
 INDEX = torch.tensor([[BACKGROUND, 1, PADDING, IGNORE], [0, BACKGROUND, 2, PADDING]])
 LABELS, QUALITY = torch.tensor([3, 0, 79]), torch.tensor([0.5, 0.25, 1e-6])
-POSITIVES = [((0, 1, 3), 0.5), ((1, 0, 0), 0.25), ((1, 2, 79), 1e-6)]  # (image, cell, class) of each, and its quality
+POSITIVES = [
+    ((0, 1, 3), 0.5),
+    ((1, 0, 0), 0.25),
+    ((1, 2, 79), 1e-6),
+]  # (image, location, class) and quality of each positive
 
 
 def of(loss, logits=None):
@@ -40,7 +44,7 @@ def of(loss, logits=None):
     return classification_losses(loss, logits, Assignment(INDEX), LABELS, QUALITY)
 
 
-def test_a_quality_goes_to_its_objects_class_and_nowhere_else():
+def test_the_quality_is_the_target_of_the_objects_class_only():
     expected = torch.ones(2, 4, CLASSES)
     for place, quality in POSITIVES:
         expected[place] += quality
@@ -48,48 +52,48 @@ def test_a_quality_goes_to_its_objects_class_and_nowhere_else():
     assert torch.equal(of(Recorder()), expected)
 
 
-def test_a_loss_that_wants_no_quality_gets_one_and_may_count_padding():
+def test_a_loss_without_quality_gets_a_target_of_one_and_may_count_padding():
     expected = torch.ones(2, 4, CLASSES)
     for place, _ in POSITIVES:
         expected[place] = 2
-    expected[0, 3] = 0  # ignored, whatever the loss says
+    expected[0, 3] = 0  # ignored for every loss
     assert torch.equal(of(PlainRecorder()), expected)
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
-def test_every_loss_entry_by_entry(name):
-    """Each entry is the loss of its own logit and target; the other classes of a positive are negatives like any."""
+def test_every_loss_agrees_entry_by_entry(name):
+    """Each entry is the loss of its own logit and target; the other classes of a positive are ordinary negatives."""
     loss = CLASSIFICATION_LOSSES[name]()
     logits = torch.randn(2, 4, CLASSES, generator=torch.Generator().manual_seed(0))
-    found = of(loss, logits)
+    actual = of(loss, logits)
     targets = {place: quality if loss.wants_quality else 1.0 for place, quality in POSITIVES}
     for b, index in enumerate(INDEX.tolist()):
-        for cell, owner in enumerate(index):
+        for location, owner in enumerate(index):
             left_out = owner == IGNORE or (owner == PADDING and not loss.counts_padding)
             for c in (0, 3, 40, 79):
-                alone = loss(logits[b, cell, c : c + 1], torch.tensor([targets.get((b, cell, c), 0.0)]))
-                assert found[b, cell, c].item() == pytest.approx(0 if left_out else alone.item(), rel=1e-6)
-    assert (found[0, 3] == 0).all()
-    assert (found[0, 2] > 0).all() == loss.counts_padding
-    assert (found[0, 1] > 0).all()
+                alone = loss(logits[b, location, c : c + 1], torch.tensor([targets.get((b, location, c), 0.0)]))
+                assert actual[b, location, c].item() == pytest.approx(0 if left_out else alone.item(), rel=1e-6)
+    assert (actual[0, 3] == 0).all()
+    assert (actual[0, 2] > 0).all() == loss.counts_padding
+    assert (actual[0, 1] > 0).all()
 
 
-def test_half_precision_logits_are_computed_in_single():
+def test_losses_of_half_precision_logits_are_in_single_precision():
     logits = torch.full((2, 4, CLASSES), 2.0, dtype=torch.bfloat16, requires_grad=True)
-    of(Recorder(), logits)  # which looks at what it is given
-    found = of(CLASSIFICATION_LOSSES["varifocal"](), logits)
-    assert found.dtype == torch.float32
-    found.sum().backward()
+    of(Recorder(), logits)  # checks the types of its arguments
+    actual = of(CLASSIFICATION_LOSSES["varifocal"](), logits)
+    assert actual.dtype == torch.float32
+    actual.sum().backward()
     assert logits.grad.isfinite().all()
 
 
-def test_without_objects_all_is_background():
+def test_all_is_background_without_objects():
     logits = torch.zeros(2, 4, CLASSES, requires_grad=True)
     index = torch.full((2, 4), BACKGROUND)
     none = torch.zeros(0)
-    found = classification_losses(Recorder(), logits, Assignment(index), none.long(), none)
-    assert (found == 1).all()
-    found.sum().backward()
+    actual = classification_losses(Recorder(), logits, Assignment(index), none.long(), none)
+    assert (actual == 1).all()
+    actual.sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,7 @@ def test_without_objects_all_is_background():
         ([5], [1 / 5]),
         ([5, 3], [1 / 8] * 2),
         ([5, 3, 0, 2], [1 / 10] * 4),
-        ([5, 3, 0, 2, 4], [1 / 20] * 4 + [1 / 8]),  # two groups, each with half the say
+        ([5, 3, 0, 2, 4], [1 / 20] * 4 + [1 / 8]),  # two groups of equal weight
         ([0, 0, 0, 0, 4], [1 / 2] * 4 + [1 / 8]),  # a group without positives counts 1
         ([1, 1, 1, 1, 2, 0, 0, 2], [1 / 8] * 8),
         ([0.25, 0.5], [1, 1]),  # at least 1
@@ -106,7 +110,7 @@ def test_without_objects_all_is_background():
     ],
     ids=str,
 )
-def test_image_weights(counts, expected):
+def test_factors_of_images(counts, expected):
     assert image_weights(torch.tensor(counts)).tolist() == pytest.approx(expected)
 
 

@@ -1,4 +1,4 @@
-"""The head of VarifocalNet and its switches: numbers of parameters, gradient paths, and losses written out slowly."""
+"""Head of VarifocalNet with its switches: numbers of parameters, gradients, and losses against slow loops."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ import pytest
 import torch
 
 import workbench
+from tests import samples
+from tests.samples import CLASSES, STRIDES, make_batch, pyramid, silent
 from workbench.assigners.assignment import PADDING
-from workbench.data.batch import Batch
-from workbench.detectors.detector import Detector
-from workbench.detectors.vfnet import STRIDES, VFNetHead, star_offsets
-from workbench.layers.backbones import ResidualBackbone
-from workbench.layers.necks import FPN
+from workbench.detectors.vfnet import star_offsets
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
-from workbench.settings.data import ImageSize
-from workbench.settings.experiment import Backbone
-from workbench.settings.variant import Variant
+from workbench.settings.detectors import VFNet
+from workbench.settings.experiment import Head
 
-CLASSES = 3
 SWITCHES = {
     "full": {},
     "star": {"refine": False},
@@ -31,30 +27,14 @@ SWITCHES = {
 LOSSES = {"varifocal": VarifocalLoss(), "focal": FocalLoss(), "quality_focal": QualityFocalLoss()}
 
 
-def make_head(switches="full", loss="varifocal", in_channels=6, channels=8, **settings):
-    torch.manual_seed(0)
-    settings = {"norm_groups": 4, "stacked_convs": 2, "init_std": 0.1} | settings
-    return VFNetHead(CLASSES, in_channels, channels, LOSSES[loss], **SWITCHES[switches], **settings)
+def make_detector(switches="full", loss="varifocal", *, dcn=False, whole=False, **settings):
+    settings = {"channels": 8, "norm_groups": 4, "stacked_convs": 2, "init_std": 0.1} | settings
+    head, backbone = Head().model_copy(update=settings), samples.BACKBONE.model_copy(update={"dcn": dcn})
+    return samples.make_detector(VFNet(**SWITCHES[switches]), LOSSES[loss], head, backbone, whole=whole)
 
 
-def pyramid(height=96, width=128, images=2, channels=6):
-    generator = torch.Generator().manual_seed(height)
-    shapes = [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
-    return [torch.randn(images, channels, *shape, generator=generator) for shape in shapes]
-
-
-def make_batch(counts, sizes=((96, 128), (60, 50)), canvas=(96, 128)):
-    generator = torch.Generator().manual_seed(sum(counts))
-    boxes, valid = torch.zeros(len(counts), max(counts), 4), torch.zeros(len(counts), max(counts), dtype=torch.bool)
-    labels = torch.zeros(valid.shape, dtype=torch.int64)
-    for b, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
-        low = torch.rand(count, 2, generator=generator) * torch.tensor([width - 20, height - 20])
-        side = 16 + torch.rand(count, 2, generator=generator) * 60
-        boxes[b, :count] = torch.cat([low, torch.minimum(low + side, torch.tensor([width, height]))], dim=1)
-        labels[b, :count] = torch.randint(CLASSES, (count,), generator=generator)
-        valid[b, :count] = True
-    sizes = torch.tensor(sizes)
-    return Batch(torch.zeros(len(counts), 3, *canvas), boxes, labels, valid, sizes, sizes, (1, 2), ("a", "b"))
+def make_head(*arguments, **settings):
+    return make_detector(*arguments, **settings).head
 
 
 # ---------------------------------------------------------------------------------------------------- star offsets
@@ -64,7 +44,7 @@ def test_star_offsets_of_a_square_of_one_stride_are_zero():
     assert (star_offsets(torch.full((2, 4, 3, 5), 16.0), 16) == 0).all()
 
 
-def test_star_offsets_tap_by_tap():
+def test_star_offsets_agree_tap_by_tap():
     left, top, right, bottom = 8.0, 24.0, 40.0, 12.0
     stride, regular = 8, list(itertools.product((-1, 0, 1), repeat=2))
     offsets = star_offsets(torch.tensor([left, top, right, bottom]).view(1, 4, 1, 1), stride).view(9, 2)
@@ -77,7 +57,7 @@ def test_star_offsets_tap_by_tap():
         [p / stride - g for p, g in zip(pair, grid, strict=True)] for pair, grid in zip(sampled, regular, strict=True)
     ]
     assert offsets.tolist() == expected
-    assert offsets[2].tolist() == [-2, 4]  # upper right: three cells up, five to the right
+    assert offsets[2].tolist() == [-2, 4]  # upper right: three strides up, five to the right
 
 
 # ------------------------------------------------------------------------------------------------ shapes and counts
@@ -105,52 +85,54 @@ def test_number_of_parameters(row, count):
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
-@pytest.mark.parametrize(("in_channels", "channels"), [(6, 8), (5, 12)])
+@pytest.mark.parametrize("channels", [8, 12])
 @pytest.mark.parametrize("canvas", [(96, 96), (320, 32), (32, 288)])
-def test_predictions_of_a_head_alone(switches, in_channels, channels, canvas):
-    head = make_head(switches, in_channels=in_channels, channels=channels)
-    maps = pyramid(*canvas, channels=in_channels)
+def test_predictions_of_a_head_alone(switches, channels, canvas):
+    head = make_head(switches, channels=channels)
+    maps = pyramid(*canvas, channels=channels)
     with torch.no_grad():
-        found = head(maps)
-    cells = sum(x.shape[2] * x.shape[3] for x in maps)
-    assert found.shapes == [tuple(x.shape[2:]) for x in maps]
-    assert found.logits.shape == (2, cells, CLASSES)
-    assert found.boxes.shape == (2, cells, 4)
-    assert [len(p) for p in found.points] == [x.shape[2] * x.shape[3] for x in maps]
-    assert (found.initial_boxes is not None) == (switches == "full")
-    assert (found.centerness is not None) == (switches == "centerness")
-    at = torch.cat(list(found.points))
-    assert ((found.boxes[..., :2] < at) & (at < found.boxes[..., 2:])).all()
+        predictions = head(maps)
+    locations = sum(x.shape[2] * x.shape[3] for x in maps.maps)
+    assert predictions.shapes == [tuple(x.shape[2:]) for x in maps.maps]
+    assert predictions.logits.shape == (2, locations, CLASSES)
+    assert predictions.boxes.shape == (2, locations, 4)
+    assert [len(p) for p in predictions.points] == [x.shape[2] * x.shape[3] for x in maps.maps]
+    assert (predictions.initial_boxes is not None) == (switches == "full")
+    assert (predictions.quality is not None) == (switches == "centerness")
+    all_points = torch.cat(list(predictions.points))
+    assert ((predictions.boxes[..., :2] < all_points) & (all_points < predictions.boxes[..., 2:])).all()
 
 
 @pytest.mark.parametrize("canvas", [(96, 160), (160, 96)])
-def test_predictions_belong_to_their_cells(canvas):
-    """A bright spot in the map answers at the cell it lies on, not at its mirror image."""
+def test_predictions_belong_to_their_locations(canvas):
+    """A bright spot in the map changes the predictions at its own location, not at a mirrored one."""
     head = make_head("raw", stacked_convs=1)
-    maps = [x * 0 for x in pyramid(*canvas, images=1)]
+    maps = silent(pyramid(*canvas, images=1))
     with torch.no_grad():
         quiet = head(maps).logits
-        maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
+        maps.maps[1][0, :, 1, 3] = 50  # stride 16, row 1, column 3
         rise = (head(maps).logits - quiet)[0].abs().amax(-1)
     points = torch.cat(list(head(maps).points))
-    start = maps[0][0, 0].numel()
-    rows, columns = maps[1].shape[2:]
+    start = maps.maps[0][0, 0].numel()
+    rows, columns = maps.maps[1].shape[2:]
     changed = (rise[start : start + rows * columns] > 0).view(rows, columns)
     assert points[start + columns + 3].tolist() == [48, 16]
     assert changed[1, 3]
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
-def test_untrained_head(switches):
-    """Without signal: boxes of eight strides to every side, class scores of one in a hundred."""
+def test_an_untrained_head_predicts_boxes_of_eight_strides(switches):
+    """Without a signal boxes reach eight strides to every side, and class scores are 0.01."""
     head = make_head(switches, init_std=0.01)
     with torch.no_grad():
-        found = head([x * 0 for x in pyramid()])
-    side = torch.cat([torch.full((len(p),), 8.0 * s) for p, s in zip(found.points, STRIDES, strict=True)])
-    at = torch.cat(list(found.points))
-    expected = torch.cat([at - side[:, None], at + side[:, None]], dim=1).expand(2, -1, -1)
-    torch.testing.assert_close(found.boxes, expected)
-    torch.testing.assert_close(found.logits.sigmoid(), torch.full_like(found.logits, 0.01), rtol=1e-4, atol=0)
+        predictions = head(silent(pyramid()))
+    side = torch.cat([torch.full((len(p),), 8.0 * s) for p, s in zip(predictions.points, STRIDES, strict=True)])
+    all_points = torch.cat(list(predictions.points))
+    expected = torch.cat([all_points - side[:, None], all_points + side[:, None]], dim=1).expand(2, -1, -1)
+    torch.testing.assert_close(predictions.boxes, expected)
+    torch.testing.assert_close(
+        predictions.logits.sigmoid(), torch.full_like(predictions.logits, 0.01), rtol=1e-4, atol=0
+    )
 
 
 def test_each_level_has_its_own_scale():
@@ -159,16 +141,16 @@ def test_each_level_has_its_own_scale():
     torch.nn.init.constant_(head.box_out.bias, math.log(2))
     with torch.no_grad():
         head.scales.factors.copy_(torch.tensor([0.0, 1, 2, 3, -1]))
-        found = head(pyramid())
-    width = (found.boxes[..., 2] - found.boxes[..., 0]) / 2
+        predictions = head(pyramid())
+    width = (predictions.boxes[..., 2] - predictions.boxes[..., 0]) / 2
     expected = [2.0**power * 8 * s for power, s in zip((0, 1, 2, 3, -1), STRIDES, strict=True)]
     torch.testing.assert_close(
-        width[0], torch.cat([torch.full((len(p),), side) for p, side in zip(found.points, expected, strict=True)])
+        width[0], torch.cat([torch.full((len(p),), side) for p, side in zip(predictions.points, expected, strict=True)])
     )
 
 
-def test_start_values():
-    head = make_head("full", in_channels=32, channels=32, init_std=0.01)
+def test_convolutions_have_their_start_values():
+    head = make_head("full", channels=32, init_std=0.01)
     convs = [m for m in head.modules() if hasattr(m, "weight") and m.weight.dim() == 4]
     assert len(convs) == 2 * 2 + 1 + 2 + 3  # towers, box block, stars, outputs
     for conv in convs:
@@ -189,7 +171,7 @@ def box_out_gradient(head, maps, value):
 
 @pytest.mark.parametrize("name", ["logits", "boxes"])
 def test_a_tenth_of_the_gradient_passes_through_the_star_offsets(name, monkeypatch):
-    """Ten times as large a share gives a gradient ten times as large, so nothing reaches the box on another way."""
+    """A factor ten times as large gives a gradient ten times as large, so nothing reaches the box on another path."""
     head, maps = make_head(), pyramid(images=1)
 
     def value(predictions):
@@ -210,10 +192,10 @@ def test_the_initial_box_has_its_own_full_gradient(monkeypatch):
     def value(predictions):
         return predictions.initial_boxes.square().mean()
 
-    found = box_out_gradient(head, maps, value)
+    actual = box_out_gradient(head, maps, value)
     monkeypatch.setattr("workbench.detectors.vfnet.OFFSET_GRADIENT", 0.0)
-    assert torch.equal(box_out_gradient(head, maps, value), found)
-    assert found.abs().max() > 0
+    assert torch.equal(box_out_gradient(head, maps, value), actual)
+    assert actual.abs().max() > 0
 
 
 def test_the_refinement_reads_the_stacked_tower_and_scales_the_initial_distances():
@@ -225,10 +207,13 @@ def test_the_refinement_reads_the_stacked_tower_and_scales_the_initial_distances
         doubled = head(maps)
         head.refine_scales.factors[1] = 0
         level = head(maps)
-    at = torch.cat(list(before.points))
+    all_points = torch.cat(list(before.points))
     torch.testing.assert_close(doubled.initial_boxes, before.initial_boxes)
     torch.testing.assert_close(
-        doubled.boxes - at.repeat(1, 2), 2 * (before.initial_boxes - at.repeat(1, 2)), rtol=1e-4, atol=1e-3
+        doubled.boxes - all_points.repeat(1, 2),
+        2 * (before.initial_boxes - all_points.repeat(1, 2)),
+        rtol=1e-4,
+        atol=1e-3,
     )
     first, second = len(before.points[0]), len(before.points[0]) + len(before.points[1])
     torch.testing.assert_close(level.boxes[:, first:second], before.initial_boxes[:, first:second])
@@ -238,7 +223,7 @@ def test_the_refinement_reads_the_stacked_tower_and_scales_the_initial_distances
     seen = []
     head.box_star.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     head(maps)
-    assert torch.equal(seen[0], head.reg_tower(maps[0]))
+    assert torch.equal(seen[0], head.reg_tower(maps.maps[0]))
 
 
 # ------------------------------------------------------------------------------------------------------------ losses
@@ -253,7 +238,7 @@ def slow_box(a, b):
 
 
 def slow_terms(predictions, assignment, batch, loss):
-    """Section f of the recipes, cell by cell in double precision."""
+    """Loss terms (section f of the recipes), location by location in double precision, and the number of positives."""
     points = [p for level in predictions.points for p in level.tolist()]
     logits, boxes = predictions.logits.tolist(), predictions.boxes.tolist()
     initial = None if predictions.initial_boxes is None else predictions.initial_boxes.tolist()
@@ -265,26 +250,26 @@ def slow_terms(predictions, assignment, batch, loss):
         return y * math.log1p(math.exp(-x)) + (1 - y) * math.log1p(math.exp(x))
 
     for b, index in enumerate(assignment.index.tolist()):
-        for cell, g in enumerate(index):
+        for location, g in enumerate(index):
             quality, label = 0.0, None
             if g >= 0:
                 positives += 1
                 truth, label = batch.boxes[b, g].tolist(), batch.labels[b, g].item()
-                quality, giou = slow_box(boxes[b][cell], truth)
+                quality, giou = slow_box(boxes[b][location], truth)
                 weight = quality
-                if predictions.centerness is not None:
-                    (x, y), (x1, y1, x2, y2) = points[cell], truth
+                if predictions.quality is not None:
+                    (x, y), (x1, y1, x2, y2) = points[location], truth
                     across, down = sorted((x - x1, x2 - x)), sorted((y - y1, y2 - y))
                     weight = math.sqrt(across[0] / across[1] * down[0] / down[1])
-                    sums["centerness"] += entropy(predictions.centerness[b, cell].item(), weight)
+                    sums["centerness"] += entropy(predictions.quality[b, location].item(), weight)
                 sums["box"] += 2.0 * weight * (1 - giou)
                 weights["box"] += weight
                 if initial is not None:
-                    own, giou = slow_box(initial[b][cell], truth)
+                    own, giou = slow_box(initial[b][location], truth)
                     sums["box_initial"] += 1.5 * own * (1 - giou)
                     weights["box_initial"] += own
             for c in range(CLASSES):
-                x, p = logits[b][cell][c], 1 / (1 + math.exp(-logits[b][cell][c]))
+                x, p = logits[b][location][c], 1 / (1 + math.exp(-logits[b][location][c]))
                 hit = c == label
                 if loss == "varifocal":
                     q = max(quality, 1e-6)
@@ -297,11 +282,11 @@ def slow_terms(predictions, assignment, batch, loss):
     count = max(positives, 1)
     terms = {
         "cls": sums["cls"] / count,
-        "box": sums["box"] / max(weights["box"], 1 if predictions.centerness is None else 1e-6),
+        "box": sums["box"] / max(weights["box"], 1 if predictions.quality is None else 1e-6),
     }
     if initial is not None:
         terms["box_initial"] = sums["box_initial"] / max(weights["box_initial"], 1)
-    if predictions.centerness is not None:
+    if predictions.quality is not None:
         terms["centerness"] = sums["centerness"] / count
     return terms, positives
 
@@ -309,11 +294,12 @@ def slow_terms(predictions, assignment, batch, loss):
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 2), (200, 5)], ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("switches", SWITCHES)
-def test_loss_terms(switches, loss, counts):
-    head, batch = make_head(switches, loss, anchor_scale=4.0), make_batch(counts)
+def test_loss_terms_agree_with_loops(switches, loss, counts):
+    detector, batch = make_detector(switches, loss, anchor_scale=4.0), make_batch(counts)
+    head = detector.head
     predictions = head(pyramid())
-    assignment = head.assign(predictions, batch)
-    terms = head.loss(predictions, batch)
+    assignment = detector.assign(predictions, batch)
+    terms = detector.terms(predictions, batch)
     expected, positives = slow_terms(predictions, assignment, batch, loss)
     assert (assignment.index == PADDING).any()
     assert positives >= min(sum(counts), 1)
@@ -328,43 +314,48 @@ def test_loss_terms(switches, loss, counts):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_positives_whose_boxes_miss_their_objects_stay_positives(loss):
-    head, batch = make_head("full", loss), make_batch((3, 2))
-    torch.nn.init.zeros_(head.cls_out.bias)  # scores so high that a positive taken for a negative would show
+    detector, batch = make_detector("full", loss), make_batch((3, 2))
+    head = detector.head
+    torch.nn.init.zeros_(
+        head.cls_out.bias
+    )  # scores so high that a positive treated as a negative would change the loss
     predictions = head(pyramid())
     astray = dataclasses.replace(predictions, boxes=predictions.boxes + 5000)
-    expected, positives = slow_terms(astray, head.assign(astray, batch), batch, loss)
+    expected, positives = slow_terms(astray, detector.assign(astray, batch), batch, loss)
     assert positives > 0
-    terms = head.loss(astray, batch)
+    terms = detector.terms(astray, batch)
     assert {key: value.item() for key, value in terms.items()} == pytest.approx(expected, rel=2e-4, abs=1e-6)
     assert terms["box"] == 0
 
 
 @pytest.mark.parametrize(("loss", "counted"), [("varifocal", True), ("focal", False), ("quality_focal", False)])
 def test_padding_is_background_for_varifocal_alone(loss, counted):
-    head, batch = make_head("raw", loss), make_batch((2, 1))
+    detector, batch = make_detector("raw", loss), make_batch((2, 1))
+    head = detector.head
     predictions = head(pyramid())
     predictions.logits.retain_grad()
-    head.loss(predictions, batch)["cls"].backward()
-    padding = head.assign(predictions, batch).index == PADDING
+    detector.terms(predictions, batch)["cls"].backward()
+    padding = detector.assign(predictions, batch).index == PADDING
     gradient = predictions.logits.grad.abs().amax(-1)
     assert padding[1].any()
     assert (gradient[padding] > 0).all() if counted else (gradient[padding] == 0).all()
     assert (gradient[~padding] > 0).all()
 
 
-def test_the_target_quality_is_that_of_the_final_box_and_detached():
-    head, batch = make_head(), make_batch((3, 2))
+def test_the_target_is_the_iou_of_the_final_box_and_is_detached():
+    detector, batch = make_detector(), make_batch((3, 2))
+    head = detector.head
     predictions = head(pyramid())
     logits, boxes = predictions.logits.detach().requires_grad_(), predictions.boxes.detach().requires_grad_()
     initial = predictions.initial_boxes.detach().requires_grad_()
     leaves = dataclasses.replace(predictions, logits=logits, boxes=boxes, initial_boxes=initial)
-    head.loss(leaves, batch)["cls"].backward()
+    detector.terms(leaves, batch)["cls"].backward()
     assert logits.grad.abs().max() > 0
     assert boxes.grad is None
     assert initial.grad is None
 
     other = dataclasses.replace(leaves, initial_boxes=initial.detach() + 3)
-    one, two = head.loss(leaves, batch), head.loss(other, batch)
+    one, two = detector.terms(leaves, batch), detector.terms(other, batch)
     assert one["cls"] == two["cls"]
     assert one["box"] == two["box"]
     assert one["box_initial"] != two["box_initial"]
@@ -374,14 +365,11 @@ def test_the_target_quality_is_that_of_the_final_box_and_detached():
 
 
 def small_detector(switches="full"):
-    torch.manual_seed(0)
-    backbone = ResidualBackbone(Backbone(name="resnet50", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))
-    image = ImageSize(long=128, short=96)
-    return Detector(backbone, FPN(backbone.channels, 8), make_head(switches, in_channels=8), Variant(image=image))
+    return make_detector(switches, whole=True)
 
 
 @pytest.mark.parametrize("canvas", [(96, 96), (288, 32), (64, 352)])
-def test_detector_on_tall_and_wide_images(canvas):
+def test_a_detector_works_on_tall_and_wide_images(canvas):
     detector = small_detector().eval()
     with torch.no_grad():
         predictions = detector.predict(torch.randn(2, 3, *canvas))
@@ -389,15 +377,15 @@ def test_detector_on_tall_and_wide_images(canvas):
     assert predictions.shapes == [(math.ceil(canvas[0] / s), math.ceil(canvas[1] / s)) for s in STRIDES]
     detector.train()
     sizes = torch.tensor([canvas, (canvas[0] - 9, canvas[1] - 5)])
-    found = detector.detect(torch.randn(2, 3, *canvas), sizes)
-    assert detector.training  # as it was
-    for one, (height, width) in zip(found, sizes.tolist(), strict=True):
+    detections = detector.detect(torch.randn(2, 3, *canvas), sizes)
+    assert detector.training  # unchanged
+    for one, (height, width) in zip(detections, sizes.tolist(), strict=True):
         assert 0 < len(one.scores) <= 100
         assert (one.boxes.amin(0) >= 0).all()
         assert (one.boxes.amax(0) <= torch.tensor([width, height, width, height])).all()
 
 
-def test_training_step_of_a_whole_detector():
+def test_a_training_step_reaches_all_parameters():
     detector, batch = small_detector().train(), make_batch((3, 2))
     terms = detector(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
     assert list(terms) == ["cls", "box_initial", "box"]
@@ -405,7 +393,7 @@ def test_training_step_of_a_whole_detector():
     assert all(p.grad is not None for p in detector.parameters())
 
 
-def test_alone_and_in_a_batch_an_image_is_predicted_alike():
+def test_an_image_has_the_same_predictions_alone_and_in_a_batch():
     detector = small_detector().eval()
     images = torch.randn(2, 3, 96, 64)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""VFNet with DCNv2, and VFNet-X: numbers of parameters, start values, and what of it learns at which rate."""
+"""VFNet with DCNv2, and VFNet-X: numbers of parameters, start values and learning rates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.detectors.test_vfnet import make_batch, make_head, pyramid
+from tests.detectors.test_vfnet import make_detector
+from tests.samples import make_batch, pyramid
 from workbench.detectors import build_detector
 from workbench.layers.deform import ModulatedDeformConv, OffsetPredictor
 from workbench.layers.necks import PAFPN
@@ -18,7 +19,7 @@ from workbench.settings.files import read_scale
 from workbench.settings.ids import run_id
 from workbench.training.schedule import make_optimiser
 
-COUNTS = {  # of the detectors that MMDetection builds by its configurations
+COUNTS = {  # parameters of the detectors that MMDetection builds from its configurations
     ("resnet50", False): 32_891_554,
     ("resnet50", True): 33_887_287,
     ("resnet101", False): 51_883_682,
@@ -85,13 +86,13 @@ def test_number_of_parameters_of_vfnet_x():
 @pytest.mark.parametrize("stacked_convs", [1, 3])
 def test_the_last_stacked_block_of_both_towers_is_deformable(stacked_convs):
     torch.manual_seed(0)
-    head = make_head(in_channels=32, channels=32, stacked_convs=stacked_convs, init_std=0.01, dcn=True)
-    found = [name for name, m in head.named_modules() if isinstance(m, ModulatedDeformConv)]
-    assert found == [f"{tower}.{stacked_convs - 1}.0" for tower in ("cls_tower", "reg_tower")]
+    head = make_detector(channels=32, stacked_convs=stacked_convs, init_std=0.01, dcn=True).head
+    results = [name for name, m in head.named_modules() if isinstance(m, ModulatedDeformConv)]
+    assert results == [f"{tower}.{stacked_convs - 1}.0" for tower in ("cls_tower", "reg_tower")]
     for tower in (head.cls_tower, head.reg_tower):
         deformable, norm, relu = tower[-1]
         assert [type(norm), type(relu)] == [nn.GroupNorm, nn.ReLU]
-        bound = (9 * 32) ** -0.5  # not the N(0, 0.01) of the others
+        bound = (9 * 32) ** -0.5  # not N(0, 0.01) as for other convolutions
         assert 0.99 * bound < deformable.weight.abs().max() <= bound
         assert isinstance(deformable.predictor, OffsetPredictor)
         assert not any(p.any() for p in deformable.predictor.parameters())
@@ -100,8 +101,9 @@ def test_the_last_stacked_block_of_both_towers_is_deformable(stacked_convs):
 
 
 def test_every_part_of_a_head_with_dcn_learns():
-    head = make_head(dcn=True, anchor_scale=4.0)
-    sum(head.loss(head(pyramid()), make_batch((3, 2))).values()).backward()
+    detector = make_detector(dcn=True, anchor_scale=4.0)
+    head = detector.head
+    sum(detector.terms(head(pyramid()), make_batch((3, 2))).values()).backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -111,7 +113,7 @@ def test_every_part_of_a_head_with_dcn_learns():
 
 @pytest.mark.parametrize("pafpn", [False, True])
 @pytest.mark.parametrize("name", ["resnet50", "resnext101_64x4d", "res2net101d"])
-def test_training_step_at_the_embedded_scale(name, pafpn):
+def test_a_training_step_reaches_all_parameters(name, pafpn):
     torch.manual_seed(0)
     detector = build_detector(experiment(name, True, "mini", pafpn)).train()
     batch = make_batch((3, 2))
@@ -119,7 +121,7 @@ def test_training_step_at_the_embedded_scale(name, pafpn):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
 
 
-def test_names_of_runs():
+def test_run_ids_name_backbone_and_neck():
     plain, dcn = experiment("resnet101", False, "mini"), experiment("resnet101", True, "mini", pafpn=True)
     assert run_id(plain).startswith("vfnet-varifocal-resnet101-")
     assert run_id(dcn).startswith("vfnet_pafpn-varifocal-resnet101_dcn-")
@@ -137,6 +139,6 @@ def test_offset_predictors_biases_learn_as_weights_do():
     predictors = {name for name in names.values() if name.endswith("predictor.bias")}
     assert len(predictors) == 3 + 3 + 2  # backbone, neck, towers
     assert predictors <= {names[id(p)] for p in others["params"]}
-    found = {names[id(p)] for p in biases["params"]}
+    results = {names[id(p)] for p in biases["params"]}
     laterals = {f"neck.laterals.{i}.bias" for i in range(3)}
-    assert found == laterals | {f"head.{out}.bias" for out in ("box_out", "refine_out", "cls_out")}
+    assert results == laterals | {f"head.{out}.bias" for out in ("box_out", "refine_out", "cls_out")}

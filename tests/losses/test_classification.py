@@ -51,7 +51,7 @@ CASES = [
 
 
 def entries(loss, dtype):
-    """Logits against targets: 0, 1 and, where the loss knows them, everything between."""
+    """Logits and targets: 0, 1 and, for a loss that wants a quality, values in between."""
     logits = torch.linspace(-8, 8, 33, dtype=torch.float64)
     targets = [0, 1e-6, 0.1, 0.35, 0.6, 0.8, 1] if loss.wants_quality else [0, 1]
     x, y = torch.meshgrid(logits, torch.tensor(targets, dtype=torch.float64), indexing="ij")
@@ -67,7 +67,7 @@ def test_values_and_gradients_follow_the_equation(loss, equation, dtype, toleran
     assert value.shape == x.shape
     assert (value >= 0).all()
     torch.testing.assert_close(value.double(), expected, rtol=tolerance, atol=tolerance)
-    weights = torch.linspace(0.5, 1.5, x.numel()).view_as(x)  # every entry's gradient by itself
+    weights = torch.linspace(0.5, 1.5, x.numel()).view_as(x)  # a separate gradient for every entry
     (value * weights).sum().backward()
     (expected * weights).sum().backward()
     torch.testing.assert_close(x.grad.double(), exact.grad, rtol=tolerance, atol=tolerance)
@@ -86,25 +86,25 @@ def test_values_and_gradients_follow_the_equation(loss, equation, dtype, toleran
         (QualityFocalLoss(), 1, 0, 0.70187),
     ],
 )
-def test_conformance_numbers(loss, logit, target, value):
-    found = loss(torch.tensor([float(logit)]), torch.tensor([float(target)])).item()
-    assert found == pytest.approx(value, rel=2e-5)
+def test_published_values(loss, logit, target, value):
+    actual = loss(torch.tensor([float(logit)]), torch.tensor([float(target)])).item()
+    assert actual == pytest.approx(value, rel=2e-5)
 
 
 @pytest.mark.parametrize(("loss", "equation"), CASES, ids=lambda case: repr(case) if hasattr(case, "name") else "")
-def test_extreme_logits(loss, equation):
+def test_extreme_logits_have_finite_losses_and_gradients(loss, equation):
     x = torch.tensor([[-50.0], [50.0]]).expand(2, 3).contiguous().requires_grad_()
     y = torch.tensor([0, 1, 0.5 if loss.wants_quality else 0.0]).expand(2, 3)
     value = loss(x, y)
     value.sum().backward()
     assert value.isfinite().all()
     assert x.grad.isfinite().all()
-    assert (value[0, 1] > 10) or loss.model_dump().get("alpha", 1) < 0.5  # a sure miss costs
+    assert (value[0, 1] > 10) or loss.model_dump().get("alpha", 1) < 0.5  # a confident error has a large loss
     torch.testing.assert_close(value[0, 1].double(), equation(x[0, 1].double(), y[0, 1].double()), rtol=1e-5, atol=0)
 
 
-def test_positive_is_told_by_the_target_not_by_its_size():
-    """A positive of the least quality is no negative: its loss carries its tiny weight, not alpha p^gamma."""
+def test_an_entry_is_positive_if_its_target_is_above_zero():
+    """A positive of the least quality is not a negative: its weight is its quality, not alpha p^gamma."""
     x = torch.tensor([2.0, 2.0])
     tiny, none = VarifocalLoss()(x, torch.tensor([1e-6, 0.0]))
     assert tiny < 1e-5
@@ -112,7 +112,7 @@ def test_positive_is_told_by_the_target_not_by_its_size():
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
-def test_settings_are_frozen_and_unknown_keys_refused(name):
+def test_settings_are_frozen_and_unknown_keys_are_errors(name):
     cls = CLASSIFICATION_LOSSES[name]
     loss = cls()
     assert loss.name == name
@@ -126,7 +126,7 @@ def test_settings_are_frozen_and_unknown_keys_refused(name):
     assert TypeAdapter(AnyClassificationLoss).validate_python({"name": name}) == loss
 
 
-def test_facts_the_heads_rely_on():
+def test_facts_of_the_losses():
     assert {n: (c.wants_quality, c.counts_padding) for n, c in CLASSIFICATION_LOSSES.items()} == {
         "focal": (False, False),
         "quality_focal": (True, False),

@@ -21,13 +21,13 @@ def slow_giou_loss(a, b):
     return 1 - shared / union + (hull - union) / hull
 
 
-def test_giou_loss():
+def test_the_giou_loss_agrees_with_loops():
     rng = np.random.default_rng(1)
     corner = rng.uniform(0, 60, (2, 40, 2))
     a, b = np.concatenate([corner, corner + rng.uniform(1, 50, (2, 40, 2))], axis=-1)
-    found = giou_loss(torch.tensor(a), torch.tensor(b))
-    np.testing.assert_allclose(found, [slow_giou_loss(x, y) for x, y in zip(a, b, strict=True)], atol=1e-12)
-    assert found.max() > 1  # some do not overlap
+    actual = giou_loss(torch.tensor(a), torch.tensor(b))
+    np.testing.assert_allclose(actual, [slow_giou_loss(x, y) for x, y in zip(a, b, strict=True)], atol=1e-12)
+    assert actual.max() > 1  # some pairs do not overlap
     assert giou_loss(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[5.0, 5, 15, 15]])).item() == pytest.approx(
         1.079365, abs=1e-6
     )
@@ -55,40 +55,40 @@ def test_giou_loss_of_no_boxes_keeps_the_graph():
         ((3, 1, 6, 8), math.sqrt(3 / 6 * 1 / 8)),
     ],
 )
-def test_centerness_target(distances, expected):
-    found = centerness_target(torch.tensor([distances, (1, 1, 1, 1)], dtype=torch.float64))
-    assert found.tolist() == pytest.approx([expected, 1])
+def test_the_centerness_target_agrees_with_the_equation(distances, expected):
+    actual = centerness_target(torch.tensor([distances, (1, 1, 1, 1)], dtype=torch.float64))
+    assert actual.tolist() == pytest.approx([expected, 1])
 
 
 # ----------------------------------------------------------------------------------------------------- smooth L1
 
 
-def slow_smooth_l1(found, wanted, beta):
+def slow_smooth_l1(actual, expected, beta):
     total = 0.0
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         d = abs(a - b)
         total += d - beta / 2 if d >= beta else d * d / (2 * beta)
     return total
 
 
 @pytest.mark.parametrize("beta", [0, 0.11, 1.0])
-def test_smooth_l1_loss(beta):
+def test_smooth_l1_agrees_with_loops(beta):
     rng = np.random.default_rng(2)
-    found, wanted = rng.normal(0, 0.3, (2, 60, 4))
-    found[0] = wanted[0]
-    found[1] = wanted[1] + beta  # where the parabola ends
-    x = torch.tensor(found, requires_grad=True)
-    losses = smooth_l1_loss(x, torch.tensor(wanted), beta)
-    expected = [slow_smooth_l1(a, b, beta) for a, b in zip(found, wanted, strict=True)]
+    actual, targets = rng.normal(0, 0.3, (2, 60, 4))
+    actual[0] = targets[0]
+    actual[1] = targets[1] + beta  # the end of the parabola
+    x = torch.tensor(actual, requires_grad=True)
+    losses = smooth_l1_loss(x, torch.tensor(targets), beta)
+    expected = [slow_smooth_l1(a, b, beta) for a, b in zip(actual, targets, strict=True)]
     np.testing.assert_allclose(losses.detach(), expected, rtol=1e-12, atol=1e-15)
     assert losses[0] == 0
     losses.sum().backward()
-    difference = found - wanted
+    difference = actual - targets
     slope = np.sign(difference) if beta == 0 else np.clip(difference / beta, -1, 1)
     np.testing.assert_allclose(x.grad[2:], slope[2:], rtol=1e-12)
 
 
-def test_smooth_l1_by_hand():
+def test_smooth_l1_agrees_with_a_calculation_by_hand():
     losses = smooth_l1_loss(torch.tensor([[0.05, -0.11, 1, 0]]), torch.zeros(1, 4), 0.11)
     assert losses.item() == pytest.approx(0.0025 / 0.22 + 0.055 + 0.945)
 
@@ -97,7 +97,7 @@ def test_smooth_l1_by_hand():
 
 
 def slow_distribution_loss(logits, target):
-    """Equation 6 for one side: -((y_{i+1} - y) ln S_i + (y - y_i) ln S_{i+1})."""
+    """Loss of one side (eq. 6): -((y_{i+1} - y) ln S_i + (y - y_i) ln S_{i+1})."""
     largest = max(logits)
     total = math.log(math.fsum(math.exp(x - largest) for x in logits)) + largest
     i = math.floor(target)
@@ -105,29 +105,29 @@ def slow_distribution_loss(logits, target):
 
 
 @pytest.mark.parametrize("values", [17, 13, 2])
-def test_distribution_loss(values):
+def test_the_distribution_loss_agrees_with_the_equation(values):
     rng = np.random.default_rng(values)
     last = values - 1
     targets = np.concatenate([rng.uniform(0, last - 0.1, 40), np.arange(last), [0, 0.5, last - 0.1]])
     targets = np.resize(targets, (len(targets) // 4, 4))
     logits = rng.normal(0, 3, (*targets.shape, values))
-    found = distribution_loss(torch.tensor(logits), torch.tensor(targets))
-    assert found.shape == targets.shape
+    actual = distribution_loss(torch.tensor(logits), torch.tensor(targets))
+    assert actual.shape == targets.shape
     expected = [
         [slow_distribution_loss(x, y) for x, y in zip(*rows, strict=True)] for rows in zip(logits, targets, strict=True)
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
     single = distribution_loss(torch.tensor(logits).float(), torch.tensor(targets).float())
     np.testing.assert_allclose(single, expected, rtol=2e-5)
 
 
 def test_distribution_loss_of_uniform_logits():
     targets = torch.tensor([0, 0.3, 7, 15, 15.9])
-    found = distribution_loss(torch.zeros(5, 17), targets)
-    assert found.tolist() == pytest.approx([2.83321] * 5, abs=1e-5)
+    actual = distribution_loss(torch.zeros(5, 17), targets)
+    assert actual.tolist() == pytest.approx([2.83321] * 5, abs=1e-5)
 
 
-def test_distribution_loss_draws_on_the_two_values_beside_the_target():
+def test_the_distribution_loss_raises_the_two_values_next_to_the_target():
     logits = torch.zeros(3, 17, dtype=torch.float64, requires_grad=True)
     distribution_loss(logits, torch.tensor([4.25, 4, 15.9], dtype=torch.float64)).sum().backward()
     pull = 1 / 17 - logits.grad  # the gradient of a cross entropy is p - y
@@ -136,13 +136,13 @@ def test_distribution_loss_draws_on_the_two_values_beside_the_target():
     torch.testing.assert_close(pull, expected, rtol=0, atol=1e-12)
 
 
-def test_distribution_loss_of_no_cells_keeps_the_graph():
+def test_the_distribution_loss_of_no_location_keeps_the_graph():
     logits = torch.zeros(3, 4, 17, requires_grad=True)
     distribution_loss(logits[:0], torch.zeros(0, 4)).sum().backward()
     assert logits.grad.abs().sum() == 0
 
 
-def test_distribution_loss_of_sure_logits_is_finite():
+def test_the_distribution_loss_of_confident_logits_is_finite():
     logits = torch.tensor([[-200.0] * 16 + [200.0]], requires_grad=True)
     loss = distribution_loss(logits, torch.tensor([3.5]))
     loss.sum().backward()

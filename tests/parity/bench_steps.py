@@ -1,7 +1,7 @@
-"""Seconds of a training step of each detector, ours and MMDetection's in turn: python -m tests.parity.bench_steps [ROUNDS]
+"""Seconds per training step of our detectors and MMDetection's: python -m tests.parity.bench_steps [ROUNDS]
 
 ResNet-50, two images of 320×320 with 8 objects each, random weights, forward, backward and an SGD step. Prints a table in
-Markdown. Other work on the machine slows both sides, which take turns, but run it on a quiet one.
+Markdown. The two sides take turns, so other work on the machine slows both, but an idle machine is better.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from workbench.detectors import build_detector
 from workbench.settings.catalog import load_experiment
 from workbench.training.schedule import make_optimiser
 
-DETECTORS = {  # our table and row, their configuration
+DETECTORS = {  # our table and row, MMDetection's configuration
     "VFNet": ("table5", "t5_vfnet_vfl", "vfnet/vfnet_r50_fpn_1x_coco.py"),
     "RepPoints": ("table5", "t5_reppoints_fl", "reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco.py"),
     "RetinaNet": ("table5", "t5_retinanet_fl", "retinanet/retinanet_r50_fpn_1x_coco.py"),
@@ -30,9 +30,7 @@ DETECTORS = {  # our table and row, their configuration
 
 def our_step(table, row, batch):
     experiment = load_experiment(table, row, "coco")
-    detector = (
-        build_detector(experiment).train().to(memory_format=torch.channels_last)
-    )  # as training.py has it on a CPU
+    detector = build_detector(experiment).train().to(memory_format=torch.channels_last)  # as in training on a CPU
     optimiser = make_optimiser(experiment.training, detector, 1e-6)
 
     def step():
@@ -60,7 +58,7 @@ def their_step(mm, name, samples):
 
 
 def medians(steps: dict, rounds: int) -> dict:
-    """Median seconds of each step; in every round each has its turn, and the first round does not count."""
+    """Median seconds of each step; in every round all steps take turns, and the first round does not count."""
     seconds = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
@@ -81,9 +79,9 @@ def main(rounds: int) -> None:
     print("| detector | ours | MMDetection 3.3.0 | ratio |\n|---|--:|--:|--:|")
     for name, (table, row, config) in DETECTORS.items():
         torch.manual_seed(0)
-        found = medians({"ours": our_step(table, row, batch), "theirs": their_step(mm, config, samples)}, rounds)
+        seconds = medians({"ours": our_step(table, row, batch), "theirs": their_step(mm, config, samples)}, rounds)
         print(
-            f"| {name} | {found['ours']:.2f} | {found['theirs']:.2f} | {found['ours'] / found['theirs']:.2f} |",
+            f"| {name} | {seconds['ours']:.2f} | {seconds['theirs']:.2f} | {seconds['ours'] / seconds['theirs']:.2f} |",
             flush=True,
         )
 

@@ -1,4 +1,4 @@
-"""What the comparisons share: the same random weights, the same inputs and a measure of difference for both sides."""
+"""Helpers of the comparisons: equal random weights, equal inputs and a measure of difference for both sides."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SHAPES = {  # one or more images (height, width)
 
 
 def enliven(model, seed):
-    """Random weights under which every signal is of ordinary size and no scale, norm or bias is neutral."""
+    """Set random weights: signals keep an ordinary size, and no scale, norm or bias is neutral."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor, low, high):
@@ -78,12 +78,12 @@ def take_weights(ours, theirs, name_of):
 
 
 def head_renamer(experiment):
-    """Their name of a tensor within a head alone → our place for it within ours."""
+    """Function from MMDetection's name of a tensor within a head to its place within our head."""
     place = renamer(experiment)
 
     def within(name):
-        found = place(f"bbox_head.{name}")
-        ours, *element = (found,) if isinstance(found, str) else found
+        actual = place(f"bbox_head.{name}")
+        ours, *element = (actual,) if isinstance(actual, str) else actual
         return (ours.removeprefix("head."), *element) if element else ours.removeprefix("head.")
 
     return within
@@ -97,7 +97,7 @@ def draw_boxes(rng, count, height, width, smallest=4.0):
 
 
 def draw_samples(sizes, counts, seed=0):
-    """Our samples: images with structure at several scales, and objects."""
+    """Samples of ours: images with structure at several scales, and objects."""
     rng, samples = np.random.default_rng(seed), []
     for number, ((height, width), count) in enumerate(zip(sizes, counts, strict=True)):
         noise = [torch.from_numpy(rng.random((1, 3, 2**k, 2**k), np.float32)) for k in (1, 3, 5)]
@@ -109,7 +109,7 @@ def draw_samples(sizes, counts, seed=0):
 
 
 def as_theirs(mm, model, samples):
-    """Their inputs and data samples, made of our samples by their own pre-processing."""
+    """MMDetection's inputs and data samples, from our samples by MMDetection's pre-processing."""
     listed = []
     for sample in samples:
         _, height, width = sample.image.shape
@@ -136,26 +136,29 @@ DETECTION_IDS = [*list(SHAPES)[:3], "two", "large"]
 
 
 def both_detections(mm, ours, theirs, variant, classifier, sizes, monkeypatch):
-    """Detections of images of ``sizes`` by both sides, whose classifiers' biases are raised until there are plenty.
+    """Detections by both sides of images of ``sizes``; the classifiers' biases are raised until there are many.
 
-    MMDetection keeps the best 1000 pairs of cell and class above the threshold of each level, we the best 1000 cells
-    (or anchors) and all their pairs above it: with 900 pairs above it in the fullest level both are the same.
+    On each level, MMDetection keeps the best 1000 pairs of location and class above the threshold. We keep the best 1000
+    locations (or anchors) and all their pairs above it. With at most 900 such pairs per level both are the same.
     """
     samples = draw_samples(sizes, [0] * len(sizes), seed=5)
     batch = collate(samples)
     images, listed = as_theirs(mm, theirs, samples)
-    found = ours.predict(batch.images)
-    pairs = [logits.flatten(1) for logits in found.logits.split([len(at) for at in found.points], dim=1)]
+    predictions = ours.predict(batch.images)
+    pairs = [
+        logits.flatten(1)
+        for logits in predictions.logits.split([len(level_points) for level_points in predictions.points], dim=1)
+    ]
     highest = max(float(logits.topk(900).values[:, -1].max()) for logits in pairs if logits.shape[1] > 900)
     raised = float(torch.tensor(variant.score_threshold).logit()) - highest
     for conv in (ours.head.cls_out, classifier):
         monkeypatch.setitem(conv._parameters, "bias", nn.Parameter(conv.bias + raised))
-    wanted = [x.pred_instances for x in theirs.predict(images, listed, rescale=False)]
-    return ours.detect(batch.images, batch.sizes, variant), wanted
+    expected = [x.pred_instances for x in theirs.predict(images, listed, rescale=False)]
+    return ours.detect(batch.images, batch.sizes, variant), expected
 
 
 def assert_same_detections(here, there):
-    """Plenty of them, in the same order; MMDetection alone drops empty boxes, so there must be none."""
+    """Compare many detections in the same order; none is empty, since only MMDetection drops empty boxes."""
     assert len(there) >= 50
     assert there.labels.unique().numel() >= 10
     assert (here.boxes[:, 2:] > here.boxes[:, :2]).all()

@@ -1,4 +1,4 @@
-"""Parity with MMDetection 3.3.0, run as a black box. It is no dependency: where it is missing these tests are skipped.
+"""Parity with MMDetection 3.3.0, run as a black box. It is not a dependency: without it these tests are skipped.
 
 Tested with mmcv 2.1.0 and its compiled operators, mmengine 0.10.7, numpy 1.26 and setuptools 80.
 """
@@ -10,8 +10,8 @@ import pytest
 
 
 def open_mmdetection() -> SimpleNamespace:
-    """What the tests use of MMDetection: its registries, data containers and shipped configurations."""
-    import mmcv.ops  # noqa: F401  the compiled operators are what is missing most often
+    """Parts of MMDetection that the tests use: its registries, data containers and shipped configurations."""
+    import mmcv.ops  # noqa: F401  most often the compiled operators are missing
     import mmdet
     from mmdet.registry import MODELS, TASK_UTILS, TRANSFORMS
     from mmdet.structures import DetDataSample
@@ -33,7 +33,7 @@ def open_mmdetection() -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def mm() -> SimpleNamespace:
-    """See ``open_mmdetection``."""
+    """MMDetection; see ``open_mmdetection``."""
     try:
         return open_mmdetection()
     except Exception as error:  # an unfit mmcv raises AssertionError, missing operators ModuleNotFoundError

@@ -15,7 +15,7 @@ from workbench.settings.experiment import Backbone
 from workbench.settings.files import read_scale
 from workbench.weights.mmdet_names import renamer
 
-CONFIGS = {  # our name of the backbone, and DCN → the configuration they ship
+CONFIGS = {  # our name of the backbone, and DCN → MMDetection's configuration
     ("resnet50", False): "r50_fpn",
     ("resnet50", True): "r50-mdconv-c3-c5_fpn",
     ("resnet101", False): "r101_fpn",
@@ -37,9 +37,9 @@ def their_config(mm, name, dcn):
 
 
 def moderate(model):
-    """Offsets of a cell or so that differ from tap to tap and, less so, from cell to cell.
+    """Set offsets of about one stride that differ between taps and, less, between locations.
 
-    Sampling at places that hang on the signal magnifies rounding from layer to layer, threefold 23 of them in Res2Net.
+    Sampling at positions that depend on the signal magnifies rounding errors from layer to layer.
     """
     for number, predictor in enumerate(m for n, m in model.named_modules() if n.endswith("conv_offset")):
         predictor.weight.mul_(0.2)
@@ -47,7 +47,7 @@ def moderate(model):
 
 
 def our_experiment(name, dcn, neck="fpn"):
-    """VFNet with a backbone as scale ``coco`` has it."""
+    """VFNet with a backbone of scale ``coco``."""
     settings = read_scale("coco")[1]["backbones"][name]
     base = load_experiment("table3", "t3_full_vfl", "coco")
     detector = base.detector.model_copy(update={"neck": neck})
@@ -59,11 +59,11 @@ def test_number_of_parameters(mm, name, dcn):
     with torch.device("meta"):
         ours, theirs = build_detector(our_experiment(name, dcn)), mm.model(their_config(mm, name, dcn))
     for part in ("backbone", "neck"):
-        mine, wanted = (sum(p.numel() for p in getattr(model, part).parameters()) for model in (ours, theirs))
-        assert mine == wanted, part
+        actual, expected = (sum(p.numel() for p in getattr(model, part).parameters()) for model in (ours, theirs))
+        assert actual == expected, part
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
-    trained, wanted = ([p.shape for p in m.parameters() if p.requires_grad] for m in (ours.backbone, theirs.backbone))
-    assert sorted(trained) == sorted(wanted)  # the frozen parts are the same
+    trained, expected = ([p.shape for p in m.parameters() if p.requires_grad] for m in (ours.backbone, theirs.backbone))
+    assert sorted(trained) == sorted(expected)  # the frozen parts are the same
 
 
 @every_backbone
@@ -77,36 +77,38 @@ def test_maps(mm, name, dcn):
     weights = {f"backbone.{key}": tensor for key, tensor in theirs.state_dict().items()}
     ours.load_state_dict(take_weights(ours.state_dict(), weights, lambda key: place(key).removeprefix("backbone.")))
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    ours.train(), theirs.train()  # in which BatchNorm keeps its statistics
-    found, wanted = ours(images), theirs(images)[1:]
-    for mine, reference in zip(found, wanted, strict=True):
+    ours.train(), theirs.train()  # BatchNorm keeps its statistics
+    predictions, expected = ours(images), theirs(images)[1:]
+    for actual, reference in zip(predictions, expected, strict=True):
         assert reference.std() > 0.1
-        assert difference(mine, reference) < 1e-4
+        assert difference(actual, reference) < 1e-4
 
 
 @torch.no_grad()
 def test_predictions_of_a_vfnet_with_dcn(mm):
-    """The towers' last stacked blocks are deformable too."""
+    """The last stacked blocks of the towers are deformable, too."""
     theirs = enliven(mm.model(their_config(mm, "resnet50", True)), 0)
     moderate(theirs)
     experiment = our_experiment("resnet50", True)
     ours = build_detector(experiment)
     ours.load_state_dict(take_weights(ours.state_dict(), theirs.state_dict(), renamer(experiment)))
     images = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
-    found = ours.eval().predict(images)
-    logits, initial, refined = theirs.train()(images, mode="tensor")  # only in training it returns the initial boxes
-    points = torch.cat(list(found.points))
+    predictions = ours.eval().predict(images)
+    logits, initial, refined = theirs.train()(
+        images, mode="tensor"
+    )  # only in training mode it returns the initial boxes
+    points = torch.cat(list(predictions.points))
     assert flatten_levels(logits).std() > 0.5
-    assert difference(found.logits, flatten_levels(logits)) < 1e-4
-    for boxes, distances in ((found.initial_boxes, initial), (found.boxes, refined)):
-        wanted = flatten_levels(distances)
-        assert wanted.log().std() > 0.3
-        assert difference(encode_distances(points, boxes), wanted) < 1e-4
+    assert difference(predictions.logits, flatten_levels(logits)) < 1e-4
+    for boxes, distances in ((predictions.initial_boxes, initial), (predictions.boxes, refined)):
+        expected = flatten_levels(distances)
+        assert expected.log().std() > 0.3
+        assert difference(encode_distances(points, boxes), expected) < 1e-4
 
 
 @torch.no_grad()
 def test_pafpn(mm):
-    """But for the offsets, and for the convolution on P3: their neck has neither."""
+    """Compared without offsets and without the convolution on P3, which MMDetection's neck does not have."""
     norm = {"type": "GN", "num_groups": 4}
     kind = {"type": "PAFPN", "norm_cfg": norm, "no_norm_on_lateral": True, "add_extra_convs": "on_output"}
     theirs = mm.model(dict(kind, in_channels=[6, 8, 12], out_channels=16, num_outs=5, relu_before_extra_convs=True))
@@ -123,5 +125,5 @@ def test_pafpn(mm):
     for output in ours.outputs[1:]:
         output[0].weight.mul_(2)  # for masks of a half
     maps = [torch.randn(2, c, *size) for c, size in zip((6, 8, 12), ((12, 18), (6, 9), (3, 5)), strict=True)]
-    for mine, reference in zip(ours(maps), theirs(maps), strict=True):
-        assert difference(mine, reference) < 1e-5
+    for actual, reference in zip(ours(maps), theirs(maps), strict=True):
+        assert difference(actual, reference) < 1e-5

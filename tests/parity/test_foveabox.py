@@ -1,6 +1,6 @@
 """FoveaBox, its targets and its losses against MMDetection 3.3.0, with the same random weights.
 
-MMDetection has it with the focal loss alone; what it lacks is checked in tests/detectors.
+MMDetection has FoveaBox with the focal loss only; tests/detectors checks the other losses.
 """
 
 import numpy as np
@@ -20,17 +20,18 @@ from tests.parity.comparison import (
     enliven,
     take_weights,
 )
+from tests.samples import STRIDES
 from workbench.assigners.assignment import BACKGROUND
-from workbench.assigners.foveabox import assign_foveabox
-from workbench.boxes import area, encode_distances, per_cell, pyramid_points
+from workbench.assigners.foveabox import assign_foveabox, scale_ranges
+from workbench.boxes import area, encode_distances, per_location, pyramid_points
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
-from workbench.detectors.foveabox import RANGES
-from workbench.detectors.parts import STRIDES, flatten_levels
+from workbench.detectors.parts import flatten_levels
 from workbench.settings.catalog import load_experiment, load_row
 from workbench.weights.mmdet_names import renamer
 
 LENGTHS = (16, 32, 64, 128, 256)
+RANGES = scale_ranges(STRIDES, 8)
 
 
 our_name = renamer(load_experiment("table5", "t5_foveabox_fl", "coco"))
@@ -38,7 +39,7 @@ our_name = renamer(load_experiment("table5", "t5_foveabox_fl", "coco"))
 
 @torch.no_grad()
 def even_out(mm, model):
-    """Give every channel of the towers and of the outputs an ordinary mean and spread; without norms they lose it."""
+    """Give every channel of the towers and of the outputs an ordinary mean and spread; the head has no norms."""
     head = model.bbox_head
     images, _ = as_theirs(mm, model, draw_samples(SHAPES["square"], [0]))
     maps = model.extract_feat(images)[:3]
@@ -77,27 +78,27 @@ def test_predictions(mm, ours, theirs, shape):
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
     batch = collate(samples)
     images, _ = as_theirs(mm, theirs, samples)
-    found = ours.predict(batch.images)
+    predictions = ours.predict(batch.images)
     logits, codes = theirs(images, mode="tensor")
-    assert difference(found.logits, flatten_levels(logits)) < 1e-4
+    assert difference(predictions.logits, flatten_levels(logits)) < 1e-4
     assert flatten_levels(logits).std() > 0.5
     assert flatten_levels(codes).std() > 0.3
     ends = np.cumsum([x[0, 0].numel() for x in codes])
-    for level, wanted in enumerate(codes):
-        mine = found.codes[:, ends[level] - wanted[0, 0].numel() : ends[level]]
-        assert difference(mine, wanted.flatten(2).transpose(1, 2)) < 1e-4
+    for level, expected in enumerate(codes):
+        actual = predictions.codes[:, ends[level] - expected[0, 0].numel() : ends[level]]
+        assert difference(actual, expected.flatten(2).transpose(1, 2)) < 1e-4
     priors = theirs.bbox_head.prior_generator.grid_priors([x.shape[-2:] for x in codes], device="cpu")
-    for mine, wanted in zip(found.points, priors, strict=True):
-        assert torch.equal(mine, wanted)
-    # Their decoding shows only in detections; here it is written out.
+    for actual, expected in zip(predictions.points, priors, strict=True):
+        assert torch.equal(actual, expected)
+    # MMDetection decodes only in its detections, so the decoding is repeated here.
     distances = flatten_levels([x.double().exp() * e for x, e in zip(codes, LENGTHS, strict=True)])
-    mine = encode_distances(torch.cat(priors), found.boxes)
-    assert ((mine - distances).abs() / distances).max() < 1e-3  # of each distance, however short
+    actual = encode_distances(torch.cat(priors), predictions.boxes)
+    assert ((actual - distances).abs() / distances).max() < 1e-3  # of each distance, however short
 
 
 # 2. Losses and 3. their gradients.
 
-CASES = {  # name: shape of images, objects of each
+CASES = {  # name: shape of the images, number of objects of each
     "square": ("square", (3,)),
     "tall": ("tall", (5,)),
     "wide": ("wide", (5,)),
@@ -109,7 +110,7 @@ CASES = {  # name: shape of images, objects of each
 
 
 def on_two_levels(rng, count, height, width):
-    """Boxes whose scale is the bound of a level, to the last bit."""
+    """Boxes whose scale is exactly the bound of a level."""
     side = rng.choice([s for s in (32, 64, 128, 256, 512) if s <= min(height, width)], count)[:, None]
     corner = np.floor(rng.random((count, 2)) * (np.array([width, height]) - side))
     return np.concatenate([corner, corner + side], axis=1).astype(np.float32)
@@ -117,7 +118,7 @@ def on_two_levels(rng, count, height, width):
 
 @pytest.fixture(scope="module")
 def both_losses(mm, ours, theirs):
-    """Loss terms of both sides for a case of the table above; networks run once for each shape."""
+    """Function from a case of the table above to the loss terms of both sides; networks run once per shape."""
     outputs = {}
 
     def terms(case):
@@ -129,15 +130,15 @@ def both_losses(mm, ours, theirs):
                 sample.boxes[:] = on_two_levels(rng, len(sample.boxes), *sample.image.shape[1:])
         batch = collate(samples)
         images, listed = as_theirs(mm, theirs, samples)
-        if shape not in outputs:  # in training mode, where BatchNorm must stay as it is
+        if shape not in outputs:  # in training mode, in which BatchNorm must not change
             with torch.enable_grad():
                 outputs[shape] = ours.train().predict(batch.images), theirs.train()(images, mode="tensor")
             ours.eval(), theirs.eval()
-        found, out = outputs[shape]
+        predictions, out = outputs[shape]
         instances, facts = [x.gt_instances for x in listed], [x.metainfo for x in listed]
-        wanted = theirs.bbox_head.loss_by_feat(*out, instances, facts)
-        assert set(wanted) == {"loss_cls", "loss_bbox"}
-        return ours.head.loss(found, batch), {"cls": wanted["loss_cls"], "box": wanted["loss_bbox"]}
+        expected = theirs.bbox_head.loss_by_feat(*out, instances, facts)
+        assert set(expected) == {"loss_cls", "loss_bbox"}
+        return ours.terms(predictions, batch), {"cls": expected["loss_cls"], "box": expected["loss_bbox"]}
 
     return terms
 
@@ -145,18 +146,18 @@ def both_losses(mm, ours, theirs):
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_losses(both_losses, case):
-    mine, wanted = both_losses(case)
-    assert mine.keys() == wanted.keys()
-    for term, value in wanted.items():
+    actual, expected = both_losses(case)
+    assert actual.keys() == expected.keys()
+    for term, value in expected.items():
         assert value.isfinite()
         assert (value > 0) == (term == "cls" or case != "none")
-        assert float(mine[term]) == pytest.approx(float(value), rel=1e-5), term
+        assert float(actual[term]) == pytest.approx(float(value), rel=1e-5), term
 
 
 def test_gradients(ours, theirs, both_losses):
-    mine, wanted = both_losses("200 and 120")
+    actual, expected = both_losses("200 and 120")
     gradients = {}
-    for side, model, terms in (("mine", ours, mine), ("theirs", theirs, wanted)):
+    for side, model, terms in (("mine", ours, actual), ("theirs", theirs, expected)):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         values = torch.autograd.grad(sum(terms.values()), list(trained.values()), retain_graph=True)
         gradients[side] = dict(zip(trained, values, strict=True))
@@ -175,7 +176,7 @@ def test_gradients(ours, theirs, both_losses):
 
 @pytest.fixture(scope="module")
 def labeller(mm):
-    """A narrow head of theirs with so many classes that an object's label can be its index."""
+    """Narrow head of MMDetection with so many classes that an object's label can be its index."""
     head = dict(mm.config("foveabox/fovea_r50_fpn_4xb4-1x_coco.py").model.bbox_head)
     return mm.model(head | {"num_classes": 1000, "in_channels": 4, "feat_channels": 4, "stacked_convs": 1})
 
@@ -188,15 +189,15 @@ def drawn(rng, kind, count, height, width):
 
 
 def claims(boxes, shapes):
-    """``[G, P]``, the cells of each object alone."""
+    """Mask ``[G, P]`` of the locations of each object, assigned alone."""
     alone = torch.ones(len(boxes), 1, dtype=torch.bool)
     return assign_foveabox(shapes, STRIDES, RANGES, boxes.unsqueeze(1), alone).positive
 
 
 def test_assignment(mm, labeller):
-    """Owners and box targets, on all cells of the canvas.
+    """Compare owners and box targets on all locations of the canvas.
 
-    Of more than 16 objects MMDetection sorts equally large ones in no order of meaning; ours is that of few objects.
+    Among more than 16 objects, the order of equally large ones is undefined in MMDetection; our order does not change.
     """
     rng = np.random.default_rng(4)
     images, positives, doubled, differing = 0, 0, 0, 0
@@ -216,29 +217,29 @@ def test_assignment(mm, labeller):
 
         truth = [mm.Instances(bboxes=b[:n], labels=torch.arange(n)) for b, n in zip(boxes, counts, strict=True)]
         labels, targets = labeller.get_targets(truth, shapes, points)
-        # Level after level, in each the images one after the other.
-        cells = [3 * len(at) for at in points]
-        found = torch.cat([x.view(3, -1) for x in labels.split(cells)], dim=1)
-        codes = torch.cat([x.view(3, -1, 4) for x in targets.split(cells)], dim=1)
-        found[found == 1000] = BACKGROUND
+        # Order: level by level, and image by image within a level.
+        locations = [3 * len(all_points) for all_points in points]
+        actual = torch.cat([x.view(3, -1) for x in labels.split(locations)], dim=1)
+        codes = torch.cat([x.view(3, -1, 4) for x in targets.split(locations)], dim=1)
+        actual[actual == 1000] = BACKGROUND
         scale = area(boxes).sqrt()
-        for i in (index != found).any(1).nonzero().flatten().tolist():
+        for i in (index != actual).any(1).nonzero().flatten().tolist():
             differing += 1
             assert counts[i] > 16
-            cell = (index[i] != found[i]).nonzero().flatten()
-            owners = torch.stack([index[i, cell], found[i, cell]])
+            location = (index[i] != actual[i]).nonzero().flatten()
+            owners = torch.stack([index[i, location], actual[i, location]])
             assert (owners >= 0).all()
             assert torch.equal(*scale[i, owners])
-            assert all(claims(boxes[i], shapes)[owners, cell].flatten())
+            assert all(claims(boxes[i], shapes)[owners, location].flatten())
 
-        image, cell = (found >= 0).nonzero(as_tuple=True)
-        at, lengths = torch.cat(points)[cell].double(), per_cell(LENGTHS, points)[cell].double()
-        distances = encode_distances(at, boxes[image, found[image, cell]].double())
+        image, location = (actual >= 0).nonzero(as_tuple=True)
+        all_points, lengths = torch.cat(points)[location].double(), per_location(LENGTHS, points)[location].double()
+        distances = encode_distances(all_points, boxes[image, actual[image, location]].double())
         torch.testing.assert_close(
-            codes[image, cell].double(), (distances / lengths).clamp(1 / 16, 16).log(), rtol=0, atol=1e-5
+            codes[image, location].double(), (distances / lengths).clamp(1 / 16, 16).log(), rtol=0, atol=1e-5
         )
-        images, positives = images + 3, positives + len(cell)
-        owned = [x[x >= 0] for x in index[0].split([len(at) for at in points])]
+        images, positives = images + 3, positives + len(location)
+        owned = [x[x >= 0] for x in index[0].split([len(all_points) for all_points in points])]
         doubled += len(np.intersect1d(owned[0], owned[1])) > 0
     assert positives > 5000
     assert doubled > 10
@@ -251,7 +252,7 @@ def test_assignment(mm, labeller):
 @pytest.mark.parametrize("sizes", DETECTION_SIZES, ids=DETECTION_IDS)
 @torch.no_grad()
 def test_detections(mm, ours, theirs, monkeypatch, sizes):
-    mine, wanted = both_detections(
+    actual, expected = both_detections(
         mm,
         ours,
         theirs,
@@ -260,8 +261,8 @@ def test_detections(mm, ours, theirs, monkeypatch, sizes):
         sizes,
         monkeypatch,
     )
-    for here, there, (height, width) in zip(mine, wanted, sizes, strict=True):
+    for here, there, (height, width) in zip(actual, expected, sizes, strict=True):
         assert_same_detections(here, there)
-        # This detector alone clips a pixel short of the right and bottom side.
+        # Only this detector clips boxes one pixel before the right and bottom side.
         assert there.bboxes[:, 2].max() == width - 1
         assert there.bboxes[:, 3].max() == height - 1

@@ -1,4 +1,4 @@
-"""Checkpoints as MMDetection 3.3.0 and MMEngine save them, imported: the same detections as MMDetection's own."""
+"""Imported checkpoints, as MMDetection 3.3.0 and MMEngine save them: the same detections as in MMDetection."""
 
 import shutil
 from pickle import UnpicklingError
@@ -26,13 +26,13 @@ THRESHOLD = float(torch.tensor(0.05).logit())
 
 
 def even_classes(mm, model):
-    """Give all classes the same mean: otherwise a few win everywhere."""
+    """Give all classes the same mean: otherwise a few classes have the best score everywhere."""
     images, _ = as_theirs(mm, model, SAMPLES)
     maps = model(images, mode="tensor")[0]
     model.bbox_head.vfnet_cls.bias -= torch.cat([x.flatten(2) for x in maps], dim=2).mean((0, 2))
 
 
-FAMILIES = {  # classifier, and what makes random boxes and scores ordinary ones
+FAMILIES = {  # classifier, and function that makes random boxes and scores ordinary
     "vfnet": ("vfnet_cls", even_classes),
     "atss": ("atss_cls", lambda mm, model: enliven_head(model.bbox_head, "atss")),
     "gfl": ("gfl_cls", lambda mm, model: enliven_head(model.bbox_head, "gfl")),
@@ -45,9 +45,9 @@ ROWS = {row.id: row for table in table_names() for row in load_table(table, "coc
 
 
 def build_theirs(mm, config):
-    """Their detector with random weights, and a class bias at which most of the levels' best pairs pass.
+    """MMDetection's detector with random weights, and a bias of the classes with which many pairs pass the threshold.
 
-    Not more than 900 of a level: MMDetection goes on with 1000 pairs of cell and class, we with 1000 cells.
+    At most 900 pairs of a level pass: MMDetection keeps 1000 pairs of location and class, we keep 1000 locations.
     """
     kind = config.split("/")[0]
     classifier, liven = FAMILIES[kind]
@@ -63,7 +63,7 @@ def build_theirs(mm, config):
 
 
 def save_as_published(model, file):
-    """As a published file of version 3: weights and a few facts."""
+    """Write a file as published for version 3: weights and a few facts."""
     from mmengine.runner import save_checkpoint
 
     meta = {"mmengine_version": "0.10.7", "dataset_meta": {"classes": COCO_NAMES}, "epoch": 12, "iter": 87960}
@@ -72,19 +72,19 @@ def save_as_published(model, file):
 
 
 def save_while_training(model, file):
-    """By MMEngine's runner and its hook, with an optimiser, a history of the losses and the message hub."""
+    """Write a file by MMEngine's runner and hook, with an optimiser, a history of losses and the message hub."""
     from mmengine.model import BaseModel
     from mmengine.runner import Runner
 
     class Idle(BaseModel):
-        """The detector's parts under a loss of zero."""
+        """Model with the detector's parts and a loss of zero."""
 
         def __init__(self):
             super().__init__()
             self.backbone, self.neck, self.bbox_head = model.backbone, model.neck, model.bbox_head
 
         def init_weights(self):
-            """They stay as they are."""
+            """Leave the weights unchanged."""
 
         def forward(self, inputs, data_samples=None, mode="loss"):
             self.eval()
@@ -111,20 +111,20 @@ def save_while_training(model, file):
 @pytest.mark.parametrize("name", PUBLISHED)
 @torch.no_grad()
 def test_the_same_detections_after_import(mm, tmp_path, name):
-    """Of every published checkpoint for whose detector they ship a configuration."""
+    """All published checkpoints are tested whose detector has a configuration in MMDetection."""
     config, row = PUBLISHED[name].config, ROWS[next(iter(PUBLISHED[name].rows))]
     batch, theirs = collate(SAMPLES), build_theirs(mm, config)
     images, listed = as_theirs(mm, theirs, SAMPLES)
     while_training = name == "vfnet_r50_1x"
     with torch.enable_grad():
         file = (save_while_training if while_training else save_as_published)(theirs, tmp_path / "published.pth")
-    if while_training:  # what the allow-list is for
+    if while_training:  # needs the allow-list
         with pytest.raises(UnpicklingError, match=r"HistoryBuffer|getattr"):
             torch.load(file, weights_only=True)
     write_json_atomically(tmp_path / "run" / "experiment.json", row.experiment.model_dump(mode="json"))
-    said = []
-    import_checkpoint(file, tmp_path / "run", None, said.append)
-    assert said[:-1] == (["bbox_head.integral.project: left out, not a weight"] if config.startswith("gfl") else [])
+    output = []
+    import_checkpoint(file, tmp_path / "run", None, output.append)
+    assert output[:-1] == (["bbox_head.integral.project: left out, not a weight"] if config.startswith("gfl") else [])
 
     detector = load_run(tmp_path / "run", "released").detector
     shutil.rmtree(tmp_path)  # up to a gigabyte
@@ -133,9 +133,9 @@ def test_the_same_detections_after_import(mm, tmp_path, name):
     there = theirs.predict(images, listed, rescale=False)[0].pred_instances
     assert len(there) >= 50
     assert there.labels.unique().numel() >= 10
-    # MMDetection drops boxes that are empty once clipped, which no other box is suppressed by.
+    # MMDetection drops boxes that are empty after clipping; they suppress no other box.
     kept = (here.boxes[:, 2:] > here.boxes[:, :2]).all(1).nonzero().flatten()
-    # Rounding may exchange neighbours, so each of theirs is compared with the nearest box of its class.
+    # Rounding may exchange neighbours, so each of MMDetection's boxes is compared with the nearest box of its class.
     apart = torch.cdist(there.bboxes, here.boxes[kept], p=torch.inf)
     apart[there.labels.unsqueeze(1) != here.labels[kept]] = torch.inf
     place = apart.argmin(1)

@@ -1,4 +1,4 @@
-"""Real images as MMDetection 3.3.0 decodes and resizes them."""
+"""Real images are decoded and resized as in MMDetection 3.3.0."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from workbench.data.transforms import decode_image, resize_image, resized_size
 
 @pytest.fixture(scope="module")
 def records(shared_data):
-    """Some images, tall and wide ones."""
+    """Records of some tall and wide images."""
     images = read_coco(shared_data / "coco-tiny", "val2017", training=False, limit=16).images[::2]
     assert {image.width > image.height for image in images} == {True, False}
     return images

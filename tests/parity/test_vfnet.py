@@ -1,6 +1,7 @@
 """VFNet, its raw ancestors, their losses and ATSS against MMDetection 3.3.0, with the same random weights.
 
-Where MMDetection differs on purpose (which candidates it keeps, empty boxes) the inputs are chosen so that both ways agree.
+MMDetection differs in two points: the choice of candidates, and empty boxes, which it drops. The inputs are chosen so
+that both sides agree.
 """
 
 from dataclasses import replace
@@ -25,16 +26,26 @@ from tests.parity.comparison import (
     head_renamer,
     take_weights,
 )
+from tests.samples import STRIDES
 from workbench.assigners.assignment import BACKGROUND, PADDING
 from workbench.assigners.atss import assign_atss
-from workbench.boxes import aligned_giou, aligned_iou, cells_in_images, encode_distances, pairwise_iou, pyramid_points
+from workbench.boxes import (
+    aligned_giou,
+    aligned_iou,
+    encode_distances,
+    locations_in_images,
+    pairwise_iou,
+    pyramid_points,
+)
 from workbench.data.transforms import collate
 from workbench.detectors import build_detector
 from workbench.detectors.parts import flatten_levels
-from workbench.detectors.vfnet import STRIDES, VFNetHead
+from workbench.detectors.predictions import Pyramid
+from workbench.detectors.vfnet import VFNetHead, VFNetObjective
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
 from workbench.losses.regression import giou_loss
 from workbench.settings.catalog import load_experiment, load_row
+from workbench.settings.experiment import Head
 from workbench.weights.mmdet_names import renamer
 
 FOCAL = {
@@ -52,7 +63,7 @@ fcos_name = head_renamer(load_experiment("table3", "t3_fcos_atss", "coco"))
 
 @pytest.fixture(scope="session")
 def theirs(mm):
-    """MMDetection's VFNet by its shipped configuration; ``.focal`` is a second head that shares its weights."""
+    """MMDetection's VFNet, built from its shipped configuration; ``.focal`` is a second head with the same weights."""
     config = mm.config("vfnet/vfnet_r50_fpn_1x_coco.py").model
     config.backbone.init_cfg = None
     model = enliven(mm.model(config), 0)
@@ -61,7 +72,7 @@ def theirs(mm):
     for name, parameter in model.bbox_head.named_parameters():
         owner, _, leaf = name.rpartition(".")
         setattr(focal.get_submodule(owner), leaf, parameter)
-    model.__dict__["focal"] = focal.eval()  # no submodule, lest it be listed
+    model.__dict__["focal"] = focal.eval()  # not a submodule, so that its parameters are not listed
     return model
 
 
@@ -83,22 +94,22 @@ def test_predictions(mm, ours, theirs, shape):
     images, _ = as_theirs(mm, theirs, samples)
     torch.testing.assert_close(batch.images, images, rtol=0, atol=1e-6)
 
-    found = ours.predict(batch.images)
-    theirs.train()  # only then it returns the initial boxes as well; its BatchNorm stays frozen
+    predictions = ours.predict(batch.images)
+    theirs.train()  # only in training mode it returns the initial boxes; its BatchNorm stays frozen
     logits, initial, refined = theirs(images, mode="tensor")
     theirs.eval()
-    points = torch.cat(list(found.points))
-    assert difference(found.logits, flatten_levels(logits)) < 1e-4
+    points = torch.cat(list(predictions.points))
+    assert difference(predictions.logits, flatten_levels(logits)) < 1e-4
     assert flatten_levels(logits).std() > 0.5
-    for boxes, distances in ((found.initial_boxes, initial), (found.boxes, refined)):
-        mine, wanted = encode_distances(points, boxes), flatten_levels(distances)
-        assert wanted.log().std() > 0.3
-        assert ((mine - wanted).abs() / wanted).max() < 1e-3  # of each distance, however short
+    for boxes, distances in ((predictions.initial_boxes, initial), (predictions.boxes, refined)):
+        actual, expected = encode_distances(points, boxes), flatten_levels(distances)
+        assert expected.log().std() > 0.3
+        assert ((actual - expected).abs() / expected).max() < 1e-3  # of each distance, however short
         start = 0
         for level in distances:
-            cells = level[0, 0].numel()
-            assert difference(mine[:, start : start + cells], wanted[:, start : start + cells]) < 1e-4
-            start += cells
+            locations = level[0, 0].numel()
+            assert difference(actual[:, start : start + locations], expected[:, start : start + locations]) < 1e-4
+            start += locations
 
 
 # 2. Losses and 3. their gradients.
@@ -108,47 +119,47 @@ OBJECTS = {"none": (0, 0), "one": (0, 1), "200 and 120": (200, 120)}
 
 @pytest.fixture(scope="module")
 def outputs(mm, ours, theirs):
-    """By number of objects: (our predictions, our batch, their outputs, their ground truth, their image facts)."""
+    """For each number of objects: our predictions and batch; MMDetection's outputs, ground truth and image facts."""
     made = {}
     for name, counts in OBJECTS.items():
         samples = draw_samples(SHAPES["unequal"], counts, seed=1)
         batch = collate(samples)
         images, listed = as_theirs(mm, theirs, samples)
         instances, facts = [x.gt_instances for x in listed], [x.metainfo for x in listed]
-        if not made:  # in training mode, where BatchNorm must stay as it is
-            found, out = ours.train().predict(batch.images), theirs.train()(images, mode="tensor")
+        if not made:  # in training mode, in which BatchNorm must not change
+            predictions, out = ours.train().predict(batch.images), theirs.train()(images, mode="tensor")
             ours.eval(), theirs.eval()
-        made[name] = found, batch, out, instances, facts
+        made[name] = predictions, batch, out, instances, facts
     return made
 
 
 def both_losses(ours, theirs, case, monkeypatch, loss):
-    found, batch, out, instances, facts = case
+    predictions, batch, out, instances, facts = case
     head = theirs.bbox_head if isinstance(loss, VarifocalLoss) else theirs.focal
-    monkeypatch.setattr(ours.head, "classification_loss", loss)
-    wanted = head.loss_by_feat(*out, instances, facts)
-    assert set(wanted) == {"loss_cls", "loss_bbox", "loss_bbox_rf"}
-    renamed = {"cls": wanted["loss_cls"], "box_initial": wanted["loss_bbox"], "box": wanted["loss_bbox_rf"]}
-    return ours.head.loss(found, batch), renamed
+    monkeypatch.setattr(ours, "objective", VFNetObjective(loss))
+    expected = head.loss_by_feat(*out, instances, facts)
+    assert set(expected) == {"loss_cls", "loss_bbox", "loss_bbox_rf"}
+    renamed = {"cls": expected["loss_cls"], "box_initial": expected["loss_bbox"], "box": expected["loss_bbox_rf"]}
+    return ours.terms(predictions, batch), renamed
 
 
 @pytest.mark.parametrize("loss", [VarifocalLoss(), FocalLoss()], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("objects", OBJECTS)
 @torch.no_grad()
 def test_losses(ours, theirs, outputs, monkeypatch, objects, loss):
-    mine, wanted = both_losses(ours, theirs, outputs[objects], monkeypatch, loss)
-    assert mine.keys() == wanted.keys()
-    for term, value in wanted.items():
+    actual, expected = both_losses(ours, theirs, outputs[objects], monkeypatch, loss)
+    assert actual.keys() == expected.keys()
+    for term, value in expected.items():
         assert value.isfinite()
         assert (value > 0) == (term == "cls" or objects != "none")
-        assert float(mine[term]) == pytest.approx(float(value), rel=1e-5), term
+        assert float(actual[term]) == pytest.approx(float(value), rel=1e-5), term
 
 
 @pytest.mark.parametrize("loss", [VarifocalLoss(), FocalLoss()], ids=lambda loss: loss.name)
 def test_gradients(ours, theirs, outputs, monkeypatch, loss):
-    mine, wanted = both_losses(ours, theirs, outputs["200 and 120"], monkeypatch, loss)
+    actual, expected = both_losses(ours, theirs, outputs["200 and 120"], monkeypatch, loss)
     gradients = {}
-    for side, model, terms in (("mine", ours, mine), ("theirs", theirs, wanted)):
+    for side, model, terms in (("mine", ours, actual), ("theirs", theirs, expected)):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         values = torch.autograd.grad(sum(terms.values()), list(trained.values()), retain_graph=True)
         gradients[side] = dict(zip(trained, values, strict=True))
@@ -163,18 +174,18 @@ def test_gradients(ours, theirs, outputs, monkeypatch, loss):
 
 
 def test_loss_of_positives_without_overlap(ours, theirs, outputs, monkeypatch):
-    """They stay positives, of the least quality: nobody but their logits' gradient can tell."""
-    found, batch, (logits, initial, refined), *truth = outputs["200 and 120"]
+    """They stay positives with the least quality, which shows only in the gradients of the logits."""
+    predictions, batch, (logits, initial, refined), *truth = outputs["200 and 120"]
     logits = [(x.detach() + 5).requires_grad_() for x in logits]
-    points = torch.cat(list(found.points))
-    found = replace(found, logits=flatten_levels(logits), boxes=points.repeat(2, 1, 2))
+    points = torch.cat(list(predictions.points))
+    predictions = replace(predictions, logits=flatten_levels(logits), boxes=points.repeat(2, 1, 2))
     empty = [torch.zeros_like(x) for x in refined]
-    case = (found, batch, (logits, initial, empty), *truth)
-    mine, wanted = both_losses(ours, theirs, case, monkeypatch, VarifocalLoss())
-    # MMDetection floors the weights of the box terms too, by which a box that misses costs a millionth.
-    assert float(mine["cls"]) == pytest.approx(float(wanted["cls"]), rel=1e-5)
-    assert abs(float(mine["box"] - wanted["box"])) < 5e-3
-    gradients = [torch.autograd.grad(terms["cls"], logits, retain_graph=True) for terms in (mine, wanted)]
+    case = (predictions, batch, (logits, initial, empty), *truth)
+    actual, expected = both_losses(ours, theirs, case, monkeypatch, VarifocalLoss())
+    # MMDetection has a floor for the weights of the box terms, too: a box without overlap costs a millionth.
+    assert float(actual["cls"]) == pytest.approx(float(expected["cls"]), rel=1e-5)
+    assert abs(float(actual["box"] - expected["box"])) < 5e-3
+    gradients = [torch.autograd.grad(terms["cls"], logits, retain_graph=True) for terms in (actual, expected)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-12)
 
@@ -196,7 +207,7 @@ def square_anchors(mm):
 
 
 def tied(anchors, counts, boxes, nearness=1e-5):
-    """Which objects hang on rounding: candidates, threshold or centre test within ``nearness``, in double precision."""
+    """Mask of the objects that rounding decides: a candidate, the threshold or the centre test within ``nearness``."""
     anchors, boxes = anchors.double(), boxes.double()
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     result = torch.zeros(len(boxes), dtype=torch.bool)
@@ -204,10 +215,10 @@ def tied(anchors, counts, boxes, nearness=1e-5):
     iou = pairwise_iou(boxes, anchors)
     candidates, start = [], 0
     for count in counts:
-        values, cells = distance[:, start : start + count].sort(dim=1)
+        values, locations = distance[:, start : start + count].sort(dim=1)
         if count > 9:
             result |= (values[:, 9] - values[:, 8]) < nearness * values[:, 9]
-        candidates.append(cells[:, :9] + start)
+        candidates.append(locations[:, :9] + start)
         start += count
     chosen = iou.gather(1, torch.cat(candidates, dim=1))
     threshold = chosen.mean(1) + chosen.std(1)
@@ -232,30 +243,30 @@ def test_atss_assignment(mm):
             shapes.append(tuple(-(-side // 2) for side in shapes[-1]))
         priors = generator.grid_priors(shapes, device="cpu")
         points = pyramid_points(shapes, STRIDES, "cpu")
-        cells = cells_in_images(shapes, STRIDES, torch.from_numpy(sizes))
-        index = assign_atss(points, [8 * s for s in STRIDES], boxes, valid, cells).index
-        for level, (anchors, at) in enumerate(zip(priors, points, strict=True)):
+        inside = locations_in_images(shapes, STRIDES, torch.from_numpy(sizes))
+        index = assign_atss(points, [8 * s for s in STRIDES], boxes, valid, inside).index
+        for level, (anchors, level_points) in enumerate(zip(priors, points, strict=True)):
             half = 4 * STRIDES[level]
-            assert torch.equal(anchors, torch.cat([at - half, at + half], dim=1))
+            assert torch.equal(anchors, torch.cat([level_points - half, level_points + half], dim=1))
         for i, count in enumerate(counts):
             pad = tuple(int(-(-side // 32) * 32) for side in sizes[i])
             flags = generator.valid_flags(shapes, pad, device="cpu")
             keep = torch.cat(flags)
-            assert torch.equal(keep, cells[i])
+            assert torch.equal(keep, inside[i])
             per_level, anchors = [int(x.sum()) for x in flags], torch.cat(priors)[keep]
             truth = mm.Instances(bboxes=boxes[i, :count], labels=torch.zeros(count, dtype=torch.int64))
-            found = assigner.assign(mm.Instances(priors=anchors), per_level, truth).gt_inds - 1
+            actual = assigner.assign(mm.Instances(priors=anchors), per_level, truth).gt_inds - 1
             assert (index[i][~keep] == PADDING).all()
-            mine = index[i][keep]
-            images, positives = images + 1, positives + int((found >= 0).sum())
-            if torch.equal(mine, found):
+            our_values = index[i][keep]
+            images, positives = images + 1, positives + int((actual >= 0).sum())
+            if torch.equal(our_values, actual):
                 continue
             differing += 1
             doubtful, iou = tied(anchors, per_level, boxes[i, :count])
-            for cell in (mine != found).nonzero().flatten().tolist():
-                owners = [owner for owner in (int(mine[cell]), int(found[cell])) if owner != BACKGROUND]
-                equal = len(owners) == 2 and abs(float(iou[owners[0], cell] - iou[owners[1], cell])) < 1e-6
-                assert equal or any(doubtful[owner] for owner in owners), (images, cell, owners)
+            for location in (our_values != actual).nonzero().flatten().tolist():
+                owners = [owner for owner in (int(our_values[location]), int(actual[location])) if owner != BACKGROUND]
+                equal = len(owners) == 2 and abs(float(iou[owners[0], location] - iou[owners[1], location])) < 1e-6
+                assert equal or any(doubtful[owner] for owner in owners), (images, location, owners)
     assert positives > 5000
     assert differing <= images // 50
 
@@ -266,7 +277,7 @@ def test_atss_assignment(mm):
 @pytest.mark.parametrize("sizes", DETECTION_SIZES, ids=DETECTION_IDS)
 @torch.no_grad()
 def test_detections(mm, ours, theirs, monkeypatch, sizes):
-    mine, wanted = both_detections(
+    actual, expected = both_detections(
         mm,
         ours,
         theirs,
@@ -275,29 +286,29 @@ def test_detections(mm, ours, theirs, monkeypatch, sizes):
         sizes,
         monkeypatch,
     )
-    for here, there in zip(mine, wanted, strict=True):
+    for here, there in zip(actual, expected, strict=True):
         assert_same_detections(here, there)
 
 
-# The pieces of which the ancestors and the ablations are made.
+# Parts of the ancestors and of the ablations.
 
 
 @torch.no_grad()
 def test_head_of_fcos_atss(mm):
-    """Raw VFNet is this head without its centerness. FCOS's distances lack the factor of the level."""
+    """Raw VFNet is this head without centerness. FCOS's distances do not have the factor of the level."""
     torch.manual_seed(0)
     settings = {"type": "FCOSHead", "num_classes": CLASSES, "in_channels": 64, "feat_channels": 64, "stacked_convs": 4}
     theirs = enliven(mm.model({**settings, "strides": list(STRIDES), "centerness_on_reg": True}), 6)
-    ours = VFNetHead(CLASSES, 64, 64, FocalLoss(), star=False, refine=False, centerness=True)
+    ours = VFNetHead(Head(channels=64), CLASSES, len(STRIDES), star=False, refine=False, quality_branch=True)
     ours.load_state_dict(take_weights(ours.state_dict(), theirs.state_dict(), fcos_name))
     pyramid = [torch.randn(2, 64, *size) for size in ((12, 20), (6, 10), (3, 5), (2, 3), (1, 2))]
-    found, (logits, distances, centerness) = ours(pyramid), theirs(pyramid)
-    assert difference(found.logits, flatten_levels(logits)) < 1e-4
-    assert difference(found.centerness, flatten_levels(centerness).squeeze(-1)) < 1e-4
-    wanted = flatten_levels([x * 8 * stride for x, stride in zip(distances, STRIDES, strict=True)])
-    mine = encode_distances(torch.cat(list(found.points)), found.boxes)
-    assert ((mine - wanted).abs() / wanted).max() < 1e-3
-    assert found.initial_boxes is None
+    predictions, (logits, distances, centerness) = ours(Pyramid(pyramid, STRIDES)), theirs(pyramid)
+    assert difference(predictions.logits, flatten_levels(logits)) < 1e-4
+    assert difference(predictions.quality, flatten_levels(centerness).squeeze(-1)) < 1e-4
+    expected = flatten_levels([x * 8 * stride for x, stride in zip(distances, STRIDES, strict=True)])
+    actual = encode_distances(torch.cat(list(predictions.points)), predictions.boxes)
+    assert ((actual - expected).abs() / expected).max() < 1e-3
+    assert predictions.initial_boxes is None
 
 
 def classification_inputs():
@@ -309,9 +320,9 @@ def classification_inputs():
     return logits.requires_grad_(), labels, quality, hot
 
 
-def assert_same_with_gradient(mine, wanted, of):
-    torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
-    (one,), (other,) = (torch.autograd.grad(value.sum(), of) for value in (mine, wanted))
+def assert_same_with_gradient(actual, expected, of):
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    (one,), (other,) = (torch.autograd.grad(value.sum(), of) for value in (actual, expected))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
@@ -321,16 +332,16 @@ def test_varifocal_loss(mm, gamma, alpha, weighting):
     logits, _, quality, hot = classification_inputs()
     target = hot * quality[:, None]
     theirs = mm.model({"type": "VarifocalLoss", "alpha": alpha, "gamma": gamma, "iou_weighted": weighting})
-    mine = VarifocalLoss(alpha=alpha, gamma=gamma, q_weighting=weighting)(logits, target)
-    assert_same_with_gradient(mine, theirs(logits, target, reduction_override="none"), logits)
+    actual = VarifocalLoss(alpha=alpha, gamma=gamma, q_weighting=weighting)(logits, target)
+    assert_same_with_gradient(actual, theirs(logits, target, reduction_override="none"), logits)
 
 
 def test_focal_and_quality_focal_loss(mm):
     logits, labels, quality, hot = classification_inputs()
     focal, quality_focal = mm.model(FOCAL["loss_cls"]), mm.model({"type": "QualityFocalLoss", "beta": 2.0})
     assert_same_with_gradient(FocalLoss()(logits, hot), focal(logits, labels, reduction_override="none"), logits)
-    mine = QualityFocalLoss()(logits, hot * quality[:, None]).sum(1)
-    assert_same_with_gradient(mine, quality_focal(logits, (labels, quality), reduction_override="none"), logits)
+    actual = QualityFocalLoss()(logits, hot * quality[:, None]).sum(1)
+    assert_same_with_gradient(actual, quality_focal(logits, (labels, quality), reduction_override="none"), logits)
 
 
 def test_overlaps(mm):

@@ -1,51 +1,70 @@
-"""One cell an object, the nearest to its centre: RepPoints' initial stage (Yang et al., ICCV 2019, section 4)."""
+"""One location per object, the nearest to its centre: RepPoints' initial stage (Yang et al., ICCV 2019, section 4)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workbench.assigners.assignment import BACKGROUND, PADDING, Assignment
+from workbench.assigners.assignment import BACKGROUND, PADDING, Assignment, Locations, Objects
 
-FINEST = 3
-"""The first level is P3."""
 LEAST_SIZE = 1e-6
-"""Floor of widths and heights, which are divided by."""
+"""Floor of widths and heights, since distances are divided by them."""
+
+
+@dataclass(frozen=True)
+class NearestPointAssigner:
+    """The rule as an assigner.
+
+    Attributes:
+        unit: size in strides of the smallest objects of a level.
+    """
+
+    unit: float
+
+    def __call__(self, predictions: Locations, batch: Objects) -> Assignment:
+        points, strides, inside = predictions.points, predictions.strides, predictions.inside(batch.sizes)
+        return assign_nearest_point(points, strides, batch.boxes, batch.valid, inside, unit=self.unit)
 
 
 @torch.no_grad()
 def assign_nearest_point(
-    points: Sequence[Tensor], boxes: Tensor, valid: Tensor, cells: Tensor, *, unit: float
+    points: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, valid: Tensor, inside: Tensor, *, unit: float
 ) -> Assignment:
-    """Assign each object to the one cell nearest to its centre, on the level that its size asks for.
+    """Assign each object to the one location nearest to its centre, on the level that fits the object's size.
 
-    The level is ``log2(sqrt(w h) / unit)``, rounded down, or the nearest one there is. Distances are in widths and
-    heights of the object. Of equally near cells the first is taken. A cell that is the nearest one to several objects
-    goes to the one it is nearest to, of equals to the first; the others get none.
+    The level's stride is ``sqrt(w h) / unit``, rounded down to a power of 2, or the nearest stride of the pyramid.
+    Distances are in widths and heights of the object. Of equally near locations the first is taken. If a location is
+    the nearest one to several objects, it gets the object at the smallest distance (the first of equals); the other
+    objects get none.
 
     Args:
-        points: cell points of each level, ``[P_l, 2]`` in pixels, P in all, P3 first.
+        points: points of each level's locations, ``[P_l, 2]`` in pixels, P in total, fine levels first.
+        strides: stride of each level in pixels, each twice the one before.
         boxes: ``[B, G, 4]`` ground truth in pixels.
-        valid: ``[B, G]`` bool, where an object stands.
-        cells: ``[B, P]`` bool, cells within the image's own padded size; only these take part. Each level has some.
-        unit: pixels; an object ``unit`` strides large is among the smallest of the level of that stride.
+        valid: ``[B, G]`` bool, whether the entry is an object.
+        inside: ``[B, P]`` bool, locations within the image's own padded size; only these take part, and each level has
+            some.
+        unit: size in strides of the smallest objects of a level.
 
     Returns:
         Assignment of ``[B, P]`` with BACKGROUND and PADDING for the rest.
     """
-    index = torch.full_like(cells, BACKGROUND, dtype=torch.int64).masked_fill_(~cells, PADDING)
-    count, total = boxes.shape[1], cells.shape[1]
+    index = torch.full_like(inside, BACKGROUND, dtype=torch.int64).masked_fill_(~inside, PADDING)
+    count, total = boxes.shape[1], inside.shape[1]
     if count == 0:
         return Assignment(index)
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=LEAST_SIZE)
-    level = ((size / unit).log2().sum(-1) / 2).long().clamp(FINEST, FINEST + len(points) - 1) - FINEST
-    of_levels = _nearest_cells(points, (boxes[..., :2] + boxes[..., 2:]) / 2, size, cells)
-    distance, cell = (x.gather(-1, level.unsqueeze(-1)).squeeze(-1) for x in of_levels)
+    finest = round(math.log2(strides[0]))
+    level = ((size / unit).log2().sum(-1) / 2).long().clamp(finest, finest + len(points) - 1) - finest
+    of_levels = _nearest_locations(points, (boxes[..., :2] + boxes[..., 2:]) / 2, size, inside)
+    distance, location = (x.gather(-1, level.unsqueeze(-1)).squeeze(-1) for x in of_levels)
 
-    # One more column takes what stands for no object.
-    claim = torch.where(valid, cell, total)
+    # One more column takes the entries that are no object.
+    claim = torch.where(valid, location, total)
     least = distance.new_full((len(boxes), total + 1), torch.inf).scatter_reduce(1, claim, distance, "amin")
     winner = torch.where(distance == least.gather(1, claim), claim, total)
     number = torch.arange(count, device=boxes.device).expand_as(winner)
@@ -53,14 +72,15 @@ def assign_nearest_point(
     return Assignment(torch.where(first < count, first, index))
 
 
-def _nearest_cells(points: Sequence[Tensor], centres: Tensor, size: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance and index, ``[B, G, L]``, of each level's cell nearest to each object."""
-    distances, found, start = [], [], 0
+def _nearest_locations(
+    points: Sequence[Tensor], centres: Tensor, size: Tensor, inside: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Distance and index, ``[B, G, L]``, of each level's location nearest to each object."""
+    distances, locations, start = [], [], 0
     for level in points:
-        inside = cells[:, None, start : start + len(level)]
         distance = ((level - centres.unsqueeze(2)) / size.unsqueeze(2)).norm(dim=-1)
-        distance, cell = distance.masked_fill(~inside, torch.inf).min(dim=-1)
+        distance, location = distance.masked_fill(~inside[:, None, start : start + len(level)], torch.inf).min(dim=-1)
         distances.append(distance)
-        found.append(cell + start)
+        locations.append(location + start)
         start += len(level)
-    return torch.stack(distances, dim=-1), torch.stack(found, dim=-1)
+    return torch.stack(distances, dim=-1), torch.stack(locations, dim=-1)

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from workbench.data import transforms
 from workbench.data.coco import ImageRecord
+from workbench.detectors.postprocess import to_original_pixels
 from workbench.detectors.predictions import Detections
 from workbench.report.figures.detections import draw_detections
 from workbench.runs.load import TrainedRun, load_run
@@ -70,9 +71,8 @@ def detect_picture(trained: TrainedRun, path: Path) -> tuple[Image.Image, Detect
     batch = transforms.collate(
         [transforms.Sample(transforms.resize_image(pixels, height, width), record.boxes, record.labels, record)]
     )
-    found = trained.detector.detect(batch.images, batch.sizes)[0]
-    scale = (batch.original_sizes[0] / batch.sizes[0]).flip(0).repeat(2)
-    return image, Detections(found.boxes * scale, found.scores, found.labels)
+    (detections,) = to_original_pixels(trained.detector.detect(batch.images, batch.sizes), batch)
+    return image, detections
 
 
 def _pictures(paths: list[Path]) -> list[Path]:

@@ -119,10 +119,11 @@ def study_ranking(
         images = predicted_images(trained.detector, data, trained.experiment.image, _device(), workers, reporter)
         for batch, predictions in images:
             assignment = trained.detector.assign(predictions, batch)
-            image, cell = assignment.where
-            score = predictions.logits[image, cell, assignment.gather(batch.labels)].sigmoid()
-            if predictions.centerness is not None:
-                score = score * predictions.centerness[image, cell].sigmoid()
+            image, location = assignment.places
+            classes, quality = predictions.scores()
+            score = classes[image, location, assignment.gather(batch.labels)]
+            if quality is not None:
+                score = score * quality[image, location]
             ious.append(foreground_iou(predictions, assignment, batch).cpu())
             scores.append(score.cpu())
     cells = pd.DataFrame({"iou": torch.cat(ious).numpy(), "score": torch.cat(scores).numpy()}).round(6)

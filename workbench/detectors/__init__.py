@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from workbench.detectors.atss import build_atss
-from workbench.detectors.detector import Detector
-from workbench.detectors.foveabox import build_foveabox
-from workbench.detectors.predictions import Predictions
-from workbench.detectors.reppoints import build_reppoints
-from workbench.detectors.retinanet import build_retinanet
-from workbench.detectors.vfnet import build_vfnet
+from workbench.detectors.atss import ATSS_FAMILY
+from workbench.detectors.detector import DenseDetector, Detector
+from workbench.detectors.family import Family
+from workbench.detectors.foveabox import FOVEABOX_FAMILY
+from workbench.detectors.predictions import Detections, Predictions
+from workbench.detectors.reppoints import REPPOINTS_FAMILY
+from workbench.detectors.retinanet import RETINANET_FAMILY
+from workbench.detectors.vfnet import VFNET_FAMILY
 from workbench.layers.backbones import ResidualBackbone
 from workbench.settings.experiment import Experiment
-from workbench.settings.variant import published_variant
 
-__all__ = ["Detector", "Predictions", "build_detector"]
+__all__ = ["FAMILIES", "DenseDetector", "Detections", "Detector", "Family", "Predictions", "build_detector"]
 
 FAMILIES = {
-    "vfnet": build_vfnet,
-    "atss": build_atss,
-    "retinanet": build_retinanet,
-    "foveabox": build_foveabox,
-    "reppoints": build_reppoints,
+    family.settings.model_fields["family"].default: family
+    for family in (VFNET_FAMILY, ATSS_FAMILY, RETINANET_FAMILY, FOVEABOX_FAMILY, REPPOINTS_FAMILY)
 }
-"""How neck and head of each family are built, for a backbone with these channels."""
+"""All families of detectors, by the name in the settings."""
 
 
 def build_detector(experiment: Experiment) -> Detector:
-    """A detector with random weights (seed torch first for a repeatable one); nothing is downloaded or read.
+    """Build a detector with random weights (seed torch first for repeatable ones) without downloading or reading.
 
     Args:
-        experiment: what to build, e.g. of ``workbench.load_experiment("table3", "t3_fcos_atss", "mini")``.
+        experiment: for example ``workbench.load_experiment("table3", "t3_fcos_atss", "mini")``.
     """
-    backbone = ResidualBackbone(experiment.backbone)
-    neck, head = FAMILIES[experiment.detector.family](experiment, backbone.channels)
-    return Detector(backbone, neck, head, published_variant(experiment))
+    return FAMILIES[experiment.detector.family].build(experiment, ResidualBackbone(experiment.backbone))

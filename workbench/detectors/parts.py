@@ -1,4 +1,4 @@
-"""Small parts that heads are made of: convolution blocks, per-level scales, initialisation, flattening."""
+"""Small parts of heads: convolution blocks, factors of the levels, initialisation, flattening."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from workbench.layers.deform import DeformConv, ModulatedDeformConv, OffsetPredictor
 
-STRIDES = (8, 16, 32, 64, 128)
-"""Pixels a cell of each pyramid level, P3 to P7."""
 PRIOR = 0.01
-"""Class probability that an untrained head predicts everywhere (Lin et al., ICCV 2017)."""
+"""Class probability that an untrained head predicts at every location (Lin et al., ICCV 2017)."""
 
 
 def conv_block(in_channels: int, channels: int, norm_groups: int | None) -> nn.Sequential:
-    """3×3 convolution without bias, GroupNorm, ReLU; with a bias instead of the norm where ``norm_groups`` is None."""
+    """3×3 convolution without bias, GroupNorm, ReLU; with a bias and no norm if ``norm_groups`` is None."""
     if norm_groups is None:
         return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True))
     return nn.Sequential(
@@ -30,7 +28,7 @@ def conv_block(in_channels: int, channels: int, norm_groups: int | None) -> nn.S
 def tower(
     depth: int, in_channels: int, channels: int, norm_groups: int | None, last_deformable: bool = False
 ) -> nn.Sequential:
-    """``depth`` convolution blocks one after the other; the last one deformable (DCNv2) if wanted."""
+    """Sequence of ``depth`` convolution blocks; ``last_deformable`` makes the last convolution a DCNv2."""
     blocks = [conv_block(in_channels if i == 0 else channels, channels, norm_groups) for i in range(depth)]
     if last_deformable:
         blocks[-1][0] = ModulatedDeformConv(blocks[-1][0].in_channels, channels)
@@ -38,7 +36,7 @@ def tower(
 
 
 class Scales(nn.Module):
-    """One learnable factor a pyramid level, 1 at the start."""
+    """One learnable factor per pyramid level, 1 at the start."""
 
     def __init__(self, levels: int):
         super().__init__()
@@ -48,15 +46,15 @@ class Scales(nn.Module):
         return x * self.factors[level]
 
 
-def gentle(x: Tensor, share: float) -> Tensor:
-    """The same values, with that share of the gradient."""
-    return (1 - share) * x.detach() + share * x
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """Same values as ``x``, with its gradient times ``factor``."""
+    return (1 - factor) * x.detach() + factor * x
 
 
 def initialise_head(module: nn.Module, classifier: nn.Conv2d, std: float) -> None:
-    """Convolutions, star convolutions too, N(0, std) with zero biases; the classifier's bias at the prior.
+    """Initialise convolutions, star convolutions too: N(0, std), zero biases, the classifier's bias at the prior.
 
-    DCNv2 keeps the start values it has: predictors of offsets at zero.
+    DCNv2 keeps its own start values: its offset predictors start at zero.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d | DeformConv) and not isinstance(part, OffsetPredictor):
@@ -67,5 +65,5 @@ def initialise_head(module: nn.Module, classifier: nn.Conv2d, std: float) -> Non
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
-    """Maps ``[B, K, H_l, W_l]`` of all levels → ``[B, P, K]``, cells row-major, fine levels first."""
+    """Flatten maps ``[B, K, H_l, W_l]`` of all levels to ``[B, P, K]``, locations row-major, fine levels first."""
     return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)

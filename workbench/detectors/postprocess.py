@@ -1,29 +1,26 @@
 """From predictions to detections: candidates of each level, class-wise NMS, hard or soft, the best of an image.
 
-Order of operations as in the released code: sigmoid → the best cells of each level → clip → every (box, class) pair
-above the score threshold → times centerness → class-wise NMS → the best over all classes. NMS is invariant under the
-scaling to original pixels, which is left to the caller. Of equal scores the first cell's comes first, on any device:
-levels from fine to coarse, cells row by row (where a level has too many, by their best class).
+Order of operations as in the released code: scores → the best locations of each level → clip → all (box, class) pairs
+whose class score is above the threshold → times quality → class-wise NMS → the best over all classes. NMS gives the
+same result at any scale, so the scaling to original pixels comes last. Of equal scores the first location's comes
+first, on any device: levels from fine to coarse, locations row by row (by their best class, if a level has too many).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 import torchvision
 from torch import Tensor
 
 from workbench.boxes import aligned_iou, clip_boxes
-from workbench.detectors.predictions import Detections
+from workbench.data.batch import Batch
+from workbench.detectors.predictions import Detections, Predictions
 from workbench.settings.variant import Variant
 
-if TYPE_CHECKING:
-    from workbench.detectors.predictions import Predictions
-
-
 SOFT_FLOOR = 0.001
-"""Soft NMS drops what falls under this score."""
+"""Smallest score that soft NMS keeps."""
 
 
 def postprocess(predictions: Predictions, sizes: Tensor, variant: Variant) -> list[Detections]:
@@ -34,30 +31,30 @@ def postprocess(predictions: Predictions, sizes: Tensor, variant: Variant) -> li
         sizes: ``[B, 2]`` height and width of the images before padding, in pixels.
         variant: thresholds and limits.
     """
-    scores = predictions.logits.float().sigmoid()
-    quality = None
-    if predictions.centerness is not None and variant.centerness:
-        quality = predictions.centerness.float().sigmoid()
+    scores = predictions.scores(with_quality=variant.centerness)
     boxes = clip_boxes(predictions.boxes.float(), sizes, predictions.clip_margin)
-    kept = _candidate_cells(scores, quality, [len(level) for level in predictions.points], variant.candidates)
-    scores = scores.gather(1, kept.unsqueeze(-1).expand(-1, -1, scores.shape[-1]))
+    kept = _candidates(scores.best, [len(level) for level in predictions.points], variant.candidates)
+    classes = scores.classes.gather(1, kept.unsqueeze(-1).expand(-1, -1, scores.classes.shape[-1]))
     boxes = boxes.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
-    if quality is not None:
-        quality = quality.gather(1, kept)
+    quality = [None] * len(boxes) if scores.quality is None else scores.quality.gather(1, kept)
+    return [_one_image(*parts, variant) for parts in zip(classes, boxes, quality, strict=True)]
+
+
+def to_original_pixels(detections: Sequence[Detections], batch: Batch) -> list[Detections]:
+    """Detections of a batch's images, on the CPU and in pixels of the images on disk."""
+    scales = (batch.original_sizes.cpu() / batch.sizes.cpu()).flip(1).repeat(1, 2)
     return [
-        _of_one_image(scores[i], boxes[i], None if quality is None else quality[i], variant) for i in range(len(scores))
+        Detections(one.boxes.cpu() * scale, one.scores.cpu(), one.labels.cpu())
+        for one, scale in zip(detections, scales, strict=True)
     ]
 
 
-def _candidate_cells(scores: Tensor, quality: Tensor | None, cells: list[int], limit: int) -> Tensor:
-    """Indices ``[B, K]`` of the cells of highest score, at most ``limit`` of each level."""
-    rank = scores.amax(-1)
-    if quality is not None:
-        rank = rank * quality
+def _candidates(rank: Tensor, counts: Sequence[int], limit: int) -> Tensor:
+    """Indices ``[B, K]`` of the locations of highest rank ``[B, P]``, at most ``limit`` of each level."""
     kept, start = [], 0
-    for count in cells:
+    for count in counts:
         if count > limit:
-            # Not topk, whose choice among equals is anybody's.
+            # Not topk, whose choice among equals is undefined.
             order = rank[:, start : start + count].sort(descending=True, stable=True).indices
             kept.append(order[:, :limit] + start)
         else:
@@ -66,16 +63,17 @@ def _candidate_cells(scores: Tensor, quality: Tensor | None, cells: list[int], l
     return torch.cat(kept, dim=1)
 
 
-def _of_one_image(scores: Tensor, boxes: Tensor, quality: Tensor | None, variant: Variant) -> Detections:
-    cell, label = (scores > variant.score_threshold).nonzero(as_tuple=True)
-    score = scores[cell, label]
+def _one_image(scores: Tensor, boxes: Tensor, quality: Tensor | None, variant: Variant) -> Detections:
+    """Detections of an image from class scores ``[K, C]``, boxes ``[K, 4]`` and qualities ``[K]`` of its candidates."""
+    location, label = (scores > variant.score_threshold).nonzero(as_tuple=True)
+    score = scores[location, label]
     if quality is not None:
-        score = score * quality[cell]
-    box = boxes[cell]
+        score = score * quality[location]
+    box = boxes[location]
     if variant.nms == "soft":
         keep, score = soft_nms(box, score, label, variant.nms_iou, variant.max_detections)
         return Detections(box[keep], score, label[keep])
-    # Boxes of different classes are moved apart so that one NMS serves all; in double precision nothing is lost.
+    # Boxes of different classes are moved apart, so that one NMS serves all; double precision loses no digits.
     shift = label * (boxes.max() + 1).double()
     keep = torchvision.ops.nms(box.double() + shift[:, None], score.double(), variant.nms_iou)
     keep = keep[: variant.max_detections]
@@ -83,29 +81,31 @@ def _of_one_image(scores: Tensor, boxes: Tensor, quality: Tensor | None, variant
 
 
 def soft_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, limit: int) -> tuple[Tensor, Tensor]:
-    """The best boxes of an image after linear soft-NMS, class by class (Bodla et al., ICCV 2017, eq. 3).
+    """Select the best boxes of an image by linear soft-NMS, class by class (Bodla et al., ICCV 2017, eq. 3).
 
-    The box of the highest score is picked, and those of its class that overlap it by ``iou`` or more have their scores
-    multiplied by 1 - IoU; and so on. All classes take part in each round: one does not touch another's scores, and
-    since scores only fall, the first ``limit`` picks are the best of all.
+    The box of highest score is picked. Each box of its class that overlaps it by ``iou`` or more has its score
+    multiplied by 1 - IoU. Then the next box is picked, and so on. All classes take part in each round, since one class
+    does not change another's scores. Scores only decrease, so the first ``limit`` picks are the best of all.
 
     Args:
         boxes, scores, labels: ``[N, 4]``, ``[N]`` and ``[N]``.
+        iou: threshold of the overlap.
+        limit: largest number of picks.
 
     Returns:
-        Indices and scores, ``[M]`` each, by descending score; none is under 0.001.
+        Indices and scores, ``[M]`` each, by descending score; no score is under 0.001.
     """
     boxes, left = boxes.double(), scores.double()
     picks, values = [], []
-    for _ in range(min(limit, len(left))):  # on a GPU no round waits for its outcome
+    for _ in range(min(limit, len(left))):  # on a GPU no round waits for its result
         value, pick = left.max(0, keepdim=True)
         overlap = aligned_iou(boxes[pick], boxes)
-        falls = (overlap >= iou) & (labels == labels[pick])
-        left = torch.where(falls, left * (1 - overlap), left).index_fill(0, pick, 0.0)
+        decreases = (overlap >= iou) & (labels == labels[pick])
+        left = torch.where(decreases, left * (1 - overlap), left).index_fill(0, pick, 0.0)
         picks.append(pick)
         values.append(value)
     if not picks:
         return labels[:0], scores[:0]
     index, value = torch.cat(picks), torch.cat(values)
-    stays = value >= SOFT_FLOOR
-    return index[stays], value[stays].to(scores.dtype)
+    keep = value >= SOFT_FLOOR
+    return index[keep], value[keep].to(scores.dtype)

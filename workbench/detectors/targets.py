@@ -1,4 +1,4 @@
-"""What every head does with its assignment: the classification target, and the division of sums by counts."""
+"""Functions that the objectives share: losses of the classification, and the division of sums by counts."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from workbench.assigners.assignment import IGNORE, PADDING, Assignment
 from workbench.losses.classification import ClassificationLoss
 
 LEAST_QUALITY = 1e-6
-"""Where a detector says so: a positive whose box misses its object altogether stays a positive."""
+"""Floor of the quality, where an objective uses it: a positive whose box misses its object stays a positive."""
 IMAGES_OF_A_DEVICE = 4
-"""RetinaNet, FoveaBox and RepPoints were trained on devices with 4 images and normalisers of their own."""
+"""Images per device in the published trainings of RetinaNet, FoveaBox and RepPoints, with normalisers per device."""
 
 
 def classification_losses(
     loss: ClassificationLoss, logits: Tensor, assignment: Assignment, labels: Tensor, quality: Tensor
 ) -> Tensor:
-    """Loss ``[B, P, C]`` of every entry, not normalised; 0 for cells that are left out.
+    """Loss ``[B, P, C]`` of every entry, not normalised; 0 for locations that are left out.
 
     Args:
+        loss: applied to all entries; it states whether it wants a quality and whether it counts padding.
         logits: ``[B, P, C]``.
         assignment: of B images with N positives.
         labels: ``[N]``, class indices of the positives' objects.
-        quality: ``[N]`` in [0, 1], what the target is for a loss that wants a quality; 1 for others.
+        quality: ``[N]`` in [0, 1], the positives' target for a loss that wants a quality; other losses get 1.
     """
-    image, cell = assignment.where
+    image, location = assignment.places
     target = torch.zeros_like(logits, dtype=torch.float32)
-    target[image, cell, labels] = quality if loss.wants_quality else torch.ones_like(quality)
+    target[image, location, labels] = quality if loss.wants_quality else torch.ones_like(quality)
     losses = loss(logits.float(), target)
     left_out = assignment.index == IGNORE
     if not loss.counts_padding:
@@ -37,13 +38,13 @@ def classification_losses(
 
 
 def image_weights(counts: Tensor) -> Tensor:
-    """What each image's sum of losses is multiplied by, ``[B]``, where normalisers are a device's own.
+    """Factors ``[B]`` of the images' sums of losses, where each device has a normaliser of its own.
 
-    A device's images, four at a time, are divided by the sum of their counts (at least 1); the groups are averaged, as
-    gradients are over devices.
+    The images of a device, four at a time, are divided by the sum of their counts (at least 1). The groups are
+    averaged, as gradients are over devices.
 
     Args:
-        counts: ``[B]``, what each image adds to its device's normaliser.
+        counts: ``[B]``, contribution of each image to its device's normaliser.
     """
     groups = F.pad(counts.float(), (0, -len(counts) % IMAGES_OF_A_DEVICE)).view(-1, IMAGES_OF_A_DEVICE).sum(1)
     weights = 1 / (groups.clamp(min=1) * len(groups))
@@ -51,9 +52,9 @@ def image_weights(counts: Tensor) -> Tensor:
 
 
 def mean_over_ranks(*values: Tensor) -> list[Tensor]:
-    """Each scalar averaged over all processes, detached; what it was in a single process.
+    """Mean of each scalar over all processes, detached; the value itself in a single process.
 
-    Every rank must call it at the same point, with positives or without, or the others wait for ever.
+    Every rank must call it at the same point, with positives or without. Otherwise the other ranks wait forever.
     """
     stacked = torch.stack([value.detach().float() for value in values])
     if torch.distributed.is_available() and torch.distributed.is_initialized():

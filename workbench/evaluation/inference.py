@@ -10,9 +10,9 @@ import torch
 from workbench.data import loader
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection
-from workbench.detectors import Detector, Predictions
+from workbench.detectors import DenseDetector, Detector, Predictions
 from workbench.detectors.oracle import put_truth
-from workbench.detectors.postprocess import postprocess
+from workbench.detectors.postprocess import postprocess, to_original_pixels
 from workbench.detectors.predictions import Detections
 from workbench.settings.data import ImageSize
 from workbench.settings.variant import Variant
@@ -47,7 +47,7 @@ def detect_data_set(
     part = replace(data, images=data.images[rank::ranks])
     results: list[dict] = []
     if variant.oracle is not None:
-        if not hasattr(detector, "assign"):
+        if not isinstance(detector, DenseDetector):
             raise WorkbenchError(
                 f"oracle: {type(detector).__name__} is not a dense detector; choose a variant without an oracle"
             )
@@ -60,7 +60,7 @@ def detect_data_set(
 
 
 def predicted_images(
-    detector: Detector,
+    detector: DenseDetector,
     data: CocoDetection,
     size: ImageSize,
     device: torch.device | str,
@@ -73,7 +73,7 @@ def predicted_images(
 
 
 def detections_of_image(
-    detector: Detector, data: CocoDetection, batch: Batch, predictions: Predictions, variant: Variant
+    detector: DenseDetector, data: CocoDetection, batch: Batch, predictions: Predictions, variant: Variant
 ) -> list[dict]:
     """Detections from a dense detector's predictions for a batch of one image, in the format of ``detect_data_set``."""
     if variant.oracle is not None:
@@ -101,7 +101,7 @@ def _images(
 def _results(data: CocoDetection, batch: Batch, detections: list[Detections]) -> list[dict]:
     """Detections of a batch in COCO's results format; boxes rounded to 3 decimals, scores to 6."""
     results = []
-    for image_id, one in zip(batch.image_ids, _to_original_pixels(detections, batch), strict=True):
+    for image_id, one in zip(batch.image_ids, to_original_pixels(detections, batch), strict=True):
         boxes = one.boxes.clone()
         boxes[:, 2:] -= boxes[:, :2]
         results += [
@@ -114,12 +114,3 @@ def _results(data: CocoDetection, batch: Batch, detections: list[Detections]) ->
             )
         ]
     return results
-
-
-def _to_original_pixels(detections: list[Detections], batch: Batch) -> list[Detections]:
-    """Detections with boxes in pixels of the original images, on the CPU."""
-    scales = (batch.original_sizes.cpu() / batch.sizes.cpu()).flip(1).repeat(1, 2)
-    return [
-        Detections(one.boxes.cpu() * scale, one.scores.cpu(), one.labels.cpu())
-        for one, scale in zip(detections, scales, strict=True)
-    ]

@@ -31,6 +31,8 @@ class ResidualBackbone(nn.Module):
         super().__init__()
         self.net = _network(settings)
         self.channels: list[int] = self.net.feature_info.channels()
+        self.strides: list[int] = self.net.feature_info.reduction()
+        """Strides of C3, C4, C5 in pixels."""
         self.norm_frozen = settings.norm == "frozen"
         if settings.frozen_stages:
             stages = [f"layer{stage}" for stage in range(1, settings.frozen_stages + 1)]

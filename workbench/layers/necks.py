@@ -46,6 +46,10 @@ class FPN(nn.Module):
         self.extra = nn.ModuleList(_conv(c, channels, 3, 2, norm_groups) for c in (p6_channels, channels))
         _initialise(self)
 
+    def output_strides(self, strides: Sequence[int]) -> tuple[int, ...]:
+        """Strides of the outputs, from those of C3, C4, C5."""
+        return _output_strides(strides, len(self.extra))
+
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         inner = _top_down(self.laterals, maps)
         pyramid = [output(x) for output, x in zip(self.outputs, inner, strict=True)]
@@ -82,6 +86,10 @@ class PAFPN(nn.Module):
         # As in the released code this meets the offset predictors too, so that offsets and masks do not start neutral.
         _initialise(self)
 
+    def output_strides(self, strides: Sequence[int]) -> tuple[int, ...]:
+        """Strides of the outputs, from those of C3, C4, C5."""
+        return _output_strides(strides, len(self.extra))
+
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         inner = [conv(x) for conv, x in zip(self.inner, _top_down(self.laterals, maps), strict=True)]
         for level, down in enumerate(self.down):
@@ -90,6 +98,11 @@ class PAFPN(nn.Module):
         pyramid.append(self.extra[0](pyramid[-1]))
         pyramid.append(self.extra[1](pyramid[-1].relu()))
         return pyramid
+
+
+def _output_strides(strides: Sequence[int], extra: int) -> tuple[int, ...]:
+    """Strides of a pyramid whose ``extra`` last levels halve the one before."""
+    return (*strides, *(strides[-1] * 2**level for level in range(1, extra + 1)))
 
 
 def _top_down(laterals: nn.ModuleList, maps: Sequence[Tensor]) -> list[Tensor]:

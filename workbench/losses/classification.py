@@ -1,15 +1,15 @@
 """Classification losses of dense detectors: focal, quality focal and varifocal.
 
-One contract makes them interchangeable: a loss takes logits and a target in [0, 1] of the same shape and returns the
-loss of every entry, unreduced. Two facts about a loss are stated by its class:
+One contract makes them exchangeable: a loss takes logits and a target in [0, 1] of the same shape and returns the loss
+of every entry, unreduced. The class of a loss states two facts:
 
-- ``wants_quality``: whether the target of a positive is the IoU of its predicted box (else it is 1).
-- ``counts_padding``: whether cells in an image's padding are trained as background (else they are left out), as the
-  released code does for the varifocal loss.
+- ``wants_quality``: whether the target of a positive is the IoU of its predicted box; otherwise the target is 1.
+- ``counts_padding``: whether locations in an image's padding are trained as background, as in the released code of the
+  varifocal loss; otherwise they are left out.
 
-A loss is its own settings: an immutable pydantic model whose fields are the loss's hyper-parameters, so that a new loss
-is one class here, one name in ``CLASSIFICATION_LOSSES`` and one ``loss:`` key in a table. torch is imported where it
-computes: the pipeline reads these settings at every start and has no need of torch.
+A loss is its own settings: an immutable pydantic model whose fields are the loss's hyper-parameters. So a new loss is
+one class here, one name in ``CLASSIFICATION_LOSSES`` and one ``loss:`` key in a table. torch is imported only inside
+the functions: the pipeline reads these settings at every start and does not need torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ClassificationLoss(BaseModel):
-    """What every classification loss is: immutable hyper-parameters, two facts and a call."""
+    """Base class of all classification losses: immutable hyper-parameters, two facts and a call."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     wants_quality: ClassVar[bool]
@@ -45,7 +45,7 @@ class ClassificationLoss(BaseModel):
 class FocalLoss(ClassificationLoss):
     """Focal loss (Lin et al., ICCV 2017, eq. 5) for a target of 0 or 1.
 
-    ``alpha (1-p)^gamma (-ln p)`` for positives, ``(1-alpha) p^gamma (-ln(1-p))`` for the rest.
+    ``alpha (1-p)^gamma (-ln p)`` for positives, ``(1-alpha) p^gamma (-ln(1-p))`` for negatives.
     """
 
     wants_quality: ClassVar[bool] = False
@@ -58,14 +58,14 @@ class FocalLoss(ClassificationLoss):
         from torch.nn import functional as F
 
         p = logits.sigmoid()
-        # p + t - 2pt is 1-p where t is 1 and p where it is 0.
+        # p + t - 2pt is 1-p for a target t of 1, and p for a target of 0.
         miss = p + target - 2 * p * target
         balance = 1 - self.alpha + (2 * self.alpha - 1) * target
         return balance * miss.pow(self.gamma) * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 class QualityFocalLoss(ClassificationLoss):
-    """Quality focal loss (Li et al., NeurIPS 2020, eq. 5), the paper's "GFL": ``|y-p|^beta BCE(p, y)``."""
+    """Quality focal loss ``|y-p|^beta BCE(p, y)`` (Li et al., NeurIPS 2020, eq. 5), "GFL" in VFNet's paper."""
 
     wants_quality: ClassVar[bool] = True
     counts_padding: ClassVar[bool] = False
@@ -82,8 +82,8 @@ class QualityFocalLoss(ClassificationLoss):
 class VarifocalLoss(ClassificationLoss):
     """Varifocal loss (Zhang et al., CVPR 2021, eq. 2): asymmetric, positives weighted by their quality.
 
-    ``q BCE(p, q)`` where q > 0 (``BCE(p, q)`` without ``q_weighting``), ``alpha p^gamma BCE(p, 0)`` where q = 0.
-    ``alpha`` multiplies negatives only, and ``p^gamma`` is differentiated through.
+    ``q BCE(p, q)`` for q > 0 (``BCE(p, q)`` without ``q_weighting``), ``alpha p^gamma BCE(p, 0)`` for q = 0. ``alpha``
+    multiplies negatives only, and the factor ``p^gamma`` has a gradient.
     """
 
     wants_quality: ClassVar[bool] = True
@@ -105,4 +105,4 @@ class VarifocalLoss(ClassificationLoss):
 CLASSIFICATION_LOSSES = {"focal": FocalLoss, "quality_focal": QualityFocalLoss, "varifocal": VarifocalLoss}
 
 AnyClassificationLoss = Annotated[Union[tuple(CLASSIFICATION_LOSSES.values())], Field(discriminator="name")]  # noqa: UP007
-"""The type of an experiment's ``loss``: the class in ``CLASSIFICATION_LOSSES`` that its ``name`` names."""
+"""Type of an experiment's ``loss``; its ``name`` selects the class in ``CLASSIFICATION_LOSSES``."""

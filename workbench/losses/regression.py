@@ -1,4 +1,4 @@
-"""Losses of boxes and of what is said about boxes."""
+"""Losses of boxes, and the target of the centerness."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
 
 
 def centerness_target(distances: Tensor) -> Tensor:
-    """Centerness ``[N]`` of points ``l, t, r, b`` ``[N, 4]`` > 0 from their object's sides (FCOS, ICCV 2019, eq. 3)."""
+    """Centerness ``[N]`` of points in their objects (Tian et al., ICCV 2019, eq. 3).
+
+    Args:
+        distances: ``[N, 4]`` positive distances ``l, t, r, b`` of the points from the objects' sides.
+    """
     horizontal, vertical = distances[:, 0::2], distances[:, 1::2]
     ratio = (horizontal.amin(1) / horizontal.amax(1)) * (vertical.amin(1) / vertical.amax(1))
     return ratio.sqrt()
 
 
-def smooth_l1_loss(found: Tensor, targets: Tensor, beta: float) -> Tensor:
-    """Smooth L1 ``[N]``, summed over the coordinates of ``[N, 4]``; quadratic under ``beta``, L1 where that is 0."""
-    return F.smooth_l1_loss(found, targets, reduction="none", beta=beta).sum(-1)
+def smooth_l1_loss(codes: Tensor, targets: Tensor, beta: float) -> Tensor:
+    """Smooth L1 ``[N]`` summed over codes ``[N, 4]``; quadratic under ``beta``, plain L1 if ``beta`` is 0."""
+    return F.smooth_l1_loss(codes, targets, reduction="none", beta=beta).sum(-1)
 
 
 def distribution_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Distribution focal loss ``[...]`` (Li et al., NeurIPS 2020, eq. 6).
 
-    Cross entropy of the two values next to the target, weighted by their nearness to it.
+    Cross entropy of the two values next to the target, each weighted by its nearness to the target.
 
     Args:
-        logits: ``[..., n + 1]`` of the values 0, 1, …, n.
+        logits: ``[..., n + 1]`` for the values 0, 1, …, n.
         targets: ``[...]`` in [0, n).
     """
     left = targets.floor().long()
     log_p = logits.log_softmax(-1)
-    here, there = (log_p.gather(-1, (left + k).unsqueeze(-1)).squeeze(-1) for k in (0, 1))
+    log_p_left, log_p_right = (log_p.gather(-1, (left + k).unsqueeze(-1)).squeeze(-1) for k in (0, 1))
     nearness = targets - left
-    return -((1 - nearness) * here + nearness * there)
+    return -((1 - nearness) * log_p_left + nearness * log_p_right)

@@ -11,9 +11,7 @@ import torch
 from PIL import Image
 
 import workbench
-from workbench.boxes import pyramid_points
 from workbench.data.embedded import draw_data_set
-from workbench.detectors.parts import STRIDES
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
 from workbench.report import explain_assignment, explain_losses, explain_results, explain_star
 from workbench.report.explain.pictures import load_picture
@@ -120,50 +118,10 @@ def test_a_star_by_hand(detector, picture):
         assert top < y < bottom
 
 
-def fcos_by_hand(x, y, stride, low, high, boxes):
-    best = None
-    for number, (x1, y1, x2, y2) in enumerate(boxes):
-        cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
-        left, right = max(x1, cx - 1.5 * stride), min(x2, cx + 1.5 * stride)
-        top, bottom = max(y1, cy - 1.5 * stride), min(y2, cy + 1.5 * stride)
-        reach = max(x - x1, y - y1, x2 - x, y2 - y)
-        if left < x < right and top < y < bottom and low <= reach <= high:
-            size = (x2 - x1) * (y2 - y1)
-            if best is None or size < best[0]:
-                best = size, number
-    return -1 if best is None else best[1]
-
-
-@pytest.mark.parametrize("scale", [8.0, 4.0])
-def test_fcos_by_brute_force(scale):
-    generator = np.random.default_rng(3)
-    shapes = [(20, 26), (10, 13), (5, 7), (3, 4), (2, 2)]
-    points = pyramid_points(shapes, STRIDES, "cpu", offset=0.5)
-    # Multiples of four or of a half, so that ranges are met to the bit and points lie on sides and central squares.
-    corner, side = generator.integers(-10, 150, (3, 12, 2)), generator.integers(2, 360, (3, 12, 2)) / 2
-    corner[0], side[0] = corner[0] // 4 * 4, 32 * generator.integers(1, 7, (12, 2))
-    boxes = torch.from_numpy(np.concatenate([corner, corner + side], axis=-1)).float()
-    valid = torch.ones(3, 12, dtype=torch.bool)
-    valid[2, 5:] = False
-    found = explain_assignment.assign_fcos(points, boxes, valid, scale).index
-    edges = [0, 8 * scale, 16 * scale, 32 * scale, 64 * scale, 1e8]
-    for image in range(3):
-        expected = [
-            fcos_by_hand(x, y, stride, low, high, boxes[image, valid[image]].double().tolist())
-            for at, stride, low, high in zip(points, STRIDES, edges[:-1], edges[1:], strict=True)
-            for x, y in at.tolist()
-        ]
-        assert found[image].tolist() == expected
-    assert len(found.unique()) > 8
-    none = explain_assignment.assign_fcos(points, boxes[:, :0], valid[:, :0], scale).index
-    assert (none == -1).all()
-    assert none.shape == found.shape
-
-
 def test_counted_cells_are_the_assigners(atss, detector, picture):
     with torch.no_grad():
         predictions = detector.predict(picture.batch.images)
-        index = detector.head.assign(predictions, picture.batch).index[0]
+        index = detector.assign(predictions, picture.batch).index[0]
     assert len(atss.cells) == (index >= 0).sum()
     points = torch.cat(list(predictions.points))
     for line in atss.cells.itertuples():

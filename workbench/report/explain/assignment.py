@@ -1,12 +1,11 @@
 """Which cells of the pyramid each detector trains to predict which object, on a picture.
 
-ATSS, FoveaBox and RetinaNet assign by the package's own code. FCOS is no detector of the workbench; its rule stands
-here, to compare with (Tian et al., ICCV 2019, section 3.2, with the center sampling of its journal version).
+ATSS, FoveaBox and RetinaNet assign by their detectors' code. FCOS is not a detector of the workbench, but its rule is
+one of the assigners.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,20 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from workbench.assigners.assignment import BACKGROUND, Assignment
+from workbench.assigners.assignment import Assignment
 from workbench.assigners.atss import INSIDE, TOPK
-from workbench.boxes import aligned_iou, area, encode_distances, per_cell, pyramid_points, square_anchors
+from workbench.assigners.fcos import assign_fcos
+from workbench.boxes import aligned_iou, encode_distances, pyramid_points, square_anchors
 from workbench.data.batch import Batch
-from workbench.detectors.detector import Detector
-from workbench.detectors.parts import STRIDES
+from workbench.detectors.detector import DenseDetector
 from workbench.report.explain.pictures import Picture, show
 from workbench.report.figures.curves import COLOURS, WIDTH
 from workbench.report.figures.drawing import drawing
 
-RADIUS = 1.5
-"""Half the side of FCOS's central square, in strides."""
-REACHES = (0, 8, 16, 32, 64, math.inf)
-"""FCOS: the largest of l, t, r, b at a level's cells, in anchor scales: 64 to 512 pixels at the published 8."""
+STRIDES = (8, 16, 32, 64, 128)
+"""Strides of FCOS's pyramid, P3 to P7."""
 OBJECT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HALO = [effects.withStroke(linewidth=2, foreground="white")]
 DOTS = 300  # a level with more cells is drawn without those that are background
@@ -44,19 +41,20 @@ class Assigned:
         points: ``[P_l, 2]`` of each level, the cells' points in pixels.
         cells: a line for each cell and object it is to predict: level (3 to 7), x, y, object, anchors (how many of the
             cell's are the object's).
+        strides: of each level, in pixels.
     """
 
     points: list[Tensor]
     cells: pd.DataFrame
+    strides: Sequence[int]
 
 
 @torch.no_grad()
-def assigned_by(detector: Detector, batch: Batch) -> Assigned:
+def assigned_by(detector: DenseDetector, batch: Batch) -> Assigned:
     """The assignment of a detector whose cells need not have learnt anything, for the first image of a batch."""
     predictions = detector.predict(batch.images)
-    assignment = detector.head.assign(predictions, batch)
-    rows, columns = predictions.shapes[0]
-    return _assigned(assignment, list(predictions.points), len(predictions.points[0]) // (rows * columns))
+    assignment = detector.assign(predictions, batch)
+    return _assigned(assignment, list(predictions.points), predictions.anchors_per_place, predictions.strides)
 
 
 def assigned_by_fcos(batch: Batch, anchor_scale: float) -> Assigned:
@@ -65,48 +63,15 @@ def assigned_by_fcos(batch: Batch, anchor_scale: float) -> Assigned:
     for stride in STRIDES:
         shapes.append((-(-height // stride), -(-width // stride)))
     points = pyramid_points(shapes, STRIDES, batch.images.device, offset=0.5)
-    return _assigned(assign_fcos(points, batch.boxes, batch.valid, anchor_scale), points, 1)
+    return _assigned(assign_fcos(points, STRIDES, batch.boxes, batch.valid, anchor_scale), points, 1, STRIDES)
 
 
-def assign_fcos(points: Sequence[Tensor], boxes: Tensor, valid: Tensor, anchor_scale: float = 8.0) -> Assignment:
-    """FCOS's rule with center sampling.
-
-    A cell takes an object when its point lies within the object and within 1.5 strides of its centre, in x and in y,
-    and when the largest of its distances to the object's sides is in the level's range, both ends included. Of
-    several objects it takes the smallest.
-
-    Args:
-        points: middles of the cells of each level, ``[P_l, 2]`` in pixels, P in all, P3 first.
-        boxes: ``[B, G, 4]`` ground truth in pixels.
-        valid: ``[B, G]`` bool, where an object stands.
-        anchor_scale: 8 for the published ranges, which are proportional to it.
-
-    Returns:
-        Assignment of ``[B, P]`` with BACKGROUND for the rest.
-    """
-    at, count = torch.cat(list(points)), sum(map(len, points))
-    if boxes.shape[1] == 0:
-        return Assignment(torch.full((len(boxes), count), BACKGROUND, device=boxes.device))
-    low, high, radius = (
-        per_cell([factor * scale for factor in values], points).squeeze(-1)
-        for values, scale in ((REACHES[:-1], anchor_scale), (REACHES[1:], anchor_scale), (STRIDES, RADIUS))
-    )
-    boxes = boxes.unsqueeze(2)  # [B, G, 1, 4] beside [P, 2]
-    distances = encode_distances(at, boxes)
-    from_centre = (at - (boxes[..., :2] + boxes[..., 2:]) / 2).abs().amax(-1)
-    reach = distances.amax(-1)
-    claims = (distances.amin(-1) > 0) & (from_centre < radius) & (low <= reach) & (reach <= high)
-    size = area(boxes).masked_fill(~(claims & valid.unsqueeze(-1)), math.inf)
-    smallest, owner = size.min(dim=1)
-    return Assignment(torch.where(smallest.isinf(), BACKGROUND, owner))
-
-
-def _assigned(assignment: Assignment, points: list[Tensor], anchors: int) -> Assigned:
+def _assigned(assignment: Assignment, points: list[Tensor], anchors: int, strides: Sequence[int]) -> Assigned:
     frame = pd.DataFrame(torch.cat(points).tolist(), columns=["x", "y"])
     frame.insert(0, "level", [level for level, at in enumerate(points, 3) for _ in at])
     frame["object"] = assignment.index[0].tolist()
     cells = frame[frame["object"] >= 0].groupby(["level", "y", "x", "object"]).size().rename("anchors").reset_index()
-    return Assigned([at[::anchors] for at in points], cells)
+    return Assigned([at[::anchors] for at in points], cells, strides)
 
 
 def count_cells(picture: Picture, rules: Mapping[str, Assigned]) -> pd.DataFrame:
@@ -132,7 +97,8 @@ def atss_candidates(picture: Picture, atss: Assigned, number: int, anchor_scale:
     for level, at in enumerate(atss.points, 3):
         distance = (at - (box[:2] + box[2:]) / 2).norm(dim=-1)
         near = at[distance.topk(min(TOPK, len(at)), largest=False).indices]
-        iou = aligned_iou(square_anchors([near], [anchor_scale * STRIDES[level - 3]]), box)
+        sides = torch.full((len(near), 1), anchor_scale * atss.strides[level - 3])
+        iou = aligned_iou(square_anchors(near, sides), box)
         inside = encode_distances(near, box).amin(-1) > INSIDE
         lines += zip([level] * len(near), *near.T.tolist(), iou.tolist(), inside.tolist(), strict=True)
     frame = pd.DataFrame(lines, columns=["level", "x", "y", "iou", "inside"])
@@ -200,7 +166,7 @@ def draw_assignments(picture: Picture, rules: Mapping[str, Assigned], most: int 
         for axis, level in zip(line, levels, strict=True):
             _draw_cells(axis, picture, rule, level, numbers, 72 * panel / width)
     for axis, level in zip(axes[0], levels, strict=True):
-        axis.set_title(f"P{level}, stride {STRIDES[level - 3]}")
+        axis.set_title(f"P{level}, stride {next(iter(rules.values())).strides[level - 3]}")
     for axis in axes[-1]:
         axis.set_xlabel("x (pixels)")
     handles = [
@@ -216,7 +182,7 @@ def draw_assignments(picture: Picture, rules: Mapping[str, Assigned], most: int 
 def _draw_cells(axis: Axes, picture: Picture, rule: Assigned, level: int, numbers: list[int], pixel: float) -> None:
     """One panel; ``pixel`` is the size of the picture's on paper, in points."""
     show(axis, picture)
-    at, size = rule.points[level - 3], min(5.0, max(2.5, 0.75 * pixel * STRIDES[level - 3]))
+    at, size = rule.points[level - 3], min(5.0, max(2.5, 0.75 * pixel * rule.strides[level - 3]))
     if len(at) <= DOTS:
         axis.plot(*at.T, ".", color="#6A6A6A", markersize=1.5, zorder=2)
     for number in numbers:

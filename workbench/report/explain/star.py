@@ -20,8 +20,7 @@ from torch import Tensor
 
 from workbench.boxes import aligned_iou, decode_distances, encode_distances
 from workbench.detectors import build_detector
-from workbench.detectors.detector import Detector
-from workbench.detectors.parts import STRIDES
+from workbench.detectors.detector import DenseDetector
 from workbench.detectors.predictions import Predictions
 from workbench.detectors.vfnet import star_offsets
 from workbench.layers.deform import regular_grid
@@ -63,7 +62,7 @@ class Star:
     @property
     def stride(self) -> int:
         """Pixels a cell."""
-        return STRIDES[self.level - 3]
+        return 2**self.level
 
     @property
     def points(self) -> Tensor:
@@ -121,7 +120,7 @@ def _refines(experiment: Experiment) -> bool:
 
 
 @torch.no_grad()
-def received_offsets(detector: Detector, images: Tensor) -> tuple[Predictions, list[Tensor]]:
+def received_offsets(detector: DenseDetector, images: Tensor) -> tuple[Predictions, list[Tensor]]:
     """Predictions for images ``[B, 3, H, W]``, and what the star convolution got, ``[B, 18, H_l, W_l]`` a level."""
     received: list[Tensor] = []
     hook = detector.head.cls_star.register_forward_pre_hook(lambda _, arguments: received.append(arguments[1]))
@@ -131,12 +130,12 @@ def received_offsets(detector: Detector, images: Tensor) -> tuple[Predictions, l
         hook.remove()
 
 
-def trained_stars(detector: Detector, picture: Picture, most: int = 3) -> list[Star]:
+def trained_stars(detector: DenseDetector, picture: Picture, most: int = 3) -> list[Star]:
     """The stars of the objects that are found best, each of the cell of highest score among those assigned to it."""
     predictions, received = received_offsets(detector, picture.batch.images)
     offsets = torch.cat([level[0].flatten(1).T for level in received]).view(-1, 9, 2)
-    index = detector.head.assign(predictions, picture.batch).index[0]
-    scores = predictions.logits[0].sigmoid().amax(-1)
+    index = detector.assign(predictions, picture.batch).index[0]
+    scores = predictions.scores().classes[0].amax(-1)
     points, levels = torch.cat(list(predictions.points)), _levels(predictions)
     found = []
     for number, name in enumerate(picture.names):
@@ -148,10 +147,10 @@ def trained_stars(detector: Detector, picture: Picture, most: int = 3) -> list[S
 
 
 @torch.no_grad()
-def hand_made_stars(detector: Detector, picture: Picture, most: int = 3) -> list[Star]:
+def hand_made_stars(detector: DenseDetector, picture: Picture, most: int = 3) -> list[Star]:
     """The stars of boxes set by hand, at cells assigned to the largest objects; the detector may be untrained."""
     predictions = detector.predict(picture.batch.images)
-    index = detector.head.assign(predictions, picture.batch).index[0]
+    index = detector.assign(predictions, picture.batch).index[0]
     points, levels = torch.cat(list(predictions.points)), _levels(predictions)
     stars = []
     for number in picture.largest(most):
@@ -161,7 +160,7 @@ def hand_made_stars(detector: Detector, picture: Picture, most: int = 3) -> list
             target = picture.boxes[number]
             true = encode_distances(points[cell], target)
             initial = true * true.new_tensor(BY_HAND)
-            offsets = star_offsets(initial.view(1, 4, 1, 1), STRIDES[levels[cell] - 3]).view(9, 2)
+            offsets = star_offsets(initial.view(1, 4, 1, 1), predictions.strides[levels[cell] - 3]).view(9, 2)
             boxes = [decode_distances(points[cell], d) for d in (initial, true * true.new_tensor(REFINED_BY_HAND))]
             stars.append(Star(picture.names[number], levels[cell].item(), points[cell], offsets, *boxes, target))
     return stars
