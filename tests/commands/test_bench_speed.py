@@ -192,7 +192,7 @@ def test_file_names_are_safe(monkeypatch, device):
         (["table4", "--row", "t4_r_fcn_r_101"], "experiments/vfnet/table4.yaml: t4_r_fcn_r_101 is from the literature"),
         (
             ["table1", "--row", "t1_gt_ctr"],
-            "experiments/vfnet/table1.yaml: t1_gt_ctr is an oracle and no detector; leave it",
+            "experiments/vfnet/table1.yaml: t1_gt_ctr is an oracle, not a detector; remove it",
         ),
         (
             ["table3", "--row", "t3_full"],

@@ -20,6 +20,7 @@ from tests.trainings import training_at
 from workbench.data.batch import Batch
 from workbench.data.coco import annotation_path, read_coco
 from workbench.data.loader import evaluation_batches
+from workbench.detectors import Detector
 from workbench.detectors.predictions import Detections
 from workbench.evaluation.coco_metrics import evaluate_detections
 from workbench.evaluation.inference import detect_data_set
@@ -50,7 +51,7 @@ class Pyramid(nn.Module):
         return dict(zip(LEVELS, self.neck(self.backbone(images)), strict=False))
 
 
-class TwoStage(nn.Module):
+class TwoStage(Detector):
     """Faster R-CNN (Ren et al., NeurIPS 2015) as a ``Detector``.
 
     A batch is normalised, resized and padded already, so torchvision's own transform is left out.
@@ -74,8 +75,6 @@ class TwoStage(nn.Module):
             for boxes, labels, valid in zip(batch.boxes, batch.labels, batch.valid, strict=True)
         ]
         return self._run(batch.images, batch.sizes, targets)[1]
-
-    forward = loss
 
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Tensor, variant: Variant | None = None) -> list[Detections]:

@@ -84,10 +84,10 @@ def test_a_second_execution_gives_the_same_bytes(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_run_is_shown(tmp_path, untrained_run, tiny_experiment):
+def test_the_stars_are_those_of_a_trained_run(tmp_path, untrained_run, tiny_experiment):
     run = untrained_run(tiny_experiment).run
-    said = code(nbformat.read(execute_notebook("star_points", tmp_path / "mini", "mini"), as_version=4))[1].outputs[0]
-    assert said.text == f"Weights of {run.name}, seed0.\n"
+    output = code(nbformat.read(execute_notebook("star_points", tmp_path / "mini", "mini"), as_version=4))[1].outputs[0]
+    assert output.text == f"Weights of {run.name}, seed0.\n"
 
 
 def test_a_failing_cell_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
@@ -105,7 +105,7 @@ def test_users_mistakes_and_a_killed_kernel_are_one_line(tmp_path, monkeypatch):
     mistake = "from workbench.support.errors import WorkbenchError; raise WorkbenchError('scale x: do y')"
     folder = one_cell_notebooks(tmp_path / "notebooks", killed="import os; os._exit(1)", mistake=mistake)
     monkeypatch.setattr(notebooks, "notebooks_folder", lambda: folder)
-    with pytest.raises(WorkbenchError, match=r"notebooks/killed.ipynb: its Python ended early \(Kernel died\); was it"):
+    with pytest.raises(WorkbenchError, match=r"notebooks/killed.ipynb: the kernel ended early \(Kernel died\); check"):
         execute_notebook("killed", tmp_path / "mini", "mini")
     with pytest.raises(WorkbenchError, match=r"notebooks/mistake.ipynb, code cell 2 \('from .*'\): scale x: do y$"):
         execute_notebook("mistake", tmp_path / "mini", "mini")

@@ -77,9 +77,9 @@ def test_rates_of_vfnet_x_value_by_value():
     for steps in (7330, 7):
         for cycle in (0, 1, 17):
             for k in {0, 1, steps // 2, steps - 1}:
-                wanted = 1e-4 + 0.5 * (0.01 - 1e-4) * (1 + math.cos(math.pi * k / steps))
+                expected = 1e-4 + 0.5 * (0.01 - 1e-4) * (1 + math.cos(math.pi * k / steps))
                 rate = 0.01 * rate_factor(settings, (41 + cycle) * steps + k, steps)
-                assert rate == pytest.approx(wanted, rel=1e-12)
+                assert rate == pytest.approx(expected, rel=1e-12)
     assert 0.01 * rate_factor(settings, 41 * 7330 + 3665, 7330) == pytest.approx(0.00505)
     plain = settings.model_copy(update={"swa": None})
     for step in (0, 100, 36 * 7330 - 1, 36 * 7330, 41 * 7330 - 1):

@@ -160,12 +160,12 @@ LAYOUTS = {
 
 def assert_same(run, detector, half=False):
     loaded = load_run(run.folder, "released")
-    wanted = detector.state_dict()
+    expected = detector.state_dict()
     for name, tensor in loaded.detector.state_dict().items():
-        exact = wanted[name].half().float() if half and wanted[name].is_floating_point() else wanted[name]
+        exact = expected[name].half().float() if half and expected[name].is_floating_point() else expected[name]
         if not name.endswith("tracked"):
             assert torch.equal(tensor, exact), name
-            assert tensor.dtype == wanted[name].dtype
+            assert tensor.dtype == expected[name].dtype
     return loaded
 
 

@@ -84,8 +84,8 @@ def describe(
         return f"{spec.title}\nNothing to train: all rows are from the literature."
     rehearsals = read_trainings(scale_folder(results, scale, Rehearsal(steps=1)))
     trainings = read_trainings(scale_folder(results, scale))
-    given_root = data_root or read_scale(scale).root
-    root = Path(given_root) if given_root else None
+    root = data_root or read_scale(scale).root
+    root = Path(root) if root else None
     data = rows[0].experiment.data
     epoch, tested = epoch_images(data, root), val_images(data, root)
     others = {name: load_table(name, scale, data_root)[1] for name in table_names() if name != table}

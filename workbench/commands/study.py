@@ -104,8 +104,8 @@ def study_ranking(
 ) -> pd.DataFrame:
     """Compute score and IoU of a training's foreground locations; write ``ranking.csv`` and draw it as a figure.
 
-    The score is the score of the object's class as used by NMS, multiplied by centerness if the detector has it. The
-    IoU is the IoU of the predicted box, not clipped to the image, with the object.
+    The score is the score of the object's class as used by NMS, multiplied by the output of the quality branch if the
+    detector has one. The IoU is the IoU of the predicted box, not clipped to the image, with the object.
 
     Returns:
         Columns ``iou`` and ``score``, with at most 10,000 locations.

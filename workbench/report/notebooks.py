@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PARAMETERS = "parameters"  # the tag of the cell whose values a run replaces
+PARAMETERS = "parameters"  # tag of the cell whose values are replaced before the notebook is executed
 
 
 def notebooks_folder() -> Path:
-    """Folder of the notebooks in the checkout."""
+    """Return the folder of the notebooks in the checkout."""
     return find_checkout() / "notebooks"
 
 
 def notebook_names() -> list[str]:
-    """Names of all notebooks."""
+    """Return the names of all notebooks."""
     return sorted(path.stem for path in notebooks_folder().glob("*.ipynb"))
 
 
@@ -130,7 +130,7 @@ def _run(notebook: NotebookNode, place: str, folder: Path) -> None:
             # nbclient raises these if the kernel died or was stopped by a signal.
             reason = str(error).split("\n")[0] or "stopped"
             raise WorkbenchError(
-                f"{place}: its Python ended early ({reason}); was it stopped, or out of memory?"
+                f"{place}: the kernel ended early ({reason}); check whether it was stopped or ran out of memory"
             ) from None
 
 
@@ -152,7 +152,10 @@ def _kernels(sockets: Path) -> type:
 
 
 def _environment() -> dict[str, str]:
-    """One thread, so that sums do not depend on the machine's cores, and this package before any that is installed."""
+    """Return the environment of the kernel.
+
+    One thread makes sums independent of the number of cores. This package comes before an installed one.
+    """
     path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 

@@ -41,9 +41,9 @@ class StopRequests:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return own
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        wanted = torch.tensor(float(own is not None), device=device)
-        torch.distributed.all_reduce(wanted)
-        return own or ("by another of its processes" if wanted.item() else None)
+        requests = torch.tensor(float(own is not None), device=device)
+        torch.distributed.all_reduce(requests)
+        return own or ("by another of its processes" if requests.item() else None)
 
 
 def _alive(pid: int) -> bool:

@@ -17,8 +17,8 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 def rate_factor(training: Training, step: int, steps_per_epoch: int) -> float:
     """Factor of the base learning rate at ``step`` (from 0).
 
-    The schedule is either a tenth of the rate from each decay epoch on, or half a cosine that ends at zero with the
-    last epoch. A linear warm-up from ``warmup_ratio`` over ``warmup_steps`` multiplies the schedule. The cycles of
+    The schedule either divides the rate by ten at each decay epoch, or follows half a cosine that ends at zero after
+    the last epoch. A linear warm-up from ``warmup_ratio`` over ``warmup_steps`` multiplies the schedule. The cycles of
     weight averaging after the epochs have neither warm-up nor decay.
     """
     if training.swa is not None and step >= training.epochs * steps_per_epoch:

@@ -21,6 +21,8 @@ from workbench.training.log import TrainLog
 from workbench.training.schedule import make_optimiser
 from workbench.training.state import Plan, TrainingState
 
+RANDOM_BACKBONE = "the backbone starts from random weights"
+
 
 def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None = None, title: str = "") -> Detector:
     """Build the detector with which a training starts; torch is seeded first, so that the weights are repeatable.
@@ -33,9 +35,9 @@ def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None 
     detector = build_detector(experiment)
     if pretrained is not None:
         detector.backbone.load_pretrained(pretrained)
-    elif experiment.backbone.pretrained or experiment.training.limit_steps:
+    elif experiment.backbone.pretrained:
         is_first_process = "LOCAL_RANK" not in os.environ  # Fabric sets it in the processes that it starts
-        Reporter(title, 0, quiet=not is_first_process).say("the backbone starts from random weights")
+        Reporter(title, 0, quiet=not is_first_process).say(RANDOM_BACKBONE)
     return detector
 
 
@@ -104,7 +106,7 @@ def start_state(
 
 
 def announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) -> None:
-    """Report skipped data, a scaled learning rate and accumulated gradients, one line each."""
+    """Report skipped data, a scaled learning rate, accumulated gradients and a rehearsal's backbone, one line each."""
     training, plan = state.experiment.training, state.plan
     for reason, count in skipped.items():
         if count:
@@ -119,3 +121,5 @@ def announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) 
             f"gradients of {plan.accumulate} micro-batches of {plan.micro_batch} are accumulated: an approximation of "
             f"a batch of {plan.batch}, because each micro-batch is normalised by its own positives"
         )
+    if training.limit_steps and not state.experiment.backbone.pretrained:  # as in every rehearsal
+        reporter.say(RANDOM_BACKBONE)

@@ -52,16 +52,16 @@ class Fit:
 
 
 def fit_weights(
-    weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], place: Callable[[str], Place | None]
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], place: Callable[[str], Place | None]
 ) -> Fit:
     """Copy every tensor to its place in a detector's state, in single precision, and check names and shapes.
 
     Args:
         weights: their name → tensor.
-        wanted: state of the detector; it is not changed.
+        expected: state of the detector; it is not changed.
         place: their name → our name, or our name and an element; None for a name that the detector does not have.
     """
-    state = {name: torch.zeros_like(tensor) for name, tensor in wanted.items()}
+    state = {name: torch.zeros_like(tensor) for name, tensor in expected.items()}
     source: dict[Place, str] = {}
     unexpected, other, notes = [], [], []
     for name, tensor in weights.items():
@@ -81,7 +81,7 @@ def fit_weights(
         source.setdefault(at, name)
     half = sum(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in weights.values())
     notes += [f"{half} tensors of half precision: converted to single"] if half else []
-    return Fit(state, list(_places_without(source, wanted)), unexpected, other, notes)
+    return Fit(state, list(_places_without(source, expected)), unexpected, other, notes)
 
 
 def _problem(name: str, tensor: Tensor, slot: Tensor, first: str | None) -> str | None:
@@ -97,9 +97,9 @@ def _problem(name: str, tensor: Tensor, slot: Tensor, first: str | None) -> str 
     return None
 
 
-def _places_without(source: Mapping[Place, str], wanted: Mapping[str, Tensor]) -> Iterator[str]:
+def _places_without(source: Mapping[Place, str], expected: Mapping[str, Tensor]) -> Iterator[str]:
     """Our names without a tensor. The counter of BatchNorm may be absent because nothing reads it."""
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         if name in source or name.endswith("num_batches_tracked"):
             continue
         rows = len(tensor) if tensor.ndim else 1

@@ -84,7 +84,7 @@ def test_the_star_shows_the_input_of_the_star_convolution(detector, picture):
     assert len(stars) == 3
     drawn = explain_star.draw_stars(picture, stars).figure.axes
     for star, axis in zip(stars, drawn, strict=True):
-        x, y = star.cell.tolist()
+        x, y = star.location.tolist()
         row, column = round(y / star.stride), round(x / star.stride)
         offset = received[star.level - 3][0, :, row, column].tolist()
         taps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
@@ -105,11 +105,11 @@ def test_the_star_shows_the_input_of_the_star_convolution(detector, picture):
 
 
 def test_example_stars_are_on_the_initial_box_and_inside_the_object(detector, picture):
-    stars = explain_star.hand_made_stars(detector, picture)
+    stars = explain_star.example_stars(detector, picture)
     assert len(stars) == 3
     for star in stars:
         x1, y1, x2, y2 = star.initial.tolist()
-        x, y = star.cell.tolist()
+        x, y = star.location.tolist()
         np.testing.assert_allclose(star.points[[0, 4, 8]], [(x1, y1), (x, y), (x2, y2)], atol=1e-3)
         assert star.quality[0] < 0.7 < 0.85 < star.quality[1]
         left, top, right, bottom = star.target.tolist()
@@ -117,13 +117,13 @@ def test_example_stars_are_on_the_initial_box_and_inside_the_object(detector, pi
         assert top < y < bottom
 
 
-def test_counted_cells_are_the_assigners(atss, detector, picture):
+def test_counted_locations_agree_with_the_assigner(atss, detector, picture):
     with torch.no_grad():
         predictions = detector.predict(picture.batch.images)
         index = detector.assign(predictions, picture.batch).index[0]
-    assert len(atss.cells) == (index >= 0).sum()
+    assert len(atss.locations) == (index >= 0).sum()
     points = torch.cat(list(predictions.points))
-    for line in atss.cells.itertuples():
+    for line in atss.locations.itertuples():
         assert index[((points == torch.tensor([line.x, line.y])).all(1) & (index == line.object))].numel() >= 1
     table = explain_assignment.count_locations(picture, {"ATSS": atss})
     counts = table["ATSS"].str.findall(r"(\d+) on").map(lambda numbers: sum(map(int, numbers)))
@@ -134,8 +134,8 @@ def test_a_location_with_several_anchors_is_counted_once(picture):
     retinanet = workbench.build_detector(workbench.load_experiment("table5", "t5_retinanet_vfl"))
     rule = explain_assignment.assigned_by(retinanet, picture.batch)
     assert [len(at) for at in rule.points] == [192, 48, 12, 4, 1]
-    assert rule.cells["anchors"].max() > 1
-    assert not rule.cells.duplicated(["level", "x", "y", "object"]).any()
+    assert rule.locations["anchors"].max() > 1
+    assert not rule.locations.duplicated(["level", "x", "y", "object"]).any()
 
 
 def test_states_of_atss_candidates_agree_with_the_assignment(atss, picture, experiment):
@@ -145,7 +145,7 @@ def test_states_of_atss_candidates_agree_with_the_assignment(atss, picture, expe
         mean, deviation = np.mean(frame["iou"]), np.std(frame["iou"], ddof=1)
         assert math.isclose(frame.attrs["threshold"], mean + deviation, rel_tol=1e-9)
         positive = frame["state"] == "positive"
-        assert positive.sum() == (atss.cells["object"] == number).sum()
+        assert positive.sum() == (atss.locations["object"] == number).sum()
         assert (frame.loc[positive, "iou"] >= mean + deviation - 1e-6).all()
         low = frame["state"] == "IoU too low"
         assert (frame.loc[low, "iou"] < mean + deviation).all()

@@ -73,7 +73,7 @@ def bench_speed(
 
 
 def _test_images(scale: str, data_root: Path | None, results: Path, count: int) -> CocoDetection | None:
-    """The first images of the scale's val2017; None where no data set is named, or none drawn yet."""
+    """Return the first images of the scale's val2017; None if no data set is named, or if it is not drawn yet."""
     spec = read_scale(scale)
     embedded = spec.data.get("kind") == "embedded"
     if not embedded and not (data_root or spec.root):
@@ -91,15 +91,17 @@ def _test_images(scale: str, data_root: Path | None, results: Path, count: int) 
 def _picked(table: str, spec: TableSpec, rows: list[Row], chosen: list[str]) -> list[Row]:
     """Return the rows to time, in the table's order, without oracles, which need the ground truth."""
     rows = [row for row in rows if row.variant.oracle is None]
-    known = [row.id for row in rows]
+    ids = [row.id for row in rows]
     for id_ in chosen:
-        if id_ in spec.rows and id_ not in known:
-            why = "an oracle and no detector" if spec.rows[id_].base else "from the literature and not run"
-            raise WorkbenchError(f"{table_place(table)}: {id_} is {why}; leave it out")
-        choose(id_, known, "row", table_place(table))
+        if id_ in spec.rows and id_ not in ids:
+            reason = "an oracle, not a detector" if spec.rows[id_].base else "from the literature"
+            raise WorkbenchError(f"{table_place(table)}: {id_} is {reason}; remove it from --row")
+        choose(id_, ids, "row", table_place(table))
     picked = [row for row in rows if not chosen or row.id in chosen]
     if not picked:
-        raise WorkbenchError(f"{table_place(table)}: all rows are from the literature, there is none to time")
+        raise WorkbenchError(
+            f"{table_place(table)}: all rows are from the literature; name a table with rows that are run"
+        )
     return picked
 
 

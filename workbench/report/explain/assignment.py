@@ -1,7 +1,7 @@
-"""Which cells of the pyramid each detector trains to predict which object, on a picture.
+"""Assignment of pyramid locations to objects by several rules, drawn on a picture.
 
-ATSS, FoveaBox and RetinaNet assign by their detectors' code. FCOS is not a detector of the workbench, but its rule is
-one of the assigners.
+ATSS, FoveaBox and RetinaNet use the assigners of their detectors. FCOS is not a detector of the workbench, but its
+rule is one of the assigners.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ STRIDES = (8, 16, 32, 64, 128)
 """Strides of FCOS's pyramid, P3 to P7."""
 OBJECT_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HALO = [effects.withStroke(linewidth=2, foreground="white")]
-DOTS = 300  # a level with more cells is drawn without those that are background
+DOTS = 300  # most locations of a level whose points are all drawn; on other levels only positives are drawn
 
 
 @dataclass(frozen=True, eq=False)
 class Assigned:
-    """What a rule makes of a picture.
+    """Assignment of a rule on a picture.
 
     Attributes:
-        points: ``[P_l, 2]`` of each level, the cells' points in pixels.
-        cells: a line for each cell and object it is to predict: level (3 to 7), x, y, object, anchors (how many of the
-            cell's are the object's).
-        strides: of each level, in pixels.
+        points: ``[P_l, 2]`` for each level, the points of all locations in pixels.
+        locations: one line for each location and object that it is trained to predict. Columns: level (3 to 7), x, y,
+            object, anchors (number of the location's anchors that are assigned to the object).
+        strides: stride of each level in pixels.
     """
 
     points: list[Tensor]
-    cells: pd.DataFrame
+    locations: pd.DataFrame
     strides: Sequence[int]
 
 
 @torch.no_grad()
 def assigned_by(detector: DenseDetector, batch: Batch) -> Assigned:
-    """The assignment of a detector whose cells need not have learnt anything, for the first image of a batch."""
+    """Return the assignment of a detector for the first image of a batch; the detector may be untrained."""
     predictions = detector.predict(batch.images)
     assignment = detector.assign(predictions, batch)
     return _assigned(assignment, list(predictions.points), predictions.anchors_per_place, predictions.strides)
 
 
 def assigned_by_fcos(batch: Batch, anchor_scale: float) -> Assigned:
-    """FCOS's assignment, for the first image of a batch; sizes follow the anchor scale as other detectors' do."""
+    """Return FCOS's assignment for the first image of a batch; its ranges are proportional to the anchor scale."""
     shapes, (height, width) = [], batch.images.shape[-2:]
     for stride in STRIDES:
         shapes.append((-(-height // stride), -(-width // stride)))
@@ -70,15 +70,16 @@ def _assigned(assignment: Assignment, points: list[Tensor], anchors: int, stride
     frame = pd.DataFrame(torch.cat(points).tolist(), columns=["x", "y"])
     frame.insert(0, "level", [level for level, at in enumerate(points, 3) for _ in at])
     frame["object"] = assignment.index[0].tolist()
-    cells = frame[frame["object"] >= 0].groupby(["level", "y", "x", "object"]).size().rename("anchors").reset_index()
-    return Assigned([at[::anchors] for at in points], cells, strides)
+    positives = frame[frame["object"] >= 0].groupby(["level", "y", "x", "object"])
+    locations = positives.size().rename("anchors").reset_index()
+    return Assigned([at[::anchors] for at in points], locations, strides)
 
 
 def count_locations(picture: Picture, rules: Mapping[str, Assigned]) -> pd.DataFrame:
     """Count the locations that each rule assigns to each object, per level."""
     lines = {}
     for name, rule in rules.items():
-        counts = rule.cells.groupby(["object", "level"]).size()
+        counts = rule.locations.groupby(["object", "level"]).size()
         lines[name] = [
             ", ".join(f"{n} on P{level}" for level, n in counts.get(number, pd.Series(dtype=int)).items()) or "none"
             for number in range(len(picture.names))
@@ -104,7 +105,7 @@ def atss_candidates(picture: Picture, atss: Assigned, number: int, anchor_scale:
         lines += zip([level] * len(near), *near.T.tolist(), iou.tolist(), inside.tolist(), strict=True)
     frame = pd.DataFrame(lines, columns=["level", "x", "y", "iou", "inside"])
     mean, threshold = frame["iou"].mean(), frame["iou"].mean() + frame["iou"].std()
-    assigned = atss.cells[atss.cells["object"] == number]
+    assigned = atss.locations[atss.locations["object"] == number]
     positive = frame[["level", "x", "y"]].apply(tuple, axis=1).isin(assigned[["level", "x", "y"]].apply(tuple, axis=1))
     frame["state"] = "positive for another object"
     frame.loc[~frame.pop("inside"), "state"] = "outside the object"
@@ -155,7 +156,7 @@ _STATES = {
 def draw_assignments(picture: Picture, rules: Mapping[str, Assigned], most: int = 6) -> Figure:
     """Draw the locations assigned to the largest objects: one line of panels per rule, one column per level in use."""
     numbers = picture.largest(most)
-    used = (rule.cells.loc[rule.cells["object"].isin(numbers), "level"] for rule in rules.values())
+    used = (rule.locations.loc[rule.locations["object"].isin(numbers), "level"] for rule in rules.values())
     levels = sorted(set().union(*used)) or [3]
     height, width = picture.pixels.shape[:2]
     panel = WIDTH / max(len(levels), 2)
@@ -165,7 +166,7 @@ def draw_assignments(picture: Picture, rules: Mapping[str, Assigned], most: int 
     for line, (name, rule) in zip(axes, rules.items(), strict=True):
         line[0].set_ylabel(f"{name}\ny (pixels)")
         for axis, level in zip(line, levels, strict=True):
-            _draw_cells(axis, picture, rule, level, numbers, 72 * panel / width)
+            _draw_locations(axis, picture, rule, level, numbers, 72 * panel / width)
     for axis, level in zip(axes[0], levels, strict=True):
         axis.set_title(f"P{level}, stride {next(iter(rules.values())).strides[level - 3]}")
     for axis in axes[-1]:
@@ -180,8 +181,8 @@ def draw_assignments(picture: Picture, rules: Mapping[str, Assigned], most: int 
     return figure
 
 
-def _draw_cells(axis: Axes, picture: Picture, rule: Assigned, level: int, numbers: list[int], pixel: float) -> None:
-    """One panel; ``pixel`` is the size of the picture's on paper, in points."""
+def _draw_locations(axis: Axes, picture: Picture, rule: Assigned, level: int, numbers: list[int], pixel: float) -> None:
+    """Draw one panel; ``pixel`` is the size of a pixel of the picture on paper, in points (1/72 inch)."""
     show(axis, picture)
     at, size = rule.points[level - 3], min(5.0, max(2.5, 0.75 * pixel * rule.strides[level - 3]))
     if len(at) <= DOTS:
@@ -190,7 +191,7 @@ def _draw_cells(axis: Axes, picture: Picture, rule: Assigned, level: int, number
         (x1, y1, x2, y2), style = picture.boxes[number].tolist(), _object_style(number)
         axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=style["color"], linewidth=0.9, zorder=3)
         axis.annotate(str(number), (x1, y1), (2, -8), textcoords="offset points", path_effects=HALO, zorder=5)
-        lines = rule.cells[(rule.cells["level"] == level) & (rule.cells["object"] == number)]
+        lines = rule.locations[(rule.locations["level"] == level) & (rule.locations["object"] == number)]
         axis.plot(lines["x"], lines["y"], **style | {"markersize": size}, linestyle="none", zorder=4)
 
 

@@ -33,9 +33,9 @@ from workbench.settings.catalog import load_row
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError
 
-BY_HAND = (0.62, 1.3, 0.8, 0.7)
+INITIAL_FACTORS = (0.62, 1.3, 0.8, 0.7)
 """Distances l, t, r, b of an example's initial box, as factors of its object's distances."""
-REFINED_BY_HAND = (0.96, 1.05, 1.02, 0.95)
+REFINED_FACTORS = (0.96, 1.05, 1.02, 0.95)
 """Distances l, t, r, b of an example's refined box, as factors of its object's distances."""
 HALO = [effects.withStroke(linewidth=3, foreground="white")]
 
@@ -47,7 +47,7 @@ class Star:
     Attributes:
         name: name of the object.
         level: level of the pyramid, 3 to 7.
-        cell: ``[2]``, point of the location, x and y in pixels.
+        location: ``[2]``, point of the location, x and y in pixels.
         offsets: ``[9, 2]``, dy and dx of each tap as the deformable convolution receives them, in strides of the level.
         initial: ``[4]``, initial box in pixels.
         refined: ``[4]``, refined box in pixels.
@@ -56,7 +56,7 @@ class Star:
 
     name: str
     level: int
-    cell: Tensor
+    location: Tensor
     offsets: Tensor
     initial: Tensor
     refined: Tensor
@@ -64,13 +64,13 @@ class Star:
 
     @property
     def stride(self) -> int:
-        """Pixels a cell."""
+        """Distance between neighbouring locations in pixels, a power of 2."""
         return 2**self.level
 
     @property
     def points(self) -> Tensor:
         """Sampling points of the convolution, ``[9, 2]``: x and y in pixels."""
-        return self.cell + (self.offsets + regular_grid("cpu").view(9, 2)).flip(-1) * self.stride
+        return self.location + (self.offsets + regular_grid("cpu").view(9, 2)).flip(-1) * self.stride
 
     @property
     def quality(self) -> tuple[float, float]:
@@ -92,7 +92,7 @@ def find_stars(
     if training is None:
         detector = build_detector(load_row("table3", "t3_full_vfl", scale).experiment)
         source = f"No trained VFNet at scale {scale}: the boxes are examples; run snakemake --cores all t3_full_vfl."
-        stars = hand_made_stars(detector, picture, most)
+        stars = example_stars(detector, picture, most)
     else:
         stars = trained_stars(load_training(training).detector, picture, most)
         source = f"Weights of {training.run.name}, {training.name}."
@@ -126,7 +126,10 @@ def _refines(experiment: Experiment) -> bool:
 
 @torch.no_grad()
 def received_offsets(detector: DenseDetector, images: Tensor) -> tuple[Predictions, list[Tensor]]:
-    """Predictions for images ``[B, 3, H, W]``, and what the star convolution got, ``[B, 18, H_l, W_l]`` a level."""
+    """Return predictions for images ``[B, 3, H, W]``, and the offsets that the star convolution received.
+
+    The offsets are ``[B, 18, H_l, W_l]`` for each level.
+    """
     received: list[Tensor] = []
     hook = detector.head.cls_star.register_forward_pre_hook(lambda _, arguments: received.append(arguments[1]))
     try:
@@ -136,38 +139,43 @@ def received_offsets(detector: DenseDetector, images: Tensor) -> tuple[Predictio
 
 
 def trained_stars(detector: DenseDetector, picture: Picture, most: int = 3) -> list[Star]:
-    """The stars of the objects that are found best, each of the cell of highest score among those assigned to it."""
+    """Return the stars of the objects with the highest scores, each at its assigned location of highest score."""
     predictions, received = received_offsets(detector, picture.batch.images)
     offsets = torch.cat([level[0].flatten(1).T for level in received]).view(-1, 9, 2)
     index = detector.assign(predictions, picture.batch).index[0]
     scores = predictions.scores().classes[0].amax(-1)
     points, levels = torch.cat(list(predictions.points)), _levels(predictions)
-    found = []
+    scored = []
     for number, name in enumerate(picture.names):
-        score, cell = torch.where(index == number, scores, -1.0).max(0)
+        score, location = torch.where(index == number, scores, -1.0).max(0)
         if score >= 0:
-            boxes = predictions.initial_boxes[0, cell], predictions.boxes[0, cell], picture.boxes[number]
-            found.append((score.item(), Star(name, levels[cell].item(), points[cell], offsets[cell], *boxes)))
-    return [star for _, star in sorted(found, key=lambda pair: -pair[0])[:most]]
+            boxes = predictions.initial_boxes[0, location], predictions.boxes[0, location], picture.boxes[number]
+            scored.append(
+                (score.item(), Star(name, levels[location].item(), points[location], offsets[location], *boxes))
+            )
+    return [star for _, star in sorted(scored, key=lambda pair: -pair[0])[:most]]
 
 
 @torch.no_grad()
-def hand_made_stars(detector: DenseDetector, picture: Picture, most: int = 3) -> list[Star]:
-    """The stars of boxes set by hand, at cells assigned to the largest objects; the detector may be untrained."""
+def example_stars(detector: DenseDetector, picture: Picture, most: int = 3) -> list[Star]:
+    """Return the stars of example boxes at locations assigned to the largest objects; the detector may be untrained."""
     predictions = detector.predict(picture.batch.images)
     index = detector.assign(predictions, picture.batch).index[0]
     points, levels = torch.cat(list(predictions.points)), _levels(predictions)
     stars = []
     for number in picture.largest(most):
-        taken = (index == number).nonzero()[:, 0]
-        if len(taken):
-            cell = taken[len(taken) // 2]
+        assigned = (index == number).nonzero()[:, 0]
+        if len(assigned):
+            location = assigned[len(assigned) // 2]
             target = picture.boxes[number]
-            true = encode_distances(points[cell], target)
-            initial = true * true.new_tensor(BY_HAND)
-            offsets = star_offsets(initial.view(1, 4, 1, 1), predictions.strides[levels[cell] - 3]).view(9, 2)
-            boxes = [decode_distances(points[cell], d) for d in (initial, true * true.new_tensor(REFINED_BY_HAND))]
-            stars.append(Star(picture.names[number], levels[cell].item(), points[cell], offsets, *boxes, target))
+            distances = encode_distances(points[location], target)
+            initial = distances * distances.new_tensor(INITIAL_FACTORS)
+            offsets = star_offsets(initial.view(1, 4, 1, 1), predictions.strides[levels[location] - 3]).view(9, 2)
+            refined = distances * distances.new_tensor(REFINED_FACTORS)
+            boxes = [decode_distances(points[location], box) for box in (initial, refined)]
+            stars.append(
+                Star(picture.names[number], levels[location].item(), points[location], offsets, *boxes, target)
+            )
     return stars
 
 
@@ -187,7 +195,7 @@ def refinement(stars: Sequence[Star]) -> pd.DataFrame:
     """Tabulate the refinement of each star's box: the factors of its distances, and its IoU before and after."""
     lines = []
     for star in stars:
-        before, after = (encode_distances(star.cell, box) for box in (star.initial, star.refined))
+        before, after = (encode_distances(star.location, box) for box in (star.initial, star.refined))
         factors = dict(zip(("Δl", "Δt", "Δr", "Δb"), (after / before).tolist(), strict=True))
         lines.append({"object": star.name, **factors, **dict(zip(("IoU'", "IoU"), star.quality, strict=True))})
     return pd.DataFrame(lines).set_index("object").round(2)
@@ -205,10 +213,10 @@ def draw_stars(picture: Picture, stars: Sequence[Star]) -> Figure:
         _draw_box(axis, star.refined, "refined box", color=COLOURS[5], linewidth=3.5)
         _draw_box(axis, star.initial, "initial box", color="#8C3B00", linewidth=1.4, linestyle=(0, (5, 2)), halo=False)
         for point in star.points.tolist():
-            axis.plot(*zip(star.cell.tolist(), point, strict=True), color="black", linewidth=0.5, zorder=4)
+            axis.plot(*zip(star.location.tolist(), point, strict=True), color="black", linewidth=0.5, zorder=4)
         points = {"color": "white", "markeredgecolor": "black", "markersize": 5, "label": "sampling point"}
         axis.plot(*star.points.T, "o", **points, zorder=5)
-        axis.plot(*star.cell, "P", color="black", markersize=6, label="location", zorder=6)
+        axis.plot(*star.location, "P", color="black", markersize=6, label="location", zorder=6)
         axis.set_title(f"{star.name}\nP{star.level}, IoU {star.quality[0]:.2f} → {star.quality[1]:.2f}")
         axis.set_xlabel("x (pixels)")
         axis.set_ylabel("y (pixels)")
@@ -224,7 +232,7 @@ def draw_offsets(picture: Picture, star: Star) -> Figure:
     figure = Figure(figsize=(4.2, 4.7), layout="constrained")
     axis = figure.subplots()
     show(axis, picture, star.stride)
-    start = star.cell / star.stride + regular_grid("cpu").view(9, 2).flip(-1)
+    start = star.location / star.stride + regular_grid("cpu").view(9, 2).flip(-1)
     for number, (tap, offset) in enumerate(zip(start.tolist(), star.offsets.flip(-1).tolist(), strict=True)):
         end = (tap[0] + offset[0], tap[1] + offset[1])
         arrow = {"arrowstyle": "-|>", "color": COLOURS[1], "linewidth": 1.1, "shrinkA": 0, "shrinkB": 4}
