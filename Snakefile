@@ -1,5 +1,4 @@
-# Pipeline: data set → train → detect → evaluate → table and figure.
-# experiments/ states what is run, workbench/ does it. Here are only the rules.
+# Pipeline: data set → train → detect → evaluate → table and figure. Settings are in experiments/, code is in workbench/.
 
 import atexit
 import os
@@ -13,7 +12,7 @@ from workbench.report.outcomes import settings_digest
 from workbench.runs.folders import RELEASED, pretrained_weights
 from workbench.support.errors import WorkbenchError
 
-# Snakemake does not state to a Snakefile that this call only makes a report, which shows what exists.
+# A report shows the files that exist. Snakemake has no other way to let a Snakefile know that this call makes a report.
 REPORTS = {word.split("=")[0] for word in sys.argv} & {"--report", "--report-after-run"} == {"--report"}
 
 try:
@@ -28,25 +27,25 @@ TRAIN_ANNOTATIONS, VAL_ANNOTATIONS = PIPELINE.annotations
 OPTIONS, WORLD = SETTINGS.options, SETTINGS.world_options
 PUBLISHED = FOLDER.run("{run}").training(RELEASED)
 TRAINED = FOLDER.run("{run}").training("{seed}")
-WEIGHTS = FOLDER.run("{run}").training("{training}")  # of one seed, or published ones
+WEIGHTS = FOLDER.run("{run}").training("{training}")  # of a seed, or published
 EVALUATED = WEIGHTS.evaluation("{variant}")
 
 GPUS, THREADS = PIPELINE.gpus, PIPELINE.threads
 
 CAPTIONS = "workbench/report/captions"
-# tee outlives Ctrl-C, the end of the terminal and a scheduler's time limit, so that the log has the command's last line.
+# tee ignores Ctrl-C and a scheduler's time limit, so that the log gets the last line of the command.
 LOGGED = " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
 
 
 report: f"{CAPTIONS}/overview.rst"
 
 
-# The first half is Snakemake's own prefix. A training whose Snakemake is gone writes its checkpoint and ends.
+# `set …` is Snakemake's own prefix. A training that notices the end of this process writes a checkpoint and stops.
 shell.prefix(f"set -euo pipefail; export WORKBENCH_PIPELINE_PID={os.getpid()}; ")
 
 
 def captioned(file, caption, category, **labels):
-    """An output that the report shows."""
+    """Mark a file for the report."""
     return report(file, caption=f"{CAPTIONS}/{caption}.rst", category=category, labels=labels)
 
 
@@ -83,14 +82,14 @@ for target, files in PIPELINE.targets().items():
         localrule: True
 
 
-rule claims:  # no output: each call judges the evaluations that exist
+rule claims:  # Without an output: each call judges the evaluations that exist.
     log:
         FOLDER.claims.with_suffix(".log"),
     shell:
         f"workbench claims {OPTIONS}{LOGGED}"
 
 
-rule notebooks:  # no output: each call shows the results that exist
+rule notebooks:  # Without an output: each call shows the results that exist.
     log:
         FOLDER.notebook("all").with_suffix(".log"),
     shell:
@@ -130,7 +129,7 @@ rule import_weights:
     log:
         PUBLISHED.log("import"),
     params:
-        # Functions of the output are no trigger.
+        # A function of the output never triggers a rerun.
         row=lambda wildcards, output: PIPELINE.row(wildcards.run),
     shell:
         f"workbench import-checkpoint {{input}} --run {{params.row}} {WORLD}{LOGGED}"
@@ -138,7 +137,7 @@ rule import_weights:
 
 rule train:
     input:
-        # The annotations' digest is part of the run's name; a new date on the file must not train again.
+        # Ancient: the digest of the annotations is in the run's name, and a new date on the file must not retrain.
         annotations=ancient(TRAIN_ANNOTATIONS),
         validation=ancient(VAL_ANNOTATIONS),
         pretrained=lambda wildcards: [ancient(file) for file in PIPELINE.pretrained(wildcards.run)],
@@ -289,7 +288,7 @@ rule notebook:
 
 
 def refuse(wildcards):
-    """End the call: no rule makes a file outside of folders, so the name is a mistyped target."""
+    """End the call with a message: no rule makes a file outside a folder, so this target is a typo."""
     known = ["all", "claims", "notebooks", *PIPELINE.targets()]
     sys.exit(unknown_target(wildcards.unknown_target, known, [row.id for row in PIPELINE.rows]))
 

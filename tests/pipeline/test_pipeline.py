@@ -213,14 +213,14 @@ def test_published_weights_take_the_place_of_trainings(repository, tiny_data):
     }
 
 
-def test_gpus_are_asked_for_where_there_are_none(rehearsed):
-    """A cluster's are not seen from where its jobs are sent off; a job that lands on a CPU says so."""
-    if not torch.cuda.is_available():
-        said = snakemake(rehearsed, "-n", "--quiet", "host", "--cores", "64", "t3_raw_vfl", "--config", "gpus=4").stdout
-        assert re.search(r"threads: 16\n.*\bgpu=4\b", said)
-        config = ("--config", "limit_steps=3", "limit_images=4", "gpus=1")
-        said = snakemake(rehearsed, "t3_raw_vfl", *config, check=False).stderr
-        assert said.splitlines()[-1].startswith("workbench: --gpu: PyTorch finds no GPU on this machine; ")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is needed")
+def test_gpus_are_requested_on_a_machine_without_any(rehearsed):
+    """A cluster's GPUs are not visible where its jobs are submitted; a job that lands on a CPU reports it."""
+    plan = snakemake(rehearsed, "-n", "--quiet", "host", "--cores", "64", "t3_raw_vfl", "--config", "gpus=4").stdout
+    assert re.search(r"threads: 16\n.*\bgpu=4\b", plan)
+    config = ("--config", "limit_steps=3", "limit_images=4", "gpus=1")
+    errors = snakemake(rehearsed, "t3_raw_vfl", *config, check=False).stderr
+    assert errors.splitlines()[-1].startswith("workbench: --gpu: PyTorch finds no GPU on this machine; ")
 
 
 def test_a_failed_job_has_the_last_word(rehearsed, tmp_path):
