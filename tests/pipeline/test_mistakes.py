@@ -128,7 +128,7 @@ def a_file(path):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text("")
 
-    return spoil, ("t3_full_vfl",), (f"{path}: a file stands where a folder is needed; remove it",)
+    return spoil, ("t3_full_vfl",), (f"{path}: a file is in the place of a folder; remove it",)
 
 
 MISTAKES = {
@@ -218,7 +218,7 @@ def small_disk():
 @pytest.mark.parametrize(
     ("size", "scale", "step", "expected"),
     [
-        ("4k", "mini", "dataset", (".json: cannot be written (No space left on device); free some space",)),
+        ("4k", "mini", "dataset", ("/results/dataset-", ": cannot be written (No space left on device); free")),
         ("100k", "mini", "dataset", ("/results/dataset-", ": cannot be written (No space left on device); free")),
         ("1m", "own", "train", ("/model.safetensors: cannot write the weights (", "No space left", "; free some")),
     ],
@@ -261,6 +261,9 @@ def test_of_a_job_that_was_killed_the_log_is_named(tmp_path):
     told, *others = last_lines(str(screen))
     screen.write_text(f"    log: {logs['told']}, {logs['none']} (check log file(s) for error details)\n")
     assert last_lines(str(screen)) == [told]  # a cluster has a log of its own
+    command = f"set -e; workbench train 2>&1 | (trap '' INT TERM PIPE; tee {logs['told']})"
+    screen.write_text(f"CalledProcessError in file x, line 1:\nCommand '{command}' returned non-zero exit status 1.\n")
+    assert last_lines(str(screen)) == [told]  # the settings of the job are quiet
     screen.write_text(f"    log: {logs['none']}, {logs['told']} (check log file(s) for error details)\n")
     assert last_lines(str(screen))[0].startswith(f"workbench: {logs['none']} and {logs['told']}: the job ended without")
     assert told == "workbench: here: do this"

@@ -9,6 +9,8 @@ from pathlib import Path
 from workbench.runs.folders import ScaleFolder
 from workbench.support.strict_yaml import near_miss
 
+FAILED_JOB = re.compile(r"^ +log: (.+?) \(check log file|^Command '.*tee (\S+?)\)'", re.MULTILINE)
+"""Log of a failed job, in Snakemake's own log: as the job's settings, or, if these are quiet, in its command."""
 CUT_SHORT = "the job ended without a message (killed, or out of memory, time or space?); read its log"
 
 
@@ -20,8 +22,10 @@ def last_lines(snakemake_logs: str | Iterable[str]) -> list[str]:
     logs = [snakemake_logs] if isinstance(snakemake_logs, str) else snakemake_logs
     text = "\n".join(Path(log).read_text(errors="replace") for log in logs)
     lines = {}
-    for job in re.findall(r"^ +log: (.+?) \(check log file", text, re.MULTILINE):
-        files = [Path(file) for file in job.split(", ")]  # on a cluster, the second file is the cluster's own log
+    for settings, command in FAILED_JOB.findall(text):
+        files = [
+            Path(file) for file in (settings or command).split(", ")
+        ]  # on a cluster, the second file is the cluster's own log
         log = files[0].read_text(errors="replace").splitlines() if files[0].is_file() else []
         complete = log and log[-1].startswith("workbench: ")
         lines[log[-1] if complete else f"workbench: {' and '.join(map(str, files))}: {CUT_SHORT}"] = None

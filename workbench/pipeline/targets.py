@@ -156,13 +156,14 @@ class Pipeline:
         return [*self.outcomes(self.tables), *self.verdicts(), *self.notebooks()]
 
     def reportable(self) -> list[str]:
-        """Outcomes that exist: everything, and the rankings, which are made on demand only.
+        """Tables, figures, verdicts and rankings that exist.
 
         Raises:
             WorkbenchError: nothing exists yet.
         """
         rankings = [str(self.folder.figure(table, "ranking")) for table in self.tables]
-        files = [file for file in (*self.everything(), *rankings) if os.path.exists(file)]
+        files = (*self.outcomes(self.tables), *self.verdicts(), *rankings)
+        files = [file for file in files if os.path.exists(file)]
         if not files:
             raise WorkbenchError(
                 f"{self.folder.path}: nothing to report yet; run snakemake --cores all table3, or another table, first"

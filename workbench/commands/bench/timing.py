@@ -15,7 +15,7 @@ from workbench.data import transforms
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection, ImageRecord
 from workbench.data.loader import evaluation_batches
-from workbench.detectors import Detector
+from workbench.detectors import DenseDetector, Detector
 from workbench.detectors.postprocess import postprocess
 from workbench.settings.variant import Variant
 
@@ -91,9 +91,13 @@ def _seconds(
             return seconds
         batch = batch.to(device)
         loaded = _now(device)
-        predictions = detector.predict(batch.images)
-        predicted = _now(device)
-        postprocess(predictions, batch.sizes, variant)
+        if isinstance(detector, DenseDetector):
+            predictions = detector.predict(batch.images)
+            predicted = _now(device)
+            postprocess(predictions, batch.sizes, variant)
+        else:  # post-processing is part of such a detector's forward pass
+            detector.detect(batch.images, batch.sizes, variant)
+            predicted = _now(device)
         seconds.append((loaded - began, predicted - loaded, _now(device) - predicted))
 
 
