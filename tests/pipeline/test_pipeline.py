@@ -116,8 +116,9 @@ def test_claims_are_judged_by_what_exists(rehearsed):
 
 def test_everything_waits_for_its_tables(rehearsed):
     """All notebooks and verdicts of a call for everything come after the tables that they show or judge."""
+    shutil.rmtree(rehearsed / "results/mini-rehearsal/claims", ignore_errors=True)  # the test above may have made some
     jobs = planned(rehearsed, "all", *REHEARSAL)
-    assert (jobs["notebook"], jobs["verdicts"], jobs["table"]) == (4, 4, 8)
+    assert (jobs["notebook"], jobs["verdicts"], jobs["table"]) == (4, 5, 8)
     jobs = planned(rehearsed, "results/mini-rehearsal/claims/table3.csv", *REHEARSAL)
     assert jobs == {"verdicts": 1, "total": 1}
     jobs = planned(rehearsed, "results/mini-rehearsal/claims/table1.csv", *REHEARSAL)
