@@ -137,7 +137,7 @@ rule import_weights:
 
 rule train:
     input:
-        # Ancient: the digest of the annotations is in the run's name, and a new date on the file must not retrain.
+        # `ancient` ignores a file's date. The run's name covers the annotations' content, so a new date retrains nothing.
         annotations=ancient(TRAIN_ANNOTATIONS),
         validation=ancient(VAL_ANNOTATIONS),
         pretrained=lambda wildcards: [ancient(file) for file in PIPELINE.pretrained(wildcards.run)],

@@ -66,7 +66,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
 
 
 def _published(stated: RowSpec, split: str | None, on_val2017: float | None) -> dict[str, float]:
-    """Published metrics of a row; those of a split that is not measured have the split in their names."""
+    """Published metrics of a row. Metrics of a split that is not measured get the split as a suffix."""
     published = {f"{metric}_{split}" if split else metric: value for metric, value in stated.published.items()}
     if on_val2017 is not None:
         published["AP"] = on_val2017

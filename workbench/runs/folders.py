@@ -237,7 +237,7 @@ class ScaleFolder:
         return sorted((self.path / "tables").glob("*.csv"))
 
     def figure(self, table: str, kind: str) -> Path:
-        """PNG of a table's figure of a kind (loss, ap, ranking); its PDF has the same name with another suffix."""
+        """PNG of a table's figure. ``kind`` is loss, ap or ranking. Its PDF has the same name with another suffix."""
         return self.path / "figures" / f"{table}_{kind}.png"
 
     def verdicts(self, table: str) -> Path:
@@ -291,16 +291,16 @@ def data_folder(scale: str, results: Path, data_root: Path | None = None) -> Pat
 
 
 def find_training(run: str, seed: str | None, settings: PipelineConfig, results: Path) -> tuple[Training, Row | None]:
-    """Training that a command's ``--run`` and ``--seed`` name, and the row where a row is named.
+    """Find the training that ``--run`` and ``--seed`` name, and the row if ``--run`` names a row.
 
     Args:
         run: name of a row, folder of a run, or folder of a training.
-        seed: seed, or ``released``; None for seed 0, or for that of the training's folder.
-        settings: scale, data set and rehearsal, for the name of a row.
-        results: folder ``results``, for the name of a row.
+        seed: seed, or ``released``. None means the seed of a training's folder, else seed 0.
+        settings: scale, data set and rehearsal; used only for the name of a row.
+        results: folder ``results``; used only for the name of a row.
 
     Raises:
-        WorkbenchError: neither a row nor a folder, or a folder and a seed that contradict each other.
+        WorkbenchError: ``run`` is neither a row nor a folder, or the folder is a training with another seed.
     """
     folder = Path(run)
     if not folder.is_dir():

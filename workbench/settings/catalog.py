@@ -134,7 +134,7 @@ def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
 
 @cache
 def _rows(catalogue: Catalogue, table: str, scale: str, digest: str | None, rehearsal: Rehearsal) -> tuple[Row, ...]:
-    """Resolve the rows of a table that are run."""
+    """Resolve the rows of a table, without the rows from the literature."""
     place, spec = catalogue.tables[table].place, catalogue.tables[table].spec
     rows = []
     for id_, row in spec.rows.items():
