@@ -1,11 +1,11 @@
-# Sets up the environment on a machine that has Python (3.11 or later) and make, then does what was asked for.
+# Sets up the environment on a machine that has Python (3.11 or later) and make, then makes the target.
 #   make             this help
 #   make env         the environment in .venv; then: . .venv/bin/activate
-#   make table3      the environment, then `snakemake --cores all table3`; so do the other tables, figures, claims, all
+#   make table3      the environment, then `snakemake --cores all table3`; also for other tables, figures, claims, all
 #   make report      all tables, figures and claims that exist, in one file: report.html
 #   make test        the environment, then all fast tests and the checks of format and style
 #   make test-slow   the slow tests (kills and resumptions, full-size networks)
-#   make test-gpu    the tests on a CUDA device; without one they are skipped
+#   make test-gpu    the tests on a CUDA device; without a device they are skipped
 #   make parity      the comparison with MMDetection, if a wheel of mmcv is available (make parity WHEELS=folder)
 #   make docs        the measured tables in README.md and docs/, filled from results/reference
 PYTHON ?= python3
@@ -18,9 +18,9 @@ BIN := $(VENV)/bin
 help:
 	@sed -n '1,10p' Makefile
 
-# uv if it is installed, else pip. Both take the tested versions.
+# Install with uv if uv is available, else with pip. Both install the tested versions.
 define install
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; name another one with make PYTHON=…")'
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python " + sys.version.split()[0] + " is too old; choose version 3.11 or later with make PYTHON=…")'
 	@if command -v uv >/dev/null; then \
 	    [ -x $(BIN)/python ] || uv venv --quiet --python "$$(command -v $(PYTHON))" $(VENV); \
 	    uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '$(1)'; \

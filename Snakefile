@@ -1,4 +1,4 @@
-# Pipeline: data set → train → detect → evaluate → table and figure. Settings are in experiments/, code is in workbench/.
+# Pipeline: data set → train → detect → evaluate → table and figure. Settings are in experiments/, code in workbench/.
 
 import atexit
 import os
@@ -9,14 +9,14 @@ from workbench.pipeline.targets import RESULTS, read_pipeline
 from workbench.report.claims import claims_digest
 from workbench.report.notebooks import notebook_names
 from workbench.report.outcomes import settings_digest
-from workbench.runs.folders import RELEASED, pretrained_weights
+from workbench.runs.folders import RELEASED, pretrained_weights, seed_of
 from workbench.support.errors import WorkbenchError
 
-# A report shows the files that exist. Snakemake has no other way to let a Snakefile know that this call makes a report.
+# A report shows only existing files. Only the command line shows that this call makes a report.
 REPORTS = {word.split("=")[0] for word in sys.argv} & {"--report", "--report-after-run"} == {"--report"}
 
 try:
-    # Not `configfile:`, which takes the last of two equal keys and reports a typo in a page of its own.
+    # `configfile:` is not used: it accepts duplicate keys, and reports a typo in many lines.
     PIPELINE = read_pipeline(config)
     EVERYTHING = PIPELINE.reportable() if REPORTS else PIPELINE.everything()
 except WorkbenchError as error:
@@ -27,7 +27,7 @@ TRAIN_ANNOTATIONS, VAL_ANNOTATIONS = PIPELINE.annotations
 OPTIONS, WORLD = SETTINGS.options, SETTINGS.world_options
 PUBLISHED = FOLDER.run("{run}").training(RELEASED)
 TRAINED = FOLDER.run("{run}").training("{seed}")
-WEIGHTS = FOLDER.run("{run}").training("{training}")  # of a seed, or published
+WEIGHTS = FOLDER.run("{run}").training("{training}")  # with a seed, or published
 EVALUATED = WEIGHTS.evaluation("{variant}")
 
 GPUS, THREADS = PIPELINE.gpus, PIPELINE.threads
@@ -40,12 +40,12 @@ LOGGED = " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
 report: f"{CAPTIONS}/overview.rst"
 
 
-# `set …` is Snakemake's own prefix. A training that notices the end of this process writes a checkpoint and stops.
+# `set …` is Snakemake's default prefix. A training checks this process: if it ends, the training saves and stops.
 shell.prefix(f"set -euo pipefail; export WORKBENCH_PIPELINE_PID={os.getpid()}; ")
 
 
 def captioned(file, caption, category, **labels):
-    """Mark a file for the report."""
+    """Add a file to the report, with caption, category and labels."""
     return report(file, caption=f"{CAPTIONS}/{caption}.rst", category=category, labels=labels)
 
 
@@ -55,7 +55,7 @@ onsuccess:
 
 onerror:
     for line in last_lines(log):
-        atexit.register(print, line, file=sys.stderr)  # below Snakemake's own page
+        atexit.register(print, line, file=sys.stderr)  # after Snakemake's own lines
 
 
 wildcard_constraints:
@@ -82,14 +82,14 @@ for target, files in PIPELINE.targets().items():
         localrule: True
 
 
-rule claims:  # Without an output: each call judges the evaluations that exist.
+rule claims:  # This rule has no output, so that each call judges the existing evaluations.
     log:
         FOLDER.claims.with_suffix(".log"),
     shell:
         f"workbench claims {OPTIONS}{LOGGED}"
 
 
-rule notebooks:  # Without an output: each call shows the results that exist.
+rule notebooks:  # This rule has no output, so that each call shows the existing results.
     log:
         FOLDER.notebook("all").with_suffix(".log"),
     shell:
@@ -129,7 +129,7 @@ rule import_weights:
     log:
         PUBLISHED.log("import"),
     params:
-        # A function of the output never triggers a rerun.
+        # A param that is computed from the output never triggers a rerun.
         row=lambda wildcards, output: PIPELINE.row(wildcards.run),
     shell:
         f"workbench import-checkpoint {{input}} --run {{params.row}} {WORLD}{LOGGED}"
@@ -137,7 +137,7 @@ rule import_weights:
 
 rule train:
     input:
-        # Ancient: the digest of the annotations is in the run's name, and a new date on the file must not retrain.
+        # `ancient` ignores a file's date. The run's name covers what the file contains, so a new date retrains nothing.
         annotations=ancient(TRAIN_ANNOTATIONS),
         validation=ancient(VAL_ANNOTATIONS),
         pretrained=lambda wildcards: [ancient(file) for file in PIPELINE.pretrained(wildcards.run)],
@@ -177,7 +177,7 @@ rule detect:
         runtime=120,
     params:
         row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.variant),
-        seed=lambda wildcards: wildcards.training.removeprefix("seed"),
+        seed=lambda wildcards: seed_of(wildcards.training),
     shell:
         f"workbench detect --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
 
@@ -195,7 +195,7 @@ rule evaluate:
         EVALUATED.log("evaluate"),
     params:
         row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.variant),
-        seed=lambda wildcards: wildcards.training.removeprefix("seed"),
+        seed=lambda wildcards: seed_of(wildcards.training),
     shell:
         f"workbench evaluate --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
 
@@ -215,7 +215,7 @@ rule rank:
         runtime=120,
     params:
         row=lambda wildcards, output: PIPELINE.row(wildcards.run),
-        seed=lambda wildcards: wildcards.training.removeprefix("seed"),
+        seed=lambda wildcards: seed_of(wildcards.training),
     shell:
         f"workbench ranking --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
 
@@ -251,7 +251,7 @@ rule verdicts:
 
 
 FIGURES = {
-    # rule, which is the kind of the figure: category in the report, inputs
+    # kind of the figure and name of its rule: category in the report, input files
     "loss": ("Loss curves", lambda wildcards: PIPELINE.curves(TABLES[wildcards.table])),
     "ap": ("AP as bars", FOLDER.table("{table}")),
     "ranking": ("Score and IoU", lambda wildcards: PIPELINE.rankings(TABLES[wildcards.table])),
@@ -288,9 +288,9 @@ rule notebook:
 
 
 def refuse(wildcards):
-    """End the call with a message: no rule makes a file outside a folder, so this target is a typo."""
-    known = ["all", "claims", "notebooks", *PIPELINE.targets()]
-    sys.exit(unknown_target(wildcards.unknown_target, known, [row.id for row in PIPELINE.rows]))
+    """End the call with a message. No rule makes a file outside a folder, so this target is a typo."""
+    names = ["all", "claims", "notebooks", *PIPELINE.targets()]
+    sys.exit(unknown_target(wildcards.unknown_target, names, [row.id for row in PIPELINE.rows]))
 
 
 rule unknown_target:

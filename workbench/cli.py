@@ -1,6 +1,7 @@
-"""``workbench``: the steps of the pipeline one by one, and detectors on your own images.
+"""Run single steps of the pipeline, or a trained detector on your own images.
 
-Commands import what they need when they run, so that the light ones start at once.
+This is the command line ``workbench``. Each command imports its modules only when it runs, so that light commands start
+at once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Table = Annotated[str, typer.Argument(help="Name of a table, for example table3.
 Figure = Literal["loss", "ap", "ranking"]
 Workers = Annotated[int | None, typer.Option(min=0, help="Number of processes that decode images.")]
 VariantFile = Annotated[
-    Path | None, typer.Option("--variant", help="JSON file that states how to evaluate. Default: the row's variant.")
+    Path | None,
+    typer.Option("--variant", help="JSON file with a variant. Default: the row's variant."),
 ]
 
 
@@ -40,12 +42,10 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise  # not an error about a file
-        sys.exit(
-            f"workbench: {error.filename or 'writing'}: {error.strerror}; check the path, its rights and the space"
-        )
+            raise  # an error that is not about a file
+        sys.exit(f"workbench: {error.filename or 'writing'}: {error.strerror}; check path, permissions and free space")
     except Exception as error:
-        if hasattr(error, "show"):  # a mistake on the command line, which typer explains
+        if hasattr(error, "show"):  # a mistake on the command line; typer prints the message
             error.show()
             sys.exit(2)
         raise
@@ -55,7 +55,7 @@ def main() -> None:
 @with_options(SCALE)
 def dataset(
     call: Call,
-    root: Annotated[Path, typer.Argument(help="Folder to write. An embedded data set that is there is replaced.")],
+    root: Annotated[Path, typer.Argument(help="Folder to write. An embedded data set in this folder is replaced.")],
 ) -> None:
     """Draw the embedded data set of a scale."""
     from workbench.data.embedded import draw_data_set
@@ -69,10 +69,10 @@ def dataset(
 
 @app.command()
 def weights(
-    name: Annotated[str, typer.Argument(help="Backbone such as resnet50, or published weights of a released.yaml.")],
+    name: Annotated[str, typer.Argument(help="Backbone such as resnet50, or name of weights in a released.yaml.")],
     file: Annotated[Path, typer.Argument(help="File to write.")],
 ) -> None:
-    """Fetch ImageNet weights of a backbone, or published weights of a detector, and check their digest."""
+    """Download ImageNet weights of a backbone, or published weights of a detector, and check their digest."""
     from workbench.weights.download import fetch_weights
 
     fetch_weights(name, file)
@@ -82,10 +82,12 @@ def weights(
 @with_options(RUN, WORLD)
 def train(
     call: RunCall,
-    pretrained: Annotated[Path | None, typer.Option(help="File with weights of the backbone.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Number of GPUs, or of CPU processes.")] = 1,
+    pretrained: Annotated[Path | None, typer.Option(help="File with ImageNet weights of the backbone.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Number of GPUs, or of processes on a CPU.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Fail if no GPU is available.")] = False,
-    micro_batch: Annotated[int | None, typer.Option(min=1, help="Images per device computed at a time.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Images that a device computes at a time. Default: its share of a step.")
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Train a run, or resume its training."""
@@ -125,7 +127,7 @@ def submission(
     out: Annotated[Path, typer.Option(help="Folder for the zip file.")] = Path("."),
     workers: Workers = None,
 ) -> None:
-    """Write the zip file that COCO's evaluation server took: detections of test-dev."""
+    """Write detections of test-dev as a zip file in the format of COCO's evaluation server."""
     from workbench.commands.detect import write_submission
     from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
@@ -151,7 +153,7 @@ def evaluate(call: RunCall, variant: VariantFile = None) -> None:
 @app.command()
 @with_options(RUN, WORLD)
 def oracle(call: RunCall, workers: Workers = None) -> None:
-    """Replace each output of a trained run by ground truth, one at a time, and report the AP (Table 1)."""
+    """Report the AP of a trained run with one output at a time replaced by ground truth (Table 1)."""
     from workbench.commands.study import study_oracles
     from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
@@ -181,7 +183,7 @@ def ranking(call: RunCall, workers: Workers = None) -> None:
 def import_checkpoint(
     call: RunCall, file: Annotated[Path, typer.Argument(help="Checkpoint of MMDetection 2 or 3.")]
 ) -> None:
-    """Turn published weights into a training, for ``--seed released``. Nothing in the file is executed."""
+    """Import published weights as the training ``released`` of a run. Nothing in the file is executed."""
     from workbench.weights.mmdet_import import import_checkpoint as run_import
 
     run = call.training.run
@@ -208,7 +210,7 @@ def table(call: Call, name: Table) -> None:
 def figure(
     call: Call,
     name: Table,
-    kind: Annotated[Figure, typer.Option(help="Loss curves, AP as bars, or scores against IoU.")] = "loss",
+    kind: Annotated[Figure, typer.Option(help="Kind: loss curves, AP as bars, or scores against IoU.")] = "loss",
 ) -> None:
     """Draw a figure of a table: loss curves, AP as bars, or scores against the IoU of the boxes."""
     from workbench.report.outcomes import draw_figure
@@ -221,7 +223,7 @@ def figure(
 def claims(
     call: Call, table: Annotated[str | None, typer.Argument(help="Table whose claims are judged. Default: all.")] = None
 ) -> None:
-    """Judge the papers' claims by the evaluations that exist, as CSV, Markdown and HTML."""
+    """Judge the papers' claims by the existing evaluations, and write CSV, Markdown and HTML."""
     from workbench.report.claims import write_claims, write_verdicts
 
     if table is None:
@@ -248,10 +250,10 @@ def plan(
     call: Call,
     table: Table,
     images_per_second: Annotated[
-        float | None, typer.Option(help="Training speed of one GPU. Default: as measured here.")
+        float | None, typer.Option(help="Training speed of one GPU. Default: measured in earlier trainings.")
     ] = None,
 ) -> None:
-    """List the trainings behind a table: which are shared or done, and their time, memory and disk space."""
+    """List the trainings that a table needs: shared or done, with time, memory and disk space."""
     from workbench.commands.plan import describe
 
     print(describe(table, call.settings.scale, call.results, call.settings.data_root, images_per_second))
@@ -265,7 +267,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the drawn images and detections.json.")] = Path("predictions"),
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of the boxes that are kept.")] = 0.3,
 ) -> None:
-    """Detect objects in your own images: drawn boxes and a JSON file."""
+    """Detect objects in your own images, and write the images with boxes and a JSON file."""
     from workbench.commands.predict import predict_images
 
     for line in predict_images(images, call.training, out, min_score):
@@ -290,7 +292,7 @@ def speed(
     row: Annotated[list[str] | None, typer.Option(help="Row to time (repeatable). Default: all rows.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of timed images.")] = 20,
 ) -> None:
-    """Time the detectors of a table, one image at a time: loading, forward pass and post-processing apart."""
+    """Time the detectors of a table, one image at a time: loading, forward pass and post-processing separately."""
     from workbench.commands.bench.speed import bench_speed
     from workbench.support.devices import prepare_threads, reserved_gpus
 

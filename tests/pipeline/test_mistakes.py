@@ -128,7 +128,7 @@ def a_file(path):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text("")
 
-    return spoil, ("t3_full_vfl",), (f"{path}: a file is in the place of a folder; remove it",)
+    return spoil, ("t3_full_vfl",), (f"{path}: is a file, but a folder is needed; remove it",)
 
 
 MISTAKES = {
@@ -171,7 +171,7 @@ MISTAKES = {
     "no annotations": data(missing(TRAIN), f"{TRAIN}: no such file", "data_root must contain annotations/"),
     "no annotations of the test images": data(missing(VAL), f"{VAL}: no such file", "data_root must contain annotations/"),
     "no test images": data(lambda folder: shutil.rmtree(folder / "data/val2017"), "data/val2017: no such folder; data_root must contain"),
-    "published weights of drawn images": typed("table3 --config weights=released", "weights=released: scale mini draws its own data set, published weights know COCO's classes; add scale=coco data_root=FOLDER"),
+    "published weights of drawn images": typed("table3 --config weights=released", "weights=released: scale mini draws its own data set, but published weights have COCO's classes; add scale=coco data_root=FOLDER"),
     "published weights without a connection": data(without_connection, "https://127.0.0.1:9/", "-38db6f58.pth: cannot download it (", "; try again, or put this file at results/weights/vfnet_r50_1x.pth yourself", steps=("weights=released", *REHEARSAL)),
     "annotations truncated": data(truncated(TRAIN), f"{TRAIN}: not valid JSON at line 1", "probably incomplete; copy the file again"),
     "annotations not COCO's": data(lambda folder: (folder / TRAIN).write_text("{}"), f"{TRAIN}: no list 'images'; use a file in COCO's instances format"),
@@ -249,7 +249,7 @@ def test_a_disk_without_room_for_snakemake(copy, tmp_path, snakemake, small_disk
     code, screen = snakemake(folder, "t3_full_vfl")
     assert code != 0
     assert "Traceback" not in screen
-    assert last_line(screen) == f"workbench: {folder}: no space left on its disk; free some"
+    assert last_line(screen) == f"workbench: {folder}: no space left on this disk; free some space"
 
 
 def test_of_a_job_that_was_killed_the_log_is_named(tmp_path):

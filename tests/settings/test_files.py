@@ -158,7 +158,7 @@ def test_a_mistake_in_a_file_of_a_paper_names_its_place(experiments, file, old, 
 
 def test_the_main_paper_is_not_set_on_the_command_line():
     message = error_of(read_config, {"paper": "gfl"})
-    assert message == "--config: paper: the names of tables depend on it; set it in experiments/config.yaml"
+    assert message == "--config: paper: the names of tables depend on this key; set it in experiments/config.yaml"
 
 
 def test_claims_of_all_papers_have_one_name_each(experiments):

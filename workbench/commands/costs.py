@@ -248,7 +248,7 @@ def disk_bytes(experiment: Experiment, variants: int, images: int) -> int:
     # Settings that do not change the network are replaced by fixed ones, so that each network is built once.
     weights, parameters, trained = _network_size(experiment.model_copy(update={"training": Training(epochs=1)}))
     checkpoint = weights + 4 * trained * OPTIMISER_STATES[settings.optimiser]
-    sums = 8 * parameters if settings.swa else 0  # sums of averaged weights, float64, only in the last checkpoint
+    sums = 8 * parameters if settings.swa else 0  # float64 sums for weight averaging, in the last checkpoint
     return weights + 2 * checkpoint + sums + 100 * DETECTION_BYTES * images * variants
 
 

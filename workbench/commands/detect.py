@@ -22,12 +22,12 @@ SPLIT = "val2017"
 
 
 def write_detections(training: Training, variant: Variant, data_root: Path, workers: int) -> None:
-    """Write the detections of a training on val2017 and the facts about them."""
-    began = time.monotonic()
+    """Write the detections of a training on val2017, and facts about the detections."""
+    start = time.monotonic()
     detections = _detect(training, variant, data_root, SPLIT, workers)
     evaluation = training.evaluation(variant)
     facts = {
-        "detection_seconds": round(time.monotonic() - began, 2),
+        "detection_seconds": round(time.monotonic() - start, 2),
         "variant": variant.model_dump(mode="json", exclude_none=True),
         **provenance(),
     }
@@ -38,16 +38,16 @@ def write_detections(training: Training, variant: Variant, data_root: Path, work
 def write_submission(
     training: Training, variant: Variant, data_root: Path, split: str, folder: Path, workers: int
 ) -> Path:
-    """Write the zip file that COCO's evaluation server took: detections of a split, under the server's file name.
+    """Write the detections of a split as a zip file, with the format and file name of COCO's evaluation server.
 
     Returns:
-        The zip file.
+        Path of the zip file.
     """
     detections = _detect(training, variant, data_root, split, workers)
     name = f"detections_{split}_{training.run.name}_results"
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        # A ZipInfo without a date, so that the same detections give the same bytes.
+        # The ZipInfo has no date, so that the same detections give the same bytes.
         archive.writestr(zipfile.ZipInfo(f"{name}.json"), json.dumps(detections), zipfile.ZIP_DEFLATED)
     write_bytes_atomically(folder / f"{name}.zip", content.getvalue())
     return folder / f"{name}.zip"

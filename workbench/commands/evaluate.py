@@ -17,7 +17,7 @@ SPLIT = "val2017"
 
 
 def write_metrics(training: Training, variant: Variant, data_root: Path) -> dict:
-    """Write COCO's metrics of a training's detections, with provenance, and the AP of resampled images.
+    """Write COCO's metrics of a training's detections with provenance, and the AP on resampled images.
 
     Returns:
         The metrics.
@@ -29,7 +29,7 @@ def write_metrics(training: Training, variant: Variant, data_root: Path) -> dict
         ids = [image["id"] for image in read_json(annotations, "annotations")["images"][: variant.limit_images]]
     evaluation = run_evaluation(annotations, read_detections(folder.detections), ids)
     metrics, matches = metrics_of(evaluation), matches_of(evaluation)
-    del evaluation  # gigabytes on COCO
+    del evaluation  # frees gigabytes of memory on COCO
     resamples = bootstrap(matches)
     facts = read_json(training.facts, "facts of the training")
     metrics["provenance"] = {

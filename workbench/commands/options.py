@@ -1,7 +1,8 @@
-"""Options that many commands share, and the objects that they stand for.
+"""Options that many commands share, and the objects made from the values of these options.
 
-A command declares what is its own and takes one ``Call`` (or ``RunCall``) as its first argument; ``with_options`` adds
-the shared options to its command line. So every command spells and checks them in the same way.
+A command declares only its own options, and takes a ``Call`` (or ``RunCall``) as its first argument. The decorator
+``with_options`` adds the shared options to the command line. Every command therefore spells and checks the shared
+options in the same way.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """World that a command works in.
+    """Values of the shared options of a command.
 
     Attributes:
-        settings: scale, data set, seeds and rehearsal, as ``snakemake --config`` takes them.
+        settings: scale, data set, seeds and rehearsal, with the keys of ``snakemake --config``.
         results: folder ``results``.
     """
 
@@ -46,11 +47,11 @@ class Call:
 
 @dataclass(frozen=True)
 class RunCall(Call):
-    """World of a command, and the training that ``--run`` and ``--seed`` name.
+    """Values of the shared options, and the training that ``--run`` and ``--seed`` name.
 
     Attributes:
         training: folder of the training.
-        row: the row, where ``--run`` names one.
+        row: row that ``--run`` names; None if ``--run`` names a folder.
     """
 
     training: Training
@@ -58,11 +59,11 @@ class RunCall(Call):
 
     @functools.cached_property
     def experiment(self) -> Experiment:
-        """Experiment of the row, or of the run's folder."""
+        """Experiment of the row; without a row, the experiment in the run's folder."""
         return self.row.experiment if self.row else self.training.run.read_experiment()
 
     def variant(self, file: Path | None) -> Variant:
-        """Variant of a file, else of the row, else the published one of the detector."""
+        """Variant in a file; without a file, the row's variant, or the published variant of the detector."""
         from workbench.settings.variant import Variant, published_variant
         from workbench.support.files import read_json
         from workbench.support.strict_yaml import validated
@@ -73,7 +74,7 @@ class RunCall(Call):
 
     @property
     def data_root(self) -> Path:
-        """Folder of the data set: given, named by the scale, or drawn by the workbench."""
+        """Folder of the data set: from ``--data-root``, named by the scale, or drawn by the workbench."""
         from workbench.runs.folders import data_folder, find_data
 
         if self.row:
@@ -83,29 +84,35 @@ class RunCall(Call):
 
 def _seed(text: str) -> str:
     if text != "released" and not text.isdecimal():
-        raise typer.BadParameter("give a seed, 0 or more, or 'released'")
+        raise typer.BadParameter("not a seed; give a number, 0 or more, or 'released'")
     return text if text == "released" else str(int(text))
 
 
 RESULTS = {"results": (Annotated[Path, typer.Option(help="Folder of all results.")], Path("results"))}
-SCALE = {"scale": (Annotated[str, typer.Option(help="Name of a file in experiments/scales.")], "mini")}
+SCALE = {"scale": (Annotated[str, typer.Option(help="Scale: name of a file in experiments/scales.")], "mini")}
 DATA_ROOT = {
-    "data_root": (Annotated[Path | None, typer.Option(help="Data set in COCO's layout; drawn ones are found.")], None)
+    "data_root": (
+        Annotated[Path | None, typer.Option(help="Data set in COCO's layout. Default: the scale's data set.")],
+        None,
+    )
 }
 REHEARSAL = {
-    "limit_steps": (Annotated[int | None, typer.Option(min=1, help="Rehearsal: steps of one image.")], None),
+    "limit_steps": (Annotated[int | None, typer.Option(min=1, help="Rehearsal: number of one-image steps.")], None),
     "limit_images": (Annotated[int | None, typer.Option(min=1, help="Rehearsal: number of test images.")], None),
 }
 WORLD = SCALE | DATA_ROOT | REHEARSAL | RESULTS
-"""Options of a ``Call``."""
+"""Options that become a ``Call``."""
 SEEDS = {
-    "seeds": (Annotated[int, typer.Option(min=1, help="Number of trainings of each run.")], 1),
-    "weights": (Annotated[str, typer.Option(help="'released': published weights where a row has some.")], "trained"),
+    "seeds": (Annotated[int, typer.Option(min=1, help="Number of seeds (trainings) per run.")], 1),
+    "weights": (
+        Annotated[str, typer.Option(help="'trained', or 'released': published weights in the rows that have them.")],
+        "trained",
+    ),
 }
-"""Options of a ``Call`` about tables, in addition to WORLD."""
+"""Options of commands about tables, in addition to WORLD."""
 RUN = {
     "run": (
-        Annotated[str, typer.Option(help="Row such as t3_full_vfl, or folder of a run or of a training.")],
+        Annotated[str, typer.Option(help="Name of a row such as t3_full_vfl, or folder of a run or of a training.")],
         inspect.Parameter.empty,
     ),
     "seed": (
@@ -116,14 +123,14 @@ RUN = {
         None,
     ),
 }
-"""Options of a ``RunCall``, in addition to WORLD."""
+"""Options that become a ``RunCall``, in addition to WORLD."""
 
 
 def with_options(*groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable], Callable]:
-    """Decorator that adds groups of options to a command and hands them to it as its first argument.
+    """Return a decorator that adds groups of options to a command. The command's first argument gets their values.
 
     Args:
-        groups: RUN for a ``RunCall``; SCALE, WORLD, SEEDS … for a ``Call``.
+        groups: with RUN, the first argument is a ``RunCall``; with SCALE, WORLD, SEEDS … alone, a ``Call``.
     """
     options = {name: option for group in groups for name, option in group.items()}
 

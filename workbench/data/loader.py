@@ -125,7 +125,7 @@ def epoch_plan(landscape: NDArray[np.bool_], batch: int, seed: int, epoch: int, 
 
 
 class _Source:
-    """Source of the batches of a plan. Its only state is a cache, so that any process can make any batch."""
+    """Source of the batches of a plan. The only state of a source is a cache, so any process can make any batch."""
 
     def __init__(
         self, data: CocoDetection, size: tuple[int, int], seed: int, augmentation: Augmentation, cache: bool
@@ -166,7 +166,7 @@ class _Source:
         )
 
     def _image(self, index: int) -> Tensor:
-        """Decoded image ``[3, h, w]`` uint8, resized if it has the same size in every epoch."""
+        """Decoded image ``[3, h, w]`` uint8. It is also resized here if the new size does not change between epochs."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         record = self.data.images[index]

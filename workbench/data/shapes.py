@@ -82,7 +82,10 @@ OUTLINES: dict[str, Callable[[Generator], np.ndarray]] = {
 
 
 def outline(name: str, rng: Generator, width: float, height: float, angle: float) -> np.ndarray:
-    """Draw an outline of a class around (0, 0), ``width`` x ``height`` pixels, then rotated by ``angle`` in radians."""
+    """Return an outline of an object of a class, with its centre at (0, 0).
+
+    The outline is ``width`` x ``height`` pixels large before it is rotated by ``angle`` in radians.
+    """
     points = OUTLINES[name](rng)
     low, high = points.min(axis=0), points.max(axis=0)
     points = (points - (low + high) / 2) / (high - low) * [width, height]

@@ -23,7 +23,9 @@ FAMILIES = {
 
 
 def build_detector(experiment: Experiment) -> Detector:
-    """Build a detector with random weights (seed torch first for repeatable ones) without downloading or reading.
+    """Build a detector with random weights. Nothing is downloaded, and no file is read.
+
+    The random weights are repeatable if torch is seeded before the call.
 
     Args:
         experiment: for example ``workbench.load_experiment("table3", "t3_fcos_atss", "mini")``.

@@ -22,15 +22,16 @@ from workbench.support.errors import WorkbenchError
 
 
 def put_truth(predictions: Predictions, assignment: Assignment, batch: Batch, oracle: Oracle) -> Predictions:
-    """Predictions of a batch with the oracle's part of the truth at foreground locations.
+    """Predictions of a batch in which the oracle's outputs are ground truth at foreground locations.
 
-    Replaced are the object's class in ``logits``, ``boxes`` and ``quality``; ``codes`` and ``initial_boxes`` stay. The
-    IoU is computed with the location's box after the oracle, not clipped to the image: for true boxes it is 1.
+    The oracle can replace ``boxes``, ``quality``, and in ``logits`` the score of the object's class. It never replaces
+    ``codes`` and ``initial_boxes``. The IoU is computed with the location's box after the box is replaced, and not
+    clipped to the image. The IoU of a true box is therefore 1.
 
     Args:
-        predictions: of B images and P locations.
-        assignment: ``[B, P]``, of the same locations.
-        batch: with the objects of the assignment.
+        predictions: predictions for P locations of B images.
+        assignment: assignment ``[B, P]`` of the same locations.
+        batch: images with the objects of the assignment.
         oracle: parts to replace; its centerness replaces the output of the quality branch, whatever the target.
 
     Raises:

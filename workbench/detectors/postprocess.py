@@ -54,7 +54,7 @@ def _candidates(rank: Tensor, counts: Sequence[int], limit: int) -> Tensor:
     kept, start = [], 0
     for count in counts:
         if count > limit:
-            # Not topk, whose choice among equals is undefined.
+            # A stable sort, because the choice of topk in a tie is undefined.
             order = rank[:, start : start + count].sort(descending=True, stable=True).indices
             kept.append(order[:, :limit] + start)
         else:

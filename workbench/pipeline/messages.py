@@ -17,15 +17,14 @@ CUT_SHORT = "the job ended without a message (killed, or out of memory, time or 
 def last_lines(snakemake_logs: str | Iterable[str]) -> list[str]:
     """Last lines of failed jobs, read from the log files that Snakemake's own log names.
 
-    Snakemake prints a page of its own after a failure. The page hides the one line that states what to do.
+    After a failure, Snakemake prints many lines. They hide the one line that states what to do.
     """
     logs = [snakemake_logs] if isinstance(snakemake_logs, str) else snakemake_logs
     text = "\n".join(Path(log).read_text(errors="replace") for log in logs)
     lines = {}
     for settings, command in FAILED_JOB.findall(text):
-        files = [
-            Path(file) for file in (settings or command).split(", ")
-        ]  # on a cluster, the second file is the cluster's own log
+        # On a cluster, the second file is the scheduler's log.
+        files = [Path(file) for file in (settings or command).split(", ")]
         log = files[0].read_text(errors="replace").splitlines() if files[0].is_file() else []
         complete = log and log[-1].startswith("workbench: ")
         lines[log[-1] if complete else f"workbench: {' and '.join(map(str, files))}: {CUT_SHORT}"] = None
@@ -33,7 +32,7 @@ def last_lines(snakemake_logs: str | Iterable[str]) -> list[str]:
 
 
 def unknown_target(target: str, known: Iterable[str], rows: Iterable[str]) -> str:
-    """Message about a target that is neither a file nor a rule: the nearest name, or all names but those of rows."""
+    """Message about an unknown target, with the nearest name, or with all names except the ids of rows."""
     known, rows = list(known), set(rows)
     listed = ", ".join(name for name in known if name not in rows)
     hint = near_miss(target, known) or f"; known: {listed}, and the id of each row, for example {min(rows)}"
@@ -41,6 +40,7 @@ def unknown_target(target: str, known: Iterable[str], rows: Iterable[str]) -> st
 
 
 def where_results_are(folder: ScaleFolder) -> str:
-    """Line that names the places of tables, figures and report."""
+    """Line with the folders of tables and figures, and the command for the report."""
     tables, figures = folder.table("").parent, folder.figure("", "").parent
-    return f"workbench: tables are in {tables}, figures in {figures}; one page of all: snakemake --report report.html"
+    report = "for all results on one page: snakemake --report report.html"
+    return f"workbench: tables are in {tables}, figures in {figures}; {report}"

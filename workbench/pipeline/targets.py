@@ -1,6 +1,6 @@
-"""Files that the pipeline makes: what the Snakefile asks of settings and folders.
+"""Files that the pipeline makes, computed from settings and folders for the Snakefile.
 
-The Snakefile reads ``Pipeline`` once. Nothing heavy is imported here.
+The Snakefile calls ``read_pipeline`` once. No heavy package is imported here, so that each call starts quickly.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SMALL = 600
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything that one call of Snakemake may make.
+    """Settings of one call of Snakemake, and the files that the call may make.
 
     Attributes:
         settings: settings of the call.
         folder: folder of the scale.
         data: folder of the data set.
-        tables: rows of each table.
-        trainings: wanted trainings of each run: seeds, or ``released``.
+        tables: name of a table → rows, without the rows from the literature.
+        trainings: name of a run → seeds of the trainings, or ``released``.
     """
 
     settings: PipelineConfig
@@ -48,33 +48,33 @@ class Pipeline:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Rows of all tables that are run."""
+        """Rows of all tables."""
         return [row for rows in self.tables.values() for row in rows]
 
     @cached_property
     def experiments(self) -> dict[str, Experiment]:
-        """Experiment of each run."""
+        """Name of a run → experiment."""
         return {row.run: row.experiment for row in self.rows}
 
     @cached_property
     def published(self) -> dict[str, str]:
-        """Name of the published weights of each run that has some."""
+        """Name of a run → name of its published weights, for the runs that have published weights."""
         return released_runs(self.rows)
 
     @property
     def gpus(self) -> int:
-        """GPUs of one training: as the call states, else one if this machine has any.
+        """Number of GPUs of one training: the setting ``gpus``, else one if this machine has any.
 
-        A cluster's GPUs are not visible where its jobs are submitted, so such a call has to state them.
+        The machine that submits a cluster's jobs does not see the cluster's GPUs. There, ``gpus`` must be set.
         """
         return self.settings.gpus or int(bool(gpu_indices()))
 
     @property
     def threads(self) -> int:
-        """Threads of a job, for each of its GPUs.
+        """Number of threads of a job, for each GPU of the job.
 
-        On a CPU one thread, so that as many jobs run in parallel as there are cores. On GPUs a GPU's share of the
-        cores.
+        One thread per job on a CPU, so that as many jobs run in parallel as there are cores. On a GPU, the GPU's share
+        of the cores; four threads if the GPUs are on another machine.
         """
         visible = len(gpu_indices())
         return max(1, os.cpu_count() // visible) if visible else 4 if self.gpus else 1
@@ -90,27 +90,27 @@ class Pipeline:
         return self.rows[0].experiment.data.kind == "embedded"
 
     def row(self, run: str, variant: str | None = None) -> str:
-        """Id of a row with this run, and with this evaluation if one is named."""
+        """Id of a row with this run, and with this variant if one is named."""
         return next(r.id for r in self.rows if r.run == run and variant in (None, r.variant_folder))
 
     def pretrained(self, run: str) -> list[str]:
-        """File of the pretrained weights that a run starts from, if it does."""
+        """File of the pretrained weights of a run's backbone; an empty list for random weights."""
         backbone = self.experiments[run].backbone
         return [str(pretrained_weights(RESULTS, backbone.name))] if backbone.pretrained else []
 
     def evaluations(self, rows: Iterable[Row]) -> list[str]:
-        """Metrics and resampled AP of each row and training."""
+        """Metrics and resampled AP of each training of the rows."""
         evaluations = [self.folder.evaluation(row, seed) for row in rows for seed in self.trainings[row.run]]
-        # Results of earlier versions have no resampled AP; as a separate target it is computed for them.
+        # The resampled AP is listed too, because results of earlier versions lack this file.
         return [str(file) for e in evaluations for file in (e.metrics, e.bootstrap)]
 
     def curves(self, rows: Iterable[Row]) -> list[str]:
-        """Loss curves of each training that was made here."""
+        """Loss curves of each training of the rows. Published weights have no loss curves."""
         trainings = [self.folder.training(row, s) for row in rows for s in self.trainings[row.run] if s.isdecimal()]
         return [str(training.curves) for training in trainings]
 
     def rankings(self, rows: Iterable[Row]) -> list[str]:
-        """Scores against IoU of each training."""
+        """Scores against IoU of each training of the rows."""
         return [str(self.folder.training(row, seed).ranking) for row in rows for seed in self.trainings[row.run]]
 
     def figures(self, tables: Iterable[str]) -> list[str]:
@@ -120,7 +120,7 @@ class Pipeline:
         return [str(file) for file in (*curves, *bars)]
 
     def outcomes(self, tables: Iterable[str]) -> list[str]:
-        """Some tables, with their figures."""
+        """Some tables, with the figures of these tables."""
         return [str(self.folder.table(table)) for table in tables] + self.figures(tables)
 
     def verdicts(self) -> list[str]:
@@ -132,7 +132,7 @@ class Pipeline:
         return [str(self.folder.notebook(name)) for name in notebook_names()]
 
     def notebook_inputs(self, notebook: str) -> list[str]:
-        """Results that a notebook shows: all tables, or a VFNet."""
+        """Files that a notebook shows: all tables, or the weights of a VFNet, or no file."""
         if notebook == "results":
             return [str(self.folder.table(table)) for table in self.tables]
         if notebook == "star_points":
@@ -141,7 +141,7 @@ class Pipeline:
         return []
 
     def targets(self) -> dict[str, list[str]]:
-        """Files of each target that only names some: all tables, a table, its rankings, a row."""
+        """Files of each named target: all tables, all figures, a table, a table's rankings, a row."""
         rankings = {f"{table}_ranking": [str(self.folder.figure(table, "ranking"))] for table in self.tables}
         return {
             "tables": [str(self.folder.table(table)) for table in self.tables],
@@ -156,7 +156,7 @@ class Pipeline:
         return [*self.outcomes(self.tables), *self.verdicts(), *self.notebooks()]
 
     def reportable(self) -> list[str]:
-        """Tables, figures, verdicts and rankings that exist.
+        """Existing tables, figures, verdicts and rankings.
 
         Raises:
             WorkbenchError: nothing exists yet.
@@ -173,7 +173,8 @@ class Pipeline:
     def memory_mb(self, run: str) -> int:
         """Memory of a training in MB.
 
-        A rehearsal's step is one image. X-101-64x4d with DCN, the largest network, took 11.2 GB for it on a CPU.
+        A step of a rehearsal has one image. For one image, X-101-64x4d with DCN, the largest network, took 11.2 GB on a
+        CPU.
         """
         experiment = self.experiments[run]
         if experiment.image.long < SMALL:
@@ -186,10 +187,11 @@ class Pipeline:
 
 
 def read_pipeline(config: dict) -> Pipeline:
-    """Pipeline of Snakemake's ``config``.
+    """Make the pipeline from Snakemake's ``config``.
 
     Raises:
-        WorkbenchError: a mistake in the settings or in ``experiments/``, a full disk, or a file in a folder's place.
+        WorkbenchError: a mistake in the settings or in ``experiments/``, a full disk, or a file where a folder is
+            needed.
     """
     settings = read_config(config)
     folder = scale_folder(RESULTS, settings.scale, settings.rehearsal)
@@ -204,6 +206,6 @@ def read_pipeline(config: dict) -> Pipeline:
 
 
 def _check_space(folder: Path) -> None:
-    """Raise where the disk is full: Snakemake, which keeps notes of its own, would end in a traceback."""
+    """Raise a WorkbenchError if the disk is full. Snakemake writes files too, and would end in a traceback."""
     if shutil.disk_usage(folder).free < 2**16:
-        raise WorkbenchError(f"{folder.resolve()}: no space left on its disk; free some")
+        raise WorkbenchError(f"{folder.resolve()}: no space left on this disk; free some space")

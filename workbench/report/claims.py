@@ -30,7 +30,7 @@ Verdict = Literal["reproduced", "contradicted", "undecided at this scale", "not 
 
 
 class Claim(Settings):
-    """A statement of the paper: one row has a higher AP than another."""
+    """Statement of a paper: one row has a higher AP than another row."""
 
     statement: str
     source: str
@@ -40,7 +40,7 @@ class Claim(Settings):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the measurements say of a claim; effects are differences of AP in points (×100), NaN where not run."""
+    """Verdict of the measurements on a claim. Effects are differences of AP in points (×100); NaN if not run."""
 
     name: str
     claim: Claim
@@ -49,7 +49,7 @@ class Judgement:
     low: float
     high: float
     seeds: int
-    """Trainings of each row; where the rows have different numbers, the smaller one."""
+    """Number of trainings per row; the smaller number if the two rows differ."""
     verdict: Verdict
 
 
@@ -57,7 +57,7 @@ def read_claims() -> dict[str, Claim]:
     """Return the claims of all papers by name.
 
     Raises:
-        WorkbenchError: a mistake in a file, or a row that no table has, with its place.
+        WorkbenchError: a mistake in a file, or an unknown row. The message names the place.
     """
     rows = published_ap()
     claims: dict[str, Claim] = {}
@@ -74,7 +74,7 @@ def read_claims() -> dict[str, Claim]:
 
 
 def published_ap() -> dict[str, float]:
-    """Published AP, in percent, of every row of every table that is run and states one, whatever the split."""
+    """Published AP in percent, on any split, of each row that is run and has a published AP."""
     specs = [read_table(table) for table in table_names()]
     rows = [(name, row) for spec in specs for name, row in spec.rows.items()]
     return {name: row.published["AP"] for name, row in rows if row.base and "AP" in row.published}
@@ -83,11 +83,11 @@ def published_ap() -> dict[str, float]:
 def judge(
     better: Sequence[Bootstrap], than: Sequence[Bootstrap], same_trainings: bool = False
 ) -> tuple[float, float, float, Verdict]:
-    """Effect in points of AP, its 95 % interval and the verdict on "the first row is better than the second".
+    """Effect in points of AP, its 95 % interval, and the verdict on the claim that ``better`` beats ``than``.
 
     Args:
-        better, than: the trainings of each row. No interval, no verdict: where one is without any, it is "not run".
-            One training a row says nothing of other trainings and decides nothing.
+        better, than: resampled AP of each training of the two rows. Without a training of both rows, the verdict is
+            "not run". With one training per row, the claim is undecided: one seed is no evidence about other seeds.
         same_trainings: see `difference_interval`.
     """
     from workbench.evaluation.intervals import difference_interval
@@ -111,12 +111,12 @@ def claims_of(table: str) -> dict[str, Claim]:
 
 
 def claimed_tables() -> list[str]:
-    """Tables that some claim speaks of, in order."""
+    """Tables with at least one claim, in the order of all tables."""
     return [table for table in table_names() if claims_of(table)]
 
 
 def judge_table(table: str, settings: PipelineConfig, results: Path) -> list[Judgement]:
-    """Judge the claims of a table by those of its evaluations that exist at a scale."""
+    """Judge the claims of a table by its existing evaluations at a scale."""
     from workbench.evaluation.intervals import read_bootstrap
 
     claims = claims_of(table)
@@ -141,7 +141,7 @@ def judge_table(table: str, settings: PipelineConfig, results: Path) -> list[Jud
 
 
 def claims_digest(tables: Sequence[str]) -> str:
-    """Digest of the claims of some tables and of the published figures that they compare."""
+    """Digest of the claims of some tables, and of the published AP of the compared rows."""
     published = published_ap()
     claims = {name: claim for table in tables for name, claim in claims_of(table).items()}
     content = [[n, *c.model_dump().values(), published[c.better], published[c.than]] for n, c in claims.items()]
@@ -152,7 +152,7 @@ def write_verdicts(table: str, settings: PipelineConfig, results: Path) -> str:
     """Write ``claims/<table>.csv``, ``.md`` and ``.html`` of a scale.
 
     Returns:
-        The Markdown.
+        Markdown of the claims.
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     title = f"Claims of {table}, scale {folder.name}"
@@ -163,7 +163,7 @@ def write_claims(settings: PipelineConfig, results: Path) -> str:
     """Write the verdicts of each table with evaluations, and all claims together as ``claims.csv``, ``.md``, ``.html``.
 
     Returns:
-        The Markdown of all claims.
+        Markdown of all claims.
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     judgements = {table: judge_table(table, settings, results) for table in claimed_tables()}
@@ -184,22 +184,23 @@ def _write(title: str, judgements: Sequence[Judgement], file: Path) -> str:
 
 
 def shown(judgements: Sequence[Judgement]) -> TableView:
-    """The judgements as readers see them, and below them how many there are of each verdict."""
+    """Table of the judgements for readers, with a note that counts the verdicts."""
     lines = []
     for j in judgements:
         interval = "–" if math.isnan(j.low) else f"[{_signed(j.low)}, {_signed(j.high)}]"
         cells = [f"`{j.name}`", j.claim.statement, j.claim.source, _signed(j.published), _signed(j.effect), interval]
         lines.append([*cells, str(j.seeds or "–"), j.verdict])
     counts = {verdict: sum(j.verdict == verdict for j in judgements) for verdict in get_args(Verdict)}
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     return TableView(
         headings=["claim", "statement", "source", "published", "measured", "95 % interval", "seeds", "verdict"],
         lines=lines,
         alignment=["left", "left", "left", "right", "right", "centre", "right", "left"],
         notes=[
-            f"{len(judgements)} claims: {told}.",
-            "Effects are differences of AP, ×100. An interval holds what other images and, from two seeds on, other "
-            "trainings would give; one that lies on one side of zero decides, one seed never does.",
+            f"{len(judgements)} claims: {counted}.",
+            "Effects are differences of AP, ×100. Intervals cover the choice of images and, with two or more seeds, "
+            "differences between trainings. A claim is decided with two or more seeds, if its interval does not "
+            "contain zero.",
         ],
     )
 

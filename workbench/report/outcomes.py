@@ -1,6 +1,6 @@
-"""Outcomes of the pipeline: tables and figures of whatever has been measured.
+"""Tables and figures of the results that exist.
 
-Nothing heavy is imported before it is needed: the Snakefile imports this module at each start.
+Heavy packages are imported only when they are needed, because the Snakefile imports this module at each start.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
-    """Write ``tables/<name>.csv``, ``.md`` and ``.html`` of whatever has been measured.
+    """Write ``tables/<name>.csv``, ``.md`` and ``.html`` from the evaluations that exist.
 
     Returns:
-        The Markdown.
+        Markdown of the table.
     """
     from workbench.evaluation.intervals import read_bootstrap
     from workbench.report.page import page
@@ -43,9 +43,9 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     trainings = trainings_of(rows, settings)
     on_val2017 = published_on_val2017() if spec.split == TEST_DEV else {}
     lines = []
-    for id_, stated in spec.rows.items():
-        published = _published(stated, TEST_DEV if spec.split == TEST_DEV else None, on_val2017.get(id_))
-        line = TableRow(id_, stated.labels, published, "", stated.note)
+    for id_, row_spec in spec.rows.items():
+        published = _published(row_spec, TEST_DEV if spec.split == TEST_DEV else None, on_val2017.get(id_))
+        line = TableRow(id_, row_spec.labels, published, "", row_spec.note)
         if row := resolved.get(id_):
             evaluations = [folder.evaluation(row, seed) for seed in trainings[row.run]]
             evaluations = [evaluation for evaluation in evaluations if evaluation.metrics.is_file()]
@@ -65,29 +65,29 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     return table_markdown(title, lines, on_coco)
 
 
-def _published(stated: RowSpec, split: str | None, on_val2017: float | None) -> dict[str, float]:
-    """Published metrics of a row; those of a split that is not measured have the split in their names."""
-    published = {f"{metric}_{split}" if split else metric: value for metric, value in stated.published.items()}
+def _published(row: RowSpec, split: str | None, on_val2017: float | None) -> dict[str, float]:
+    """Published metrics of a row. Metrics of a split that is not measured get the split as a suffix."""
+    published = {f"{metric}_{split}" if split else metric: value for metric, value in row.published.items()}
     if on_val2017 is not None:
         published["AP"] = on_val2017
-    if stated.fps:
-        published["FPS"] = stated.fps
+    if row.fps:
+        published["FPS"] = row.fps
     return published
 
 
 FIGURES = ("loss", "ranking", "ap")
-"""Kinds of a table's figures."""
+"""Kinds of figures of a table."""
 
 
 def draw_figure(name: str, kind: str, settings: PipelineConfig, results: Path) -> None:
     """Draw ``figures/<name>_<kind>.png`` and ``.pdf``.
 
     Args:
-        kind: "loss" for the loss curves of a table's trainings, "ranking" for the score of each training against IoU,
-            "ap" for the table itself as bars.
+        kind: "loss" for the loss curves of the trainings, "ranking" for the scores of each training against IoU, "ap"
+            for the AP of the rows as bars.
 
     Raises:
-        WorkbenchError: nothing to draw yet.
+        WorkbenchError: there is nothing to draw yet.
     """
     from workbench.report.figures.curves import draw_loss_curves
     from workbench.report.figures.ranking import draw_rankings
@@ -107,7 +107,7 @@ def draw_figure(name: str, kind: str, settings: PipelineConfig, results: Path) -
 
 
 def draw_table(name: str, folder: ScaleFolder, out_png: Path, out_pdf: Path) -> None:
-    """Draw the AP of a table's rows, measured and published, as bars."""
+    """Draw the measured and published AP of a table's rows as bars."""
     import matplotlib
 
     from workbench.report.figures.bars import ap_figure
@@ -122,7 +122,7 @@ def draw_table(name: str, folder: ScaleFolder, out_png: Path, out_pdf: Path) -> 
 
 
 def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder) -> dict[str, list[pandas.DataFrame]]:
-    """Data of a figure: by the run's name in the legend, a frame for each training that has some."""
+    """Data of a figure: name of a run in the legend → one data frame per training with a file."""
     import pandas
 
     from workbench.report.tables.cells import row_names
@@ -136,16 +136,16 @@ def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder)
     ordered = [row for row in rows if first[row.run] is row]
     names = row_names([row.labels for row in ordered])
     frames = {}
-    for row, words in zip(ordered, names, strict=True):
+    for row, label in zip(ordered, names, strict=True):
         files = [source(folder.training(row, seed)) for seed in trainings[row.run]]
         curves = [pandas.read_csv(path) for path in files if path.is_file()]
-        if curves:  # a row whose labels do not tell the runs apart is named by its detector
-            frames[words or row.experiment.detector.title] = curves
+        if curves:  # if the labels of a row do not identify its run, the name is the detector's title
+            frames[label or row.experiment.detector.title] = curves
     return frames
 
 
 def settings_digest(name: str, rows: Iterable[Row]) -> str:
-    """Digest of a table's content besides its metrics."""
+    """Digest of a table's content without the measured metrics."""
     spec = read_table(name)
     stated = [[id_, r.labels, r.published, r.fps, r.note] for id_, r in spec.rows.items()]
     compared = [spec.reference(id_) for id_ in spec.rows]

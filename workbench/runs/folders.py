@@ -7,8 +7,8 @@ Layout of one scale::
             <variant>/                         detections.json, detection.json, metrics.json, bootstrap.json
     results/<scale>/tables/, figures/, claims/, notebooks/, speed/
 
-Every object here is a path with names for its files; nothing is read but what a method says. The same objects, made
-with ``{run}`` in place of a name, give the Snakefile its patterns.
+Each object here is a folder with names for its files. Making an object reads nothing from disk. The Snakefile makes the
+same objects with ``{run}`` in place of a name, and uses their paths as patterns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from workbench.support.files import read_json, write_json_atomically
 from workbench.support.strict_yaml import validated
 
 RELEASED = "released"
-"""Name that takes the place of a seed where the weights are published ones."""
+"""Name in place of a seed, for published weights."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Evaluation:
 
     @property
     def bootstrap(self) -> Path:
-        """AP of resampled images."""
+        """AP on resampled images."""
         return self.folder / "bootstrap.json"
 
     def log(self, step: str) -> Path:
@@ -73,8 +73,8 @@ class Training:
     """Folder of one training: a run with one seed, or with published weights.
 
     Attributes:
-        run: the run.
-        seed: a number as text, or ``released``.
+        run: folder of the run.
+        seed: number as text, or ``released``.
     """
 
     run: Run
@@ -82,17 +82,17 @@ class Training:
 
     @property
     def name(self) -> str:
-        """``seed0``, or ``released``."""
+        """Name of the folder, such as ``seed0``, or ``released``."""
         return self.seed if self.seed in (RELEASED, "{training}") else f"seed{self.seed}"
 
     @property
     def title(self) -> str:
-        """Words for progress lines and messages."""
+        """Title in progress lines and messages."""
         return f"{self.run.name} {self.name}"
 
     @property
     def stated_seed(self) -> int | str:
-        """Seed as JSON files state it: a number, or ``released``."""
+        """Seed for JSON files: a number, or ``released``."""
         return self.seed if self.seed == RELEASED else int(self.seed)
 
     @property
@@ -101,7 +101,7 @@ class Training:
 
     @property
     def weights(self) -> Path:
-        """Weights; a training that has them is finished."""
+        """File of the weights. A training with this file is finished."""
         return self.folder / "model.safetensors"
 
     @property
@@ -126,12 +126,12 @@ class Training:
 
     @property
     def ranking(self) -> Path:
-        """Score and IoU of foreground locations; figures have the same name with another suffix."""
+        """CSV with score and IoU of foreground locations; its figures have the same name with another suffix."""
         return self.folder / "ranking.csv"
 
     @property
     def oracles(self) -> Path:
-        """Table of all oracles; its Markdown has the same name with another suffix."""
+        """CSV with the metrics of all oracles; its Markdown has the same name with another suffix."""
         return self.folder / "oracles.csv"
 
     def log(self, step: str) -> Path:
@@ -139,7 +139,7 @@ class Training:
         return self.folder / f"{step}.log"
 
     def evaluation(self, variant: Variant | str) -> Evaluation:
-        """Evaluation of a variant, or of a variant's id."""
+        """Evaluation of this training with a variant, or with a variant's id."""
         return Evaluation(self, variant if isinstance(variant, str) else variant_id(variant))
 
 
@@ -155,7 +155,7 @@ class Run:
 
     @property
     def settings(self) -> Path:
-        """The run's experiment."""
+        """File with the run's experiment."""
         return self.folder / "experiment.json"
 
     @property
@@ -164,37 +164,37 @@ class Run:
         return self.folder.parents[2]
 
     def training(self, seed: int | str) -> Training:
-        """Training with a seed, or with published weights for ``released``."""
+        """Training with a seed; ``released`` in place of a seed gives the published weights."""
         return Training(self, str(seed))
 
     def trainings(self) -> list[Training]:
-        """Trainings with a seed that have a folder, by seed, finished or not."""
-        names = (path.name for path in self.folder.glob("seed*") if re.fullmatch(r"seed\d+", path.name))
-        return [self.training(seed) for seed in sorted(int(name.removeprefix("seed")) for name in names)]
+        """Trainings that have a folder, finished or not, in the order of their seeds; without the published weights."""
+        seeds = (seed_of(path.name) for path in self.folder.glob("seed*"))
+        return [self.training(seed) for seed in sorted(int(seed) for seed in seeds if seed is not None)]
 
     def finished_trainings(self) -> list[Training]:
-        """Trainings that have weights: by seed, and after them the published weights."""
+        """Finished trainings in the order of their seeds, then the published weights."""
         return [t for t in (*self.trainings(), self.training(RELEASED)) if t.weights.is_file()]
 
     def read_experiment(self) -> Experiment:
         """Experiment of the run.
 
         Raises:
-            WorkbenchError: no such file, not an experiment, or the experiment of another run.
+            WorkbenchError: the file is missing, is not an experiment, or is the experiment of another run.
         """
         experiment = validated(Experiment, read_json(self.settings, "settings of the run"), str(self.settings))
         if (content := run_id(experiment)) != self.name:
             raise WorkbenchError(
-                f"{self.settings}: this is the experiment of {content}, not of {self.name}; delete the file, and train "
-                "by the name of a row, which writes it again"
+                f"{self.settings}: this is the experiment of {content}, not of {self.name}; delete the file, then "
+                "train the run with the name of its row, which writes the file again"
             )
         return experiment
 
     def write_experiment(self, experiment: Experiment) -> None:
-        """Write the experiment; a file that is there must state the same one.
+        """Write the experiment. An existing file must contain the same experiment.
 
         Raises:
-            WorkbenchError: the file that is there is the experiment of another run.
+            WorkbenchError: the existing file is the experiment of another run.
         """
         if self.settings.is_file():
             self.read_experiment()
@@ -213,11 +213,11 @@ class ScaleFolder:
         return self.path.name
 
     def run(self, name: str) -> Run:
-        """Run of a name such as ``vfnet-varifocal-resnet50-dabec4b1``."""
+        """Run with a name such as ``vfnet-varifocal-resnet50-dabec4b1``."""
         return Run(self.path / "runs" / name)
 
     def runs(self) -> Iterator[Run]:
-        """Runs that have a folder, by name."""
+        """Runs that have a folder, in the order of their names."""
         return (Run(path) for path in sorted((self.path / "runs").glob("*")) if path.is_dir())
 
     def training(self, row: Row, seed: int | str) -> Training:
@@ -225,7 +225,7 @@ class ScaleFolder:
         return self.run(row.run).training(seed)
 
     def evaluation(self, row: Row, seed: int | str) -> Evaluation:
-        """Evaluation behind a row."""
+        """Evaluation of a row: its run with a seed, in its variant."""
         return self.training(row, seed).evaluation(row.variant_folder)
 
     def table(self, name: str) -> Path:
@@ -233,11 +233,11 @@ class ScaleFolder:
         return self.path / "tables" / f"{name}.csv"
 
     def tables(self) -> list[Path]:
-        """CSVs of all tables that were written."""
+        """CSVs of all tables that exist on disk."""
         return sorted((self.path / "tables").glob("*.csv"))
 
     def figure(self, table: str, kind: str) -> Path:
-        """PNG of a table's figure of a kind (loss, ap, ranking); its PDF has the same name with another suffix."""
+        """PNG of a table's figure. ``kind`` is loss, ap or ranking. Its PDF has the same name with another suffix."""
         return self.path / "figures" / f"{table}_{kind}.png"
 
     def verdicts(self, table: str) -> Path:
@@ -264,20 +264,20 @@ def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) 
 
 
 def drawn_data(results: Path, data: EmbeddedData) -> Path:
-    """Folder of an embedded data set."""
+    """Folder below ``results`` of an embedded data set."""
     return results / f"dataset-{hash8(data)}"
 
 
 def pretrained_weights(results: Path, name: str) -> Path:
-    """Weights that others have trained: of a backbone, or published ones of a detector."""
+    """File of downloaded weights: of a backbone, or of a published detector."""
     return results / "weights" / f"{name}.pth"
 
 
 def data_folder(scale: str, results: Path, data_root: Path | None = None) -> Path:
-    """Folder of a scale's data set: given, named in the scale's file, or drawn by the workbench below ``results``.
+    """Folder of a scale's data set: ``data_root``, else the root in the scale's file, else the drawn data set.
 
     Raises:
-        WorkbenchError: a data set that is missing, or one that is given where the scale draws its own.
+        WorkbenchError: the scale has no data set, or ``data_root`` is given although the scale draws its own data set.
     """
     spec = read_scale(scale)
     if spec.data.get("kind") == "embedded":
@@ -290,17 +290,23 @@ def data_folder(scale: str, results: Path, data_root: Path | None = None) -> Pat
     return Path(root)
 
 
+def seed_of(name: str) -> str | None:
+    """Seed of a training's folder name: ``0`` for ``seed0``, ``released``; None for any other name."""
+    named = re.fullmatch(rf"seed(\d+)|({RELEASED})", name)
+    return (named[1] or named[2]) if named else None
+
+
 def find_training(run: str, seed: str | None, settings: PipelineConfig, results: Path) -> tuple[Training, Row | None]:
-    """Training that a command's ``--run`` and ``--seed`` name, and the row where a row is named.
+    """Find the training that ``--run`` and ``--seed`` name, and the row if ``--run`` names a row.
 
     Args:
         run: name of a row, folder of a run, or folder of a training.
-        seed: seed, or ``released``; None for seed 0, or for that of the training's folder.
-        settings: scale, data set and rehearsal, for the name of a row.
-        results: folder ``results``, for the name of a row.
+        seed: seed, or ``released``. None means the seed of a training's folder, else seed 0.
+        settings: scale, data set and rehearsal; used only for the name of a row.
+        results: folder ``results``; used only for the name of a row.
 
     Raises:
-        WorkbenchError: neither a row nor a folder, or a folder and a seed that contradict each other.
+        WorkbenchError: ``run`` is neither a row nor a folder, or the folder is a training with another seed.
     """
     folder = Path(run)
     if not folder.is_dir():
@@ -309,20 +315,19 @@ def find_training(run: str, seed: str | None, settings: PipelineConfig, results:
         row = find_row(run, settings.scale, settings.data_root, settings.rehearsal)
         return scale_folder(results, settings.scale, settings.rehearsal).training(row, seed or "0"), row
     folder = folder.absolute() if folder.parent == Path() else folder
-    named = re.fullmatch(rf"seed(\d+)|({RELEASED})", folder.name)
-    if not named:
+    own = seed_of(folder.name)
+    if own is None:
         return Run(folder).training(seed or "0"), None
-    own = named[1] or named[2]
     if seed not in (None, own):
         raise WorkbenchError(f"{folder}: this is the training of seed {own}, not of {seed}; leave --seed out")
     return Run(folder.parent).training(own), None
 
 
 def find_data(experiment: Experiment, run: Run, data_root: Path | None) -> Path:
-    """Folder of the data set that a run is evaluated on: given, or the one that the workbench has drawn.
+    """Folder of the data set on which a run is evaluated: ``data_root``, or the data set that the workbench drew.
 
     Raises:
-        WorkbenchError: a data set on disk that was not given.
+        WorkbenchError: ``data_root`` is None, and the run was not trained on a drawn data set.
     """
     if data_root is not None:
         return data_root
@@ -332,12 +337,8 @@ def find_data(experiment: Experiment, run: Run, data_root: Path | None) -> Path:
 
 
 def check_folders(folders: Iterable[Path]) -> None:
-    """Raise where a file is in the place of a folder or of one above it."""
+    """Raise a WorkbenchError if a file is in the place of a folder or of one of its parents."""
     for folder in folders:
         for place in (*reversed(folder.parents), folder):
             if place.exists() and not place.is_dir():
-                raise WorkbenchError(f"{place}: a file is in the place of a folder; remove it or move it away")
-
-
-def seed_folder(seed: int | str) -> str:  # TEMPORARY until callers take a Training
-    return Training(Run(Path()), str(seed)).name
+                raise WorkbenchError(f"{place}: is a file, but a folder is needed; remove it or move it away")

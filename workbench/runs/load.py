@@ -41,12 +41,13 @@ def load_run(
 
     Args:
         run: name of a row such as ``t3_full_vfl``, folder of a run, or folder of a training.
-        seed: seed of the training, or ``released`` for published weights; 0, or the folder's own, if None.
-        scale: scale of a row that is named.
-        results: folder ``results`` that contains the training of a row that is named.
+        seed: seed of the training, or ``released`` for published weights. None means the seed of a training's folder,
+            else seed 0.
+        scale: scale of the row; not used for a folder.
+        results: folder ``results`` with the training of the row; not used for a folder.
 
     Raises:
-        WorkbenchError: an unknown run, one that is not trained yet, or weights of another architecture.
+        WorkbenchError: the run is unknown or not trained, or the weights are of another architecture.
 
     Example:
         >>> run = workbench.load_run("t3_full_vfl")
@@ -66,7 +67,7 @@ def load_training(training: Training) -> TrainedRun:
     experiment = training.run.read_experiment()
     published = training.seed == RELEASED
     if not training.weights.is_file():
-        remedy = f"train this run with seed {training.seed} first (snakemake --cores all, and the name of a row)"
+        remedy = f"train this run with seed {training.seed} first (snakemake --cores all ROW)"
         if published:
             remedy = "import the published weights first (workbench import-checkpoint)"
         raise WorkbenchError(f"{training.weights}: not found; {remedy}")
@@ -82,7 +83,7 @@ def load_training(training: Training) -> TrainedRun:
         classes = tuple(facts["category_ids"]), tuple(facts["class_names"])
     except (KeyError, TypeError):
         raise WorkbenchError(
-            f"{training.facts}: category_ids or class_names missing; delete this file and {training.weights.name}, "
+            f"{training.facts}: no category_ids or class_names; delete this file and {training.weights.name}, "
             f"and {again}"
         ) from None
     return TrainedRun(detector.eval(), experiment, *classes, facts)
@@ -94,7 +95,7 @@ def load_training_for(
     """Load a training and the split of a data set on which it is evaluated.
 
     Args:
-        limit: number of images to read; None for all.
+        limit: number of images to read; None for all images.
 
     Raises:
         WorkbenchError: the run is not trained, or the data set is unreadable or has other categories.

@@ -1,8 +1,12 @@
 """The catalogue of experiments: tables, recipes and scales in ``experiments/`` become the experiment of each row.
 
-An experiment is made of layers, later ones over earlier ones: the scale's world; the recipe that the row starts from;
-the scale's counterparts of the backbone, family of detectors, schedule, width and test size that recipe and row name;
-the row's own differences.
+An experiment is made of four layers. A later layer replaces values of earlier layers:
+
+1. the scale's world;
+2. the recipe that the row starts from;
+3. the scale's counterparts: its settings for the backbone, family of detectors, schedule, width and test size that the
+   recipe or the row names;
+4. the row's own differences.
 """
 
 from __future__ import annotations
@@ -35,12 +39,12 @@ WORLD = ("data", "image", "head", "training", "evaluation")
 """Groups of settings that a scale states for all its experiments."""
 
 COUNTERPARTS = {"schedule": ("schedules", "training"), "width": ("widths", "head"), "test": ("tests", "evaluation")}
-"""Keys of a recipe that name something of the scale: the scale's section, and the group that the section decides."""
+"""Keys of a recipe that name an entry of the scale: key → the scale's section, the group that the entry changes."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table that is run: its labels, the paper's metrics, its experiment and how it is evaluated."""
+    """Row that is run, resolved at a scale: labels, published metrics, experiment and variant."""
 
     id: str
     table: str
@@ -63,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A run that only shows that everything works: few steps of one image, few test images."""
+    """Limits of a rehearsal, which only shows that everything works: a few one-image steps, a few test images."""
 
     steps: int | None = None
     images: int | None = None
@@ -75,16 +79,17 @@ class Rehearsal:
 def load_table(
     name: str, scale: str = "mini", data_root: Path | None = None, rehearsal: Rehearsal | None = None
 ) -> tuple[TableSpec, list[Row]]:
-    """Return a table, and those of its rows that are run, resolved at a scale.
+    """Return a table, and its rows resolved at a scale, without the rows from the literature.
 
     Args:
         name: e.g. ``table3``.
         scale: e.g. ``mini`` or ``coco``.
-        data_root: a COCO-format data set; its annotations are part of a run's id. Without it the ids are provisional.
-        rehearsal: shorten everything.
+        data_root: data set in COCO's format. A run's id depends on the annotations; without a data set, ids are
+            provisional.
+        rehearsal: limits of trainings and evaluations.
 
     Raises:
-        WorkbenchError: an unknown table, scale or key, or a value of the wrong type; names file and key.
+        WorkbenchError: an unknown table, scale or key, or a value of the wrong type. The message names file and key.
     """
     table = read_table(name)
     digest = _data_digest(read_scale(scale), data_root)
@@ -114,7 +119,7 @@ def load_experiment(table: str, row: str, scale: str = "mini", data_root: Path |
 
 
 def embedded_settings(scale: str) -> EmbeddedData:
-    """Return the settings of a scale's embedded data set; raise if the scale's data are the user's own."""
+    """Return the settings of a scale's embedded data set; raise if the scale draws no data set."""
     layers = catalogue().scale(scale).layers
     if layers.content["data"].get("kind") != "embedded":
         raise WorkbenchError(f"scale {scale} has no embedded data set; choose a scale that draws its own, e.g. mini")
@@ -134,7 +139,7 @@ def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
 
 @cache
 def _rows(catalogue: Catalogue, table: str, scale: str, digest: str | None, rehearsal: Rehearsal) -> tuple[Row, ...]:
-    """Resolve the rows of a table that are run."""
+    """Resolve the rows of a table, without the rows from the literature."""
     place, spec = catalogue.tables[table].place, catalogue.tables[table].spec
     rows = []
     for id_, row in spec.rows.items():
@@ -161,7 +166,7 @@ def _resolve(document: Layers, digest: str | None, rehearsal: Rehearsal) -> tupl
 
 
 def _shorten(settings: dict, evaluation: dict, rehearsal: Rehearsal) -> None:
-    """Shorten a document: a rehearsal's step is one image on random weights."""
+    """Shorten a document in place. A rehearsal has one-image steps and starts from random weights."""
     settings["backbone"]["pretrained"] = False
     if rehearsal.steps is not None:
         settings["training"] |= {"batch": 1, "limit_steps": rehearsal.steps}
@@ -170,7 +175,7 @@ def _shorten(settings: dict, evaluation: dict, rehearsal: Rehearsal) -> None:
 
 
 def _document(catalogue: Catalogue, row: RowSpec, place: Place, scale: Scale) -> Layers:
-    """Lay the layers of a row."""
+    """Return the layers of a row, laid over one another."""
     own = Layers(row.model_dump(exclude_unset=True, include=set(Differences.model_fields)), place)
     recipe = _recipe(catalogue, row.base, place.at("base"), ())
     named = recipe.pick(recipe.content)
@@ -184,7 +189,7 @@ def _document(catalogue: Catalogue, row: RowSpec, place: Place, scale: Scale) ->
 
 
 def _recipe(catalogue: Catalogue, name: str, place: Place, above: tuple[str, ...]) -> Layers:
-    """Return a recipe laid over the recipes that it extends; ``place`` names it."""
+    """Return a recipe laid over the recipes that it extends; ``place`` is the key that names the recipe."""
     choose(name, [other for other in catalogue.recipes if other not in above], "recipe", place)
     recipe, file = catalogue.recipes[name], Place("experiments/recipes.yaml", (name,))
     own = Layers(recipe.model_dump(exclude_unset=True, exclude={"extends"}), file)

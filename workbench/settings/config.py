@@ -17,7 +17,7 @@ from workbench.support.strict_yaml import Place, choose
 
 
 class PipelineConfig(Settings):
-    """Settings of the pipeline; ``experiments/config.yaml`` states the values that the command line does not."""
+    """Settings of the pipeline. ``experiments/config.yaml`` states the values that are not on the command line."""
 
     scale: str = "mini"
     seeds: int = Field(1, ge=1, description="number of trainings per run")
@@ -30,7 +30,7 @@ class PipelineConfig(Settings):
 
     @property
     def rehearsal(self) -> Rehearsal:
-        """Rehearsal that the limits ask for; false without limits."""
+        """Rehearsal with the limits; its truth value is false if there are no limits."""
         return Rehearsal(self.limit_steps, self.limit_images)
 
     @property
@@ -40,7 +40,7 @@ class PipelineConfig(Settings):
 
     @property
     def options(self) -> str:
-        """The world's options, seeds and weights, as options of the commands about tables."""
+        """World options, seeds and weights, as options of the commands about tables."""
         return f"{self.world_options} {_as_options(self, 'seeds', 'weights')}"
 
 
@@ -52,15 +52,15 @@ def _as_options(settings: PipelineConfig, *names: str) -> str:
 
 
 def read_config(config: dict) -> PipelineConfig:
-    """Return the command line's settings (Snakemake's ``config``) over those of ``experiments/config.yaml``, checked.
+    """Check the settings on the command line (Snakemake's ``config``), laid over ``experiments/config.yaml``.
 
     Raises:
-        WorkbenchError: an unknown key or scale, or a value of the wrong type; one line that names the place.
+        WorkbenchError: an unknown key or scale, or a value of the wrong type. The message names the place.
     """
     content, place = catalogue().read("config.yaml")
     command_line = Place("--config")
     if "paper" in config:
-        raise WorkbenchError(f"{command_line.at('paper')}: the names of tables depend on it; set it in {place}")
+        raise WorkbenchError(f"{command_line.at('paper')}: the names of tables depend on this key; set it in {place}")
     layers = Layers({key: value for key, value in content.items() if key != "paper"}, place)
     layers.lay(Layers(config, command_line))
     settings = layers.validated(PipelineConfig)

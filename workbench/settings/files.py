@@ -32,7 +32,7 @@ NOT_TABLES = ("paper", "claims", "released", "preregistration")
 
 @dataclass(frozen=True)
 class Table:
-    """A table, checked, its rows not yet resolved."""
+    """Checked content of a table's file. The rows are not resolved at a scale yet."""
 
     place: Place
     spec: TableSpec
@@ -40,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Scale:
-    """A scale, checked, and its layers: its own file over the scales that it extends."""
+    """Checked content of a scale's file, and its layers: the file, laid over the scales that the scale extends."""
 
     spec: ScaleSpec
     layers: Layers
@@ -187,7 +187,7 @@ def forget() -> None:
 
 
 def table_names() -> list[str]:
-    """Return the names of all tables, tables of the paper with short names first."""
+    """Return the names of all tables. The tables of the paper with short names, such as ``table3``, come first."""
     return list(catalogue().tables)
 
 
@@ -198,7 +198,7 @@ def table_place(name: str) -> Place:
 
 
 def read_table(name: str) -> TableSpec:
-    """Return a table's file, checked, its rows not yet resolved."""
+    """Return the checked content of a table's file. The rows are not resolved at a scale yet."""
     tables = catalogue().tables
     choose(name, tables, "table", "experiments")
     return tables[name].spec
@@ -210,5 +210,5 @@ def scale_names() -> list[str]:
 
 
 def read_scale(name: str) -> ScaleSpec:
-    """Return a scale's file, checked, laid over the scales that it extends."""
+    """Return the checked content of a scale's file, laid over the scales that the scale extends."""
     return catalogue().scale(name).spec

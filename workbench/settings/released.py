@@ -16,7 +16,7 @@ from workbench.support.strict_yaml import Place, choose, validated
 
 
 class Released(Settings):
-    """A published checkpoint. Unknown facts are None."""
+    """Published checkpoint. Unknown facts are None."""
 
     publisher: Literal["authors", "mmdetection"]
     """The authors of the paper, or MMDetection, which trained the detectors again with its own configurations."""
@@ -38,7 +38,7 @@ def read_released() -> dict[str, Released]:
     """Return the published weights of all papers by name.
 
     Raises:
-        WorkbenchError: a mistake in a file, with its place.
+        WorkbenchError: a mistake in a file. The message names the place.
     """
     rows = catalogue().rows
     released: dict[str, Released] = {}
@@ -65,19 +65,19 @@ def published_on_val2017() -> dict[str, float]:
 
 
 def released_runs(rows: Iterable[Row]) -> dict[str, str]:
-    """Return the name of the published weights of each run that has some."""
+    """Return name of a run → name of its published weights, for the runs that have published weights."""
     names = {row: name for name, weights in read_released().items() for row in weights.rows}
     return {row.run: names[row.id] for row in rows if row.id in names}
 
 
 def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, list[str]]:
-    """Return the trainings of each run: seeds, or ``released`` if published weights take their place."""
+    """Return name of a run → its trainings: seeds, or ``released`` if published weights replace the seeds."""
     rows = list(rows)
     published = released_runs(rows) if settings.weights == "released" else {}
     if published and rows[0].experiment.data.kind == "embedded":
         raise WorkbenchError(
-            f"weights=released: scale {settings.scale} draws its own data set, published weights know COCO's classes; "
-            "add scale=coco data_root=FOLDER"
+            f"weights=released: scale {settings.scale} draws its own data set, but published weights have COCO's "
+            "classes; add scale=coco data_root=FOLDER"
         )
     seeds = [str(seed) for seed in range(settings.seeds)]
     return {row.run: ["released"] if row.run in published else seeds for row in rows}

@@ -92,8 +92,8 @@ def decoding_processes(workers: int | None, devices: int = 1) -> int:
     """Number of worker processes per device that decode images.
 
     Args:
-        workers: number that the user requests. None chooses up to eight processes per GPU, within the job's threads.
-            On a CPU, None chooses no process, because decoding would slow down the detector.
+        workers: number that the user requests. None means up to eight processes per GPU, within the job's threads.
+            On a CPU, None means 0, because decoding in parallel would slow down the detector.
         devices: number of GPUs that the job uses.
     """
     import torch

@@ -64,7 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise WorkbenchError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from None
+        raise WorkbenchError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except UnicodeDecodeError:
         raise WorkbenchError(f"{path}: not a text file in UTF-8; save it in UTF-8") from None
     try:
@@ -204,7 +204,7 @@ def _types_below(annotation: Any, key: str) -> list[Any]:
 
 
 def _example_at(model: type[BaseModel], path: Keys) -> dict[str, Any]:
-    """Return a group that is allowed at ``path``: the field's example, else one made of the fields' examples."""
+    """Return an example of a group at ``path``: the example that the field states, else the examples of its keys."""
     for owner in _types_at(model, path[:-1]):
         fields = getattr(owner, "model_fields", {})
         if path[-1] in fields and fields[path[-1]].examples:

@@ -67,7 +67,7 @@ def _numbers(column: pd.Series) -> pd.Series:
 
 
 def _draw_bars(axis: Axes, text: pd.Series, errors: np.ndarray, colour: str, hatch: str) -> None:
-    """Draw a bar for each number, followed by the number and its rank; a word is written in the place of its bar."""
+    """Draw a bar for each number, labelled with number and rank. A word is written where its bar would begin."""
     values = _numbers(text)
     ranks = values.rank(ascending=False, method="min")
     low, high = (values - errors[0]).min(), (values + errors[1]).max()
