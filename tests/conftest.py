@@ -1,4 +1,4 @@
-"""What many tests share: a tiny data set, drawn once, and an experiment that learns it in a second."""
+"""Fixtures of many tests: a tiny data set, drawn once, and an experiment that learns it in a second."""
 
 import os
 import shutil
