@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 @dataclass
 class WeightAverage:
-    """Running sum of parameters. It is in double precision, so that the mean of equal values is exactly that value.
+    """Running sum of parameters in double precision, so that the mean of equal values is exactly that value.
 
-    Buffers are not averaged, and neither are the running statistics of BatchNorm: a model keeps its own.
+    Buffers, such as the running statistics of BatchNorm, are not averaged: a model keeps its own buffers.
     """
 
     count: int = 0
@@ -24,7 +24,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def add(self, model: nn.Module) -> None:
-        """Add the present parameters of a model."""
+        """Add the current parameters of a model to the sum."""
         for name, parameter in model.named_parameters():
             value = parameter.detach().double()
             self.sums[name] = self.sums[name] + value if self.count else value.clone()
@@ -32,7 +32,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def give_to(self, model: nn.Module) -> None:
-        """Replace the parameters of a model by the mean. At least one model must have been added before."""
+        """Replace the parameters of a model by the mean. ``add`` must have been called at least once."""
         for name, parameter in model.named_parameters():
             parameter.copy_(self.sums[name] / self.count)
 

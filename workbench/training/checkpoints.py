@@ -1,4 +1,4 @@
-"""Checkpoints and final files of a training: written whole or not at all, and read back on a resume."""
+"""Checkpoints and final files of a training: written atomically, and read when a training is resumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workbench.training.state import TrainingState
 
 
 def save_checkpoint(state: TrainingState) -> None:
-    """Replace the last checkpoint and the log next to it; of several ranks only the first one writes.
+    """Replace the last checkpoint and the log next to the checkpoint. Only the first rank writes.
 
     After the best validation so far, the last checkpoint also becomes the best checkpoint.
     """
@@ -38,7 +38,7 @@ def save_checkpoint(state: TrainingState) -> None:
         "average": state.average.state(),
     }
     try:
-        with temporary.open("wb") as file:  # with a path instead of a file, torch would not report a full disk
+        with temporary.open("wb") as file:  # with a path instead, torch would not report a full disk
             torch.save(content, file)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
@@ -54,7 +54,7 @@ def _checkpoint(state: TrainingState, name: str) -> Path:
 def _keep_if_best(state: TrainingState) -> None:
     """Copy the last checkpoint to the best one if its step is the best step.
 
-    The last checkpoint is written first. After a kill between both writes, the resumed training copies it again.
+    The last checkpoint is written first. After a kill between both writes, the resumed training makes the copy.
     """
     if state.best_step != state.step:
         return
@@ -99,12 +99,12 @@ def resume(state: TrainingState, reporter: Reporter) -> None:
 
 
 def begin_averaging(state: TrainingState, reporter: Reporter) -> None:
-    """Load the best weights of the epochs and clear the optimiser's memory, ready for the cycles of weight averaging.
+    """Load the best weights of the epochs and clear the optimiser's state, before the cycles of weight averaging.
 
     Raises:
         WorkbenchError: the best checkpoint is missing or broken.
     """
-    state.fabric.barrier()  # waits for the first rank to have written the checkpoint
+    state.fabric.barrier()  # until the first rank has written the checkpoint
     path = _checkpoint(state, "best")
     try:
         content = torch.load(path, map_location=state.fabric.device, weights_only=True)
@@ -122,7 +122,7 @@ def begin_averaging(state: TrainingState, reporter: Reporter) -> None:
 
 
 def _copy_strides_of_parameters(optimiser: torch.optim.Optimizer) -> None:
-    """Give each tensor that the optimiser keeps of a parameter the strides of that parameter.
+    """Give each tensor in the optimiser's state of a parameter the strides of this parameter.
 
     The memory layout of weights differs between a GPU and a CPU, and a fused optimiser walks through memory in order.
     With a checkpoint from the other kind of device it would apply the moments of one weight to another weight.
@@ -134,7 +134,7 @@ def _copy_strides_of_parameters(optimiser: torch.optim.Optimizer) -> None:
 
 
 def write_results(state: TrainingState, category_ids: tuple[int, ...], class_names: tuple[str, ...]) -> None:
-    """Write the final files, each one whole. The weights come last because with them the training counts as done."""
+    """Write the final files atomically. The weights are last, because a training with weights counts as finished."""
     state.log.flush()
     facts = {
         "seed": state.training.stated_seed,
@@ -155,7 +155,7 @@ def write_results(state: TrainingState, category_ids: tuple[int, ...], class_nam
     try:
         save_file(weights, temporary)
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own class
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk with an error class of its own
         temporary.unlink(missing_ok=True)
         raise WorkbenchError(f"{path}: cannot write the weights ({one_line(error)}); free some space") from None
 

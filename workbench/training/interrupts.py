@@ -10,11 +10,11 @@ from types import FrameType
 import torch
 
 PIPELINE = "WORKBENCH_PIPELINE_PID"
-"""Environment variable with which the pipeline passes its process id to its jobs."""
+"""Environment variable with the process id of the pipeline that started the job."""
 
 
 class StopRequests:
-    """Context in which SIGTERM and SIGINT do not kill the process: a loop asks for them after each step."""
+    """Context in which SIGTERM and SIGINT do not kill the process. A loop calls ``reason`` after each step instead."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -32,7 +32,7 @@ class StopRequests:
         self.signal = number
 
     def reason(self) -> str | None:
-        """Reason to stop, or None. As soon as one of several processes has a reason, all of them have one."""
+        """Reason to stop, or None. If one of several processes has a reason, every process gets a reason."""
         own = None
         if self.signal is not None:
             own = f"by {signal.Signals(self.signal).name}"
@@ -47,7 +47,7 @@ class StopRequests:
 
 
 def _alive(pid: int) -> bool:
-    """Return True if a process is running. A zombie, which has ended and was never waited for, is not running."""
+    """Return True if a process is running. A zombie, which has ended but is still listed, is not running."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

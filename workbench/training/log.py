@@ -1,4 +1,4 @@
-"""Log of a training, ``train.csv``: it grows with the training; a resume cuts it back to the checkpoint."""
+"""Log of a training, ``train.csv``. The log grows during the training; a resume drops the rows after the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from workbench.support.files import write_text_atomically
 class TrainLog:
     """Rows of ``step, epoch, lr, loss, loss_<term>…, val_ap, images_per_second``, kept in memory and on disk.
 
-    ``step`` is the number of steps done, ``epoch`` counts from 0, ``val_ap`` is a fraction or empty. A training with
-    weight averaging has a last column ``stage``; there the cycles continue the count of the epochs.
+    ``step`` is the number of steps done, ``epoch`` counts from 0, ``val_ap`` is a fraction or empty. The log of a
+    training with weight averaging has a last column ``stage``. There, the epoch numbers continue through the cycles.
     """
 
     def __init__(self, path: Path):
@@ -66,10 +66,10 @@ class TrainLog:
         return text.getvalue()
 
     def flush(self) -> None:
-        """Write the rows so far; they are at most about a thousand."""
+        """Write the rows so far, at most about a thousand."""
         if self.rows:
             write_text_atomically(self.path, self._text())
 
     def publish(self, final: Path) -> None:
-        """Write the whole log under its final name. The growing log stays, so that a kill in between loses nothing."""
+        """Write the whole log under its final name. The growing log is kept, so that a kill in between loses no row."""
         write_text_atomically(final, self._text())

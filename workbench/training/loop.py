@@ -33,7 +33,7 @@ from workbench.training.start import announce, micro_batches_of_rank, open_fabri
 from workbench.training.state import Machine, TrainingState, plan_steps
 
 CHECKPOINT_SECONDS = 600
-"""Longest time between two checkpoints; the end of an epoch writes one in any case."""
+"""Longest time between two checkpoints. A checkpoint is also written at the end of each epoch."""
 LOG_ROWS = 1000
 """Largest number of rows in the log, apart from validations."""
 
@@ -51,12 +51,12 @@ def train(
 ) -> None:
     """Train a detector in place and write its weights, its loss curves and the facts about the training.
 
-    A checkpoint of the training is resumed. Where ``machine.micro_batch`` is smaller than a device's share of
-    the batch, the gradients of several micro-batches are accumulated. Each micro-batch then has its own normalisers of
-    the loss: an approximation, which a line of progress and ``train.json`` state.
+    A training with a checkpoint is resumed. If ``machine.micro_batch`` is smaller than a device's share of the
+    batch, the gradients of several micro-batches are accumulated. Each micro-batch then has its own normalisers of the
+    loss. This is an approximation, which a line of progress and ``train.json`` report.
 
     Args:
-        detector: any detector; training uses only its ``loss``, its ``detect`` and what every module has.
+        detector: any detector; training uses only its ``loss``, its ``detect`` and the methods of ``nn.Module``.
         experiment: settings of the training, the images and the validation.
         training: folder of the training. Its seed decides the order and the augmentation of the images, and the random
             numbers that the detector draws in its loss.
@@ -90,8 +90,8 @@ def _loop(
     reporter: Reporter,
     requests: StopRequests,
 ) -> None:
-    """Take all steps that are left."""
-    saved = time.monotonic()
+    """Run the remaining steps, with their log rows, validations and checkpoints."""
+    last_save = time.monotonic()
     epochs = state.experiment.training.epochs + state.cycles
     log_every = max(1, state.total_steps // LOG_ROWS)
     while state.step < state.total_steps:
@@ -102,10 +102,10 @@ def _loop(
         stream = batches.epoch(epoch, skip=done * state.plan.accumulate)
         state.detector.train()
         for _ in range(min(state.steps_per_epoch - done, state.total_steps - state.step)):
-            began = time.monotonic()
+            start = time.monotonic()
             micro_batches = list(islice(stream, state.plan.accumulate))
             terms, rate = _step(state, micro_batches)
-            elapsed = time.monotonic() - began
+            elapsed = time.monotonic() - start
             state.step += 1
             state.seconds += elapsed
             images_per_second = len(micro_batches) * state.plan.micro_batch * state.plan.ranks / elapsed
@@ -117,9 +117,9 @@ def _loop(
             reporter.step(state.step, epoch + 1, epochs, sum(terms.values()), images_per_second, ap)
 
             stop = requests.reason()
-            if ends_epoch or stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if ends_epoch or stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
                 save_checkpoint(state)
-                saved = time.monotonic()
+                last_save = time.monotonic()
             if stop:
                 raise Interrupted(f"stopped {stop} at step {state.step}; run the same command again to resume")
 
@@ -127,7 +127,7 @@ def _loop(
 def _step(state: TrainingState, micro_batches: list[Batch]) -> tuple[dict[str, float], float]:
     """Update the weights once; return the loss terms, averaged over the micro-batches, and the learning rate."""
     settings = state.experiment.training
-    # Seeding every step lets a detector that samples in its loss, such as a two-stage one, resume to the same numbers.
+    # A detector may draw samples in its loss, as two-stage detectors do. With a seed per step, a resume repeats them.
     torch.manual_seed(_seed_of_step(state))
     factor = rate_factor(settings, state.step, state.steps_per_epoch)
     for group in state.optimiser.param_groups:
@@ -170,10 +170,11 @@ def _finite_values(terms: dict[str, Tensor], batch: Batch, step: int) -> dict[st
 def _end_epoch(
     state: TrainingState, epoch: int, stage: str | None, validate: Callable[[], float] | None
 ) -> float | None:
-    """Average the weights after a cycle, and validate where a validation is due; return its AP, else None."""
+    """Add the weights to the average after a cycle; return the AP of a validation if one is due, else None."""
     if stage == "swa":
         state.average.add(state.detector)
-    every = 1 if state.cycles else state.experiment.training.validate_every  # averaging starts from the best epoch
+    # Weight averaging starts from the best epoch, so each epoch needs a validation.
+    every = 1 if state.cycles else state.experiment.training.validate_every
     if validate is None or ((epoch + 1) % every and state.step < state.total_steps):
         return None
     ap = validate()
@@ -184,7 +185,7 @@ def _end_epoch(
 
 
 def _validator(state: TrainingState, trained_on: CocoDetection, workers: int) -> Callable[[], float] | None:
-    """Function that measures the validation AP of the detector; None in a rehearsal, which validates nothing."""
+    """Return a function that measures the validation AP of the detector; None in a rehearsal, without validation."""
     if state.experiment.training.limit_steps:
         return None
     data = read_coco(trained_on.root, "val2017", training=False)

@@ -25,11 +25,11 @@ RANDOM_BACKBONE = "the backbone starts from random weights"
 
 
 def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None = None, title: str = "") -> Detector:
-    """Build the detector with which a training starts; torch is seeded first, so that the weights are repeatable.
+    """Build the detector with which a training starts. Torch is seeded first, so that random weights are repeatable.
 
     Args:
         pretrained: file with ImageNet weights of the backbone; None for random weights.
-        title: beginning of the line that reports random weights in place of pretrained ones.
+        title: start of the line that reports random weights in place of pretrained weights.
     """
     torch.manual_seed(seed)
     detector = build_detector(experiment)
@@ -42,9 +42,9 @@ def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None 
 
 
 def open_fabric(devices: int) -> Fabric:
-    """Launcher of processes: on GPUs if there are any, else on the CPU. Other accelerators lack some operators.
+    """Launcher of processes: on GPUs if any are available, else on the CPU. Other accelerators lack some operators.
 
-    The environment is named because a Slurm job has one task: Fabric would take it for the only process.
+    The environment is set explicitly, because a Slurm job has one task, and Fabric would start no second process.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if 0 < gpus < devices:
@@ -73,7 +73,7 @@ def read_training_data(root: Path, experiment: Experiment) -> CocoDetection:
 def micro_batches_of_rank(
     data: CocoDetection, experiment: Experiment, plan: Plan, seed: int, rank: int, workers: int
 ) -> TrainingBatches:
-    """Training images as micro-batches, only those for this rank."""
+    """Micro-batches of training images for this rank."""
     training = experiment.training
     return training_batches(
         data,
@@ -121,5 +121,5 @@ def announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) 
             f"gradients of {plan.accumulate} micro-batches of {plan.micro_batch} are accumulated: an approximation of "
             f"a batch of {plan.batch}, because each micro-batch is normalised by its own positives"
         )
-    if training.limit_steps and not state.experiment.backbone.pretrained:  # as in every rehearsal
+    if training.limit_steps and not state.experiment.backbone.pretrained:  # true in every rehearsal
         reporter.say(RANDOM_BACKBONE)

@@ -31,7 +31,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """Images of one step, as micro-batches on several ranks, and the learning rate for that number of images."""
+    """Images of one step as micro-batches on several ranks, and the learning rate for this number of images."""
 
     ranks: int
     micro_batch: int
@@ -48,9 +48,9 @@ class Plan:
 
 
 def plan_steps(experiment: Experiment, ranks: int, micro_batch: int | None) -> Plan:
-    """Choose micro-batch, ranks and accumulation: their product is as near to the experiment's batch as possible.
+    """Choose micro-batch and accumulation, so that images per step are as near to the experiment's batch as possible.
 
-    The learning rate is scaled linearly with that product.
+    The learning rate is scaled linearly with the number of images per step.
     """
     training = experiment.training
     micro = min(micro_batch or training.batch, max(1, training.batch // ranks))
@@ -61,10 +61,10 @@ def plan_steps(experiment: Experiment, ranks: int, micro_batch: int | None) -> P
 
 @dataclass
 class TrainingState:
-    """A training in progress: its fixed parts, and the parts that change from step to step and are in a checkpoint.
+    """Training in progress: fixed parts, and parts that change from step to step and are saved in a checkpoint.
 
     Attributes:
-        training: folder of the training, where checkpoints and results are written, and its seed.
+        training: folder of the training for checkpoints and results, and the seed.
         detector: the detector itself; ``module`` is the same detector, wrapped for several processes.
         steps_per_epoch: steps of one epoch, or of one cycle of weight averaging.
         step: steps done.
@@ -112,6 +112,6 @@ class TrainingState:
         return ("epochs" if self.step < self.epoch_steps else "swa") if self.cycles else None
 
     def note_validation(self, ap: float) -> None:
-        """Record the AP after the last step if it is the best so far; of equal APs the first one is kept."""
+        """Record the AP after the last step if it is the best so far. In a tie, the earlier step is kept."""
         if self.best_ap is None or ap > self.best_ap:
             self.best_ap, self.best_step = ap, self.step

@@ -1,4 +1,4 @@
-"""Download of weights that others have trained, checked by their digest."""
+"""Download of ImageNet weights and of published detectors, with a check of the file's digest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.strict_yaml import choose
 
 BACKBONES = {
-    # Weights "V1" of torchvision; the paper's numbers were made with them.
+    # Weights "V1" of torchvision. The paper used these weights.
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
     "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
     # timm and torchvision publish other weights under this name.
@@ -54,16 +54,16 @@ def fetch_weights(name: str, file: Path) -> None:
 
 
 def _download(url: str, file: Path) -> None:
-    """Copy the content of an address into a file; raise OSError if the server stops answering or the content is cut."""
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, file.open("wb") as target:
-        shutil.copyfileobj(answer, target)
-        received, stated = target.tell(), int(answer.headers.get("Content-Length") or -1)
+    """Copy the content of an address into a file; raise OSError if the server stops or the content is incomplete."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response, file.open("wb") as target:
+        shutil.copyfileobj(response, target)
+        received, stated = target.tell(), int(response.headers.get("Content-Length") or -1)
     if stated not in (-1, received):
         raise OSError(f"{received} bytes of {stated}")
 
 
 def _source(name: str, file: Path) -> tuple[str, str | None]:
-    """Address of a file and the first digits of its SHA-256, if these are published."""
+    """Address of a file, and the first digits of its SHA-256 or None if no digest is published."""
     if name in BACKBONES:
         return BACKBONES[name], BACKBONES[name].rsplit("-", 1)[1].removesuffix(".pth")
     released = read_released()

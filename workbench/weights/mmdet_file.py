@@ -1,8 +1,8 @@
 """Reader of files that MMDetection 2 or 3 saved. Nothing that a file contains is executed.
 
 Checkpoints contain more than tensors: histories of the losses, NumPy's numbers, settings. PyTorch's restricted reader
-accepts the classes that are listed here and refuses all others. In place of a listed class it uses a stand-in that
-stores nothing and does nothing.
+accepts the classes that are listed here and refuses all others. In place of a listed class, the reader uses a
+stand-in that stores nothing and does nothing.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ INERT = {
 """Classes and functions that MMEngine, and MMCV before it, save next to the weights, by module."""
 AVERAGED = ("ema_state_dict", "swa_state_dict")
 AVERAGED_NAME = re.compile(r"(ema|swa)_(model\.)?(module\.)?")
-"""Pattern of averaged weights within a state; averaged weights may also be a state of their own, see ``AVERAGED``."""
+"""Start of the names of averaged weights next to plain weights. ``AVERAGED`` lists separate states of such weights."""
 COUNTERS = ("steps", "n_averaged")
-"""Numbers of averaged states. They are not weights."""
+"""Names of counters in averaged states. Counters are not weights."""
 FACTS = ("mmdet_version", "mmcv_version", "mmengine_version", "epoch", "iter", "time", "seed", "exp_name")
 """Facts about the training that are kept from a checkpoint."""
 
 
 class Inert:
-    """Stand-in for an object of a checkpoint: it accepts all arguments and stores nothing."""
+    """Stand-in for an object of a checkpoint; accepts all arguments and stores nothing."""
 
     def __new__(cls, *_: Any) -> Inert:
         return super().__new__(cls)
@@ -50,7 +50,7 @@ class Inert:
 
 
 class EmptyDict(Inert):
-    """Stand-in for a kind of mapping: a plain dictionary, because the reader fills no other kind."""
+    """Stand-in for a kind of mapping: a plain dictionary, because the reader can fill no other mapping."""
 
     def __new__(cls, *_: Any) -> dict:
         return {}
@@ -68,13 +68,13 @@ STAND_INS = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Content of a file, as far as it is used.
+    """Parts of a checkpoint that the import uses.
 
     Attributes:
         weights: tensors by MMDetection's names.
         class_names: names of the classes, if the file states them.
         facts: facts about the training.
-        notes: a line about each choice and each part that was left out.
+        notes: one line per choice and per part that was left out.
     """
 
     weights: dict[str, Tensor]
@@ -100,15 +100,15 @@ def read_checkpoint(file: Path) -> Checkpoint:
     notes = [f"{other}: left out, {key} is used" for other in AVERAGED if other in content and other != key]
     if key in AVERAGED:
         notes.append(f"{key}: used, the file has no plain weights")
-    weights, more = _plain_names(content if key is None else content[key])
-    odd = [name for name, value in weights.items() if not _is_plain_tensor(value)]
-    if odd or not weights:
-        fault = f"'{odd[0]}' is a {type(weights[odd[0]]).__name__}" if odd else "it has no tensor"
+    weights, name_notes = _plain_names(content if key is None else content[key])
+    others = [name for name, value in weights.items() if not _is_plain_tensor(value)]
+    if others or not weights:
+        fault = f"'{others[0]}' is a {type(weights[others[0]]).__name__}" if others else "it has no tensor"
         raise WorkbenchError(f"{file}: contains no weights ({fault}); name a checkpoint of MMDetection")
     meta = content.get("meta") if key else None
     meta = meta if isinstance(meta, Mapping) else {}
     facts = {name: meta[name] for name in FACTS if isinstance(meta.get(name), str | int)}
-    return Checkpoint(weights, _class_names(meta), facts, (*notes, *more))
+    return Checkpoint(weights, _class_names(meta), facts, (*notes, *name_notes))
 
 
 def _load(file: Path) -> Any:
@@ -135,7 +135,7 @@ def _load(file: Path) -> Any:
 
 
 def _plain_names(state: Mapping) -> tuple[dict[str, Any], list[str]]:
-    """Entries by their plain names, averaged ones only if there are no others, and notes about the choice."""
+    """Plain weights by name, or averaged weights if there are no plain weights; and notes about the choice."""
     plain: dict[str, Any] = {}
     averaged: dict[str, Any] = {}
     for name, value in state.items():
@@ -154,8 +154,8 @@ def _is_plain_tensor(value: Any) -> bool:
 
 def _class_names(meta: Mapping) -> tuple[str, ...] | None:
     """Names of the classes: in ``CLASSES`` of version 2 or ``dataset_meta`` of version 3."""
-    of_data = meta.get("dataset_meta")
-    names = meta.get("CLASSES") or (of_data.get("classes") if isinstance(of_data, Mapping) else None)
+    dataset = meta.get("dataset_meta")
+    names = meta.get("CLASSES") or (dataset.get("classes") if isinstance(dataset, Mapping) else None)
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
         return tuple(names)
     return None

@@ -25,11 +25,11 @@ from workbench.weights.mmdet_names import CONSTANTS, Place, renamer
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights under a detector's own names, and their differences from the state of this detector.
+    """Weights under our names of a detector, and the differences of the weights from the detector's state.
 
     Attributes:
         state: our name → tensor; zeros where the weights have no tensor for a name.
-        missing: our names for which there is no tensor.
+        missing: our names without a tensor.
         unexpected: their names that the detector does not have.
         other: lines about tensors of another shape or kind, not finite, or duplicate.
         notes: lines about what was left out or converted.
@@ -85,7 +85,7 @@ def fit_weights(
 
 
 def _problem(name: str, tensor: Tensor, slot: Tensor, first: str | None) -> str | None:
-    """Line about a tensor that must not be copied into a slot; ``first`` is the name that was copied there before."""
+    """Line about a tensor that does not fit a slot, or None; ``first`` is the name of a tensor already in this slot."""
     if first is not None:
         return f"duplicate: {name} and {first}"
     if tensor.shape != slot.shape:
@@ -113,7 +113,7 @@ def import_checkpoint(file: Path, training: Training, data_root: Path | None, sa
     Args:
         file: published checkpoint.
         training: folder of the run's published weights; the run's folder contains ``experiment.json``.
-        data_root: data set with the detector's classes, needed if the file does not name them or they are not COCO's.
+        data_root: data set with the detector's classes; needed unless the file names COCO's classes.
         say: function that receives each note, and each difference before the error.
 
     Raises:
@@ -144,7 +144,7 @@ def import_checkpoint(file: Path, training: Training, data_root: Path | None, sa
     }
     target = training.weights
     write_json_atomically(training.facts, facts)
-    write_bytes_atomically(target, save(fit.state))  # last, because with this file the import counts as done
+    write_bytes_atomically(target, save(fit.state))  # last, because an import with weights counts as done
     say(f"{len(checkpoint.weights)} tensors of {file.name} -> {target}")
     return target
 

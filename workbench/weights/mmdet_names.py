@@ -1,4 +1,4 @@
-"""MMDetection's names of tensors → our names, as tables of the starts of names.
+"""MMDetection's names of tensors → our names, as tables of first parts of names ("starts").
 
 MMDetection 2 and 3 use the same names. Backbones and necks are listed here; each family of detectors states its head's
 names in ``workbench/detectors/``. Source: the state of each detector that MMDetection builds. timm and MMDetection use
@@ -35,7 +35,7 @@ PAFPN = {
 }
 NECKS = {"fpn": FPN, "pafpn": PAFPN}
 BARE_CONVS = {"fpn": ("neck.",), "pafpn": ("neck.laterals.",)}
-"""Starts of our names of convolutions without a norm; a neck with ``neck_norm`` has none."""
+"""Starts of our names of convolutions without a norm. A neck with ``neck_norm`` has no such convolution."""
 CONSTANTS = ("bbox_head.integral.project", "data_preprocessor.mean", "data_preprocessor.std")
 """MMDetection's buffers that are not weights: the values of GFL's distribution, the mean and deviation of pixels."""
 PARTS = ((".conv.", ".0."), (".gn.", ".1."))
@@ -43,9 +43,9 @@ PARTS = ((".conv.", ".0."), (".gn.", ".1."))
 OFFSETS = (".conv_offset.", ".predictor.")
 """Names of the predictor of a deformable convolution's offsets."""
 SCALE = re.compile(r"(head\.(?:refine_)?scales)\.(\d+)\.scale")
-"""Factor of a level, after the start of its name is translated."""
+"""Factor of a level. The start of its name is already translated."""
 BARE = re.compile(r"(_convs\.\d+|\.vfnet_reg_conv)\.(weight|bias)$")
-"""Convolution of a block in old files, which leave out ``.conv``."""
+"""Convolution of a block in old files, whose names lack ``.conv``."""
 
 
 def name_starts(experiment: Experiment) -> dict[str, str]:
@@ -56,9 +56,9 @@ def name_starts(experiment: Experiment) -> dict[str, str]:
 
 
 def renamer(experiment: Experiment) -> Callable[[str], Place | None]:
-    """Function from MMDetection's name of a tensor to its place in the experiment's detector.
+    """Return a function from MMDetection's name of a tensor to the tensor's place in the experiment's detector.
 
-    The function returns None for a name with an unknown start.
+    For a name with an unknown start, the function returns None.
     """
     starts = name_starts(experiment)
     names = FAMILIES[experiment.detector.family].mmdetection_names(experiment)
@@ -66,10 +66,10 @@ def renamer(experiment: Experiment) -> Callable[[str], Place | None]:
 
     def place(name: str) -> Place | None:
         name = BARE.sub(r"\1.conv.\2", name)
-        fitting = [start for start in starts if name.startswith(start)]
-        if not fitting:
+        matching = [start for start in starts if name.startswith(start)]
+        if not matching:
             return None
-        start = max(fitting, key=len)
+        start = max(matching, key=len)
         ours = (starts[start] + name.removeprefix(start)).replace(*OFFSETS)
         if scale := SCALE.fullmatch(ours):
             return f"{scale[1]}.factors", int(scale[2])
