@@ -1,4 +1,4 @@
-"""Fixtures of many tests: a tiny data set, drawn once, and an experiment that learns it in a second."""
+"""Fixtures of many tests: a tiny data set, drawn once, and an experiment that trains on it in a second."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ from workbench.support.files import write_json_atomically
 
 
 def pytest_configure(config):
-    """Only the tests of a GPU see one: the others compare bits, and a GPU's sums round as they come."""
+    """Hide GPUs from all tests except the GPU tests. Other tests compare bits, and sums on a GPU vary in rounding."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with ``coco-tiny`` and ``bccd``; a checkout that lies elsewhere skips what needs it."""
+    """Folder with ``coco-tiny`` and ``bccd``; tests that need a missing folder are skipped."""
     beside = Path(__file__).resolve().parents[1] / ".." / "shared"
     folder = Path(os.environ.get("WORKBENCH_SHARED", beside)).resolve() / "data"
     if not folder.is_dir():
@@ -41,7 +41,7 @@ def tiny_data(tmp_path_factory):
 
 @pytest.fixture
 def tiny_experiment():
-    """The full VFNet, narrower still, for two epochs."""
+    """Experiment of the full VFNet at scale mini, with fewer channels, for two epochs."""
     experiment = load_row("table3", "t3_full_vfl").experiment
     return experiment.model_copy(
         update={
@@ -55,7 +55,7 @@ def tiny_experiment():
 
 @pytest.fixture
 def new_run(tmp_path):
-    """A function that writes the experiment of a run to a folder of results; returns the run."""
+    """Function that writes the experiment of a run to a results folder, and returns the run."""
 
     def make(experiment, results=tmp_path):
         run = scale_folder(results, "mini").run(run_id(experiment))
@@ -67,7 +67,7 @@ def new_run(tmp_path):
 
 @pytest.fixture
 def untrained_run(new_run):
-    """A function that makes a run on the drawn data whose training with seed 0 has random weights."""
+    """Function that makes a run on drawn data, with random weights as the training of seed 0."""
 
     def make(experiment):
         import torch
@@ -88,7 +88,7 @@ def untrained_run(new_run):
 
 @pytest.fixture
 def experiments(tmp_path, monkeypatch):
-    """A copy of ``experiments/`` that a test may change: then it calls ``files.forget()``."""
+    """Copy of ``experiments/``. A test that changes the copy calls ``files.forget()``."""
     folder = tmp_path / "experiments"
     shutil.copytree(Path(__file__).resolve().parents[1] / "experiments", folder)
     monkeypatch.setattr(files, "find_checkout", lambda: tmp_path)

@@ -1,6 +1,6 @@
 """Mistakes with data and files on the command line.
 
-Each one ends in one line that names the file and a remedy. No file is left with which a step would count as done.
+Each mistake ends in one line that names the file and a remedy. No file is left with which a step would count as done.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Scene:
         return next(self.seed.glob("*/detections.json"))
 
     def write_experiment(self, content: dict) -> None:
-        """Write ``experiment.json``; the folder gets the name of the experiment, if it is one."""
+        """Write ``experiment.json``; if the content is a valid experiment, rename the folder to its run's name."""
         write_json_atomically(self.run / "experiment.json", content)
         with contextlib.suppress(ValidationError):
             self.run = self.run.rename(self.run.with_name(run_id(Experiment.model_validate(content))))
@@ -94,7 +94,7 @@ def scene(tiny_data, tiny_experiment, tmp_path, monkeypatch) -> Scene:
 
 
 def prepare(scene: Scene, command: str) -> None:
-    """Do the steps before ``command``; the training has one step."""
+    """Run the commands before ``command``; the training has one step."""
     if command == "train":
         return
     scene.shorten(epochs=1, limit_steps=1)
@@ -103,7 +103,7 @@ def prepare(scene: Scene, command: str) -> None:
         scene.workbench("detect")
 
 
-# Damages to a scene. Each function below returns a function of the scene, or is one.
+# Damages to a scene. Each function below takes the scene and damages it, or returns a function that does so.
 
 
 def document(change, split="train2017"):
@@ -118,7 +118,7 @@ def document(change, split="train2017"):
 
 
 def entry(key, split="train2017", **changes):
-    """Change values of the first entry of a list that is not a crowd."""
+    """Change values of the first entry of a list, without the entries of crowds."""
     return document(lambda content: next(e for e in content[key] if not e.get("iscrowd")).update(changes), split)
 
 
@@ -145,7 +145,7 @@ def truncated(which):
 
 
 def full_disk(module, name, size=100):
-    """Limit files to ``size`` bytes while a function runs: a real error in the middle of writing, also in native code."""
+    """Limit files to ``size`` bytes while a function runs, so that its writing fails midway, even in native code."""
 
     def spoil(scene: Scene) -> None:
         scene.monkeypatch.setattr(module, name, limited(getattr(module, name)))
@@ -165,8 +165,8 @@ def full_disk(module, name, size=100):
 
 
 def without_category(content: dict) -> None:
-    gone = content["categories"][0]["id"]
-    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != gone]
+    category = content["categories"][0]["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != category]
 
 
 def twice(key):
@@ -231,9 +231,9 @@ MISTAKES = {
         entry("annotations", id=901, image_id=902),
         [TRAIN, "annotation 901 belongs to image 902", "add the image or remove the annotation"],
     ),
-    "image id twice": ("train", twice("images"), [TRAIN, "image id ", " occurs 2 times; make the ids unique"]),
-    "annotation id twice": ("train", twice("annotations"), [TRAIN, "annotation id ", "make the ids unique"]),
-    "category id twice": ("train", twice("categories"), [TRAIN, "category id ", "make the ids unique"]),
+    "duplicate image id": ("train", twice("images"), [TRAIN, "image id ", " occurs 2 times; make the ids unique"]),
+    "duplicate annotation id": ("train", twice("annotations"), [TRAIN, "annotation id ", "make the ids unique"]),
+    "duplicate category id": ("train", twice("categories"), [TRAIN, "category id ", "make the ids unique"]),
     "no images": ("train", emptied("images", "annotations"), [TRAIN, "no images are left", "check the file"]),
     "no annotations": ("train", emptied("annotations"), [TRAIN, "24 images without annotations", "check the file"]),
     "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty; add at least one category"]),
@@ -288,7 +288,7 @@ MISTAKES = {
         ["experiment.json: settings of the run are truncated", "copy"],
     ),
     "no settings": ("train", lambda s: (s.run / "experiment.json").unlink(), ["experiment.json: ", "check the path"]),
-    "a file for the results' folder": (
+    "a file in place of the results' folder": (
         "train",
         file_for_folder,
         ["seed0/checkpoints: cannot make this folder (Not a directory); check the path, its permissions and the"],
@@ -356,18 +356,22 @@ MISTAKES = {
         ["detections.json: detections are truncated or not JSON", "write or copy the file again"],
     ),
     "annotations truncated later": ("evaluate", truncated(lambda s: s.annotations("val2017")), [VAL, "copy the file"]),
-    "annotations gone later": ("evaluate", lambda s: s.annotations("val2017").unlink(), [VAL, "put the COCO-format"]),
-    "images gone later": (
+    "annotations removed later": (
+        "evaluate",
+        lambda s: s.annotations("val2017").unlink(),
+        [VAL, "put the COCO-format"],
+    ),
+    "image removed later": (
         "evaluate",
         document(lambda c: c["images"].pop(), "val2017"),
         [VAL, "detections on images not in the file (ids ", "use the annotations from"],
     ),
-    "category gone later": (
+    "categories removed later": (
         "evaluate",
         document(lambda c: c["categories"].clear(), "val2017"),
         [VAL, "detections of unknown categories (ids ", "use the annotations from"],
     ),
-    "box spoilt later": (
+    "box damaged later": (
         "evaluate",
         entry("annotations", "val2017", bbox=[1, 2, float("nan"), 4]),
         [VAL, "annotation 0 "],
@@ -397,11 +401,11 @@ def test_a_mistake_ends_in_one_line_and_leaves_no_result(mistake, scene, capfd):
 UNUSUAL = {
     "box partly outside": (entry("annotations", bbox=[-5, -5, 30, 30]), ""),
     "box outside": (entry("annotations", bbox=[5000, 5, 30, 30]), "data: 1 annotations outside their image"),
-    "box of no width": (entry("annotations", bbox=[5, 5, 0.5, 30]), "data: 1 annotations under 1 pixel"),
+    "box of half a pixel": (entry("annotations", bbox=[5, 5, 0.5, 30]), "data: 1 annotations under 1 pixel"),
     "unknown category": (entry("annotations", category_id=999), "data: 1 annotations of unknown categories"),
     "category without annotations": (document(without_category), ""),
-    "nothing to find in validation": (document(lambda c: c["annotations"].clear(), "val2017"), "val AP 0.0"),
-    "no image with a box but one": (
+    "no annotations in validation": (document(lambda c: c["annotations"].clear(), "val2017"), "val AP 0.0"),
+    "only one image with a box": (
         document(lambda c: c.update(annotations=c["annotations"][-1:])),
         "23 images without",
     ),

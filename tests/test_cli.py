@@ -1,4 +1,4 @@
-"""The command line: each step by hand, one's own pictures, and mistakes told in one line."""
+"""The command line: single steps, a user's own images, and mistakes reported in one line."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ REHEARSAL = ("--limit-steps", 2, "--limit-images", 4)
 
 
 def registered_commands():
-    """Commands by name, those of ``bench`` too."""
+    """Commands by name, including the commands of ``bench``."""
     group = typer.main.get_command(cli.app)
     return {**group.commands, **group.commands["bench"].commands}
 
@@ -35,13 +35,13 @@ def workbench(*arguments, cwd=None):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_data):
-    """A training of two steps, by the name of its row; its drawn data set has few images."""
+    """Training of two steps, named by its row, on a drawn data set with few images."""
     results = tmp_path_factory.mktemp("results")
     row = load_table("table3", "mini", rehearsal=Rehearsal(steps=2, images=4))[1][3]
     drawn_data(results, row.experiment.data).symlink_to(tiny_data)
-    said = workbench("train", "--run", row.id, "--seed", 1, "--results", results, *REHEARSAL)
-    assert said.returncode == 0, said.stderr
-    assert "2/2  epoch 1/" in said.stderr
+    result = workbench("train", "--run", row.id, "--seed", 1, "--results", results, *REHEARSAL)
+    assert result.returncode == 0, result.stderr
+    assert "2/2  epoch 1/" in result.stderr
     return scale_folder(results, "mini", Rehearsal(2, 4)).training(row, 1)
 
 
@@ -68,10 +68,10 @@ def test_each_step_by_the_name_of_a_row(trained, tiny_data):
 
 @pytest.mark.parametrize("folder", ["run", "training"])
 def test_a_folder_names_a_run_in_every_command(trained, tmp_path, folder):
-    """The data set of the embedded world is found from the folder, and the variant is the published one."""
-    named = [trained.run.folder, "--seed", 1] if folder == "run" else [trained.folder]
+    """The folder is enough to find the drawn data set; the default is the published variant."""
+    location = [trained.run.folder, "--seed", 1] if folder == "run" else [trained.folder]
     for command, more in {"detect": (), "evaluate": (), "ranking": (), "oracle": ()}.items():
-        result = workbench(command, "--run", *named, *more, cwd=tmp_path)
+        result = workbench(command, "--run", *location, *more, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     assert len(list(trained.folder.glob("*/metrics.json"))) >= 1
     assert trained.ranking.is_file()
@@ -79,7 +79,7 @@ def test_a_folder_names_a_run_in_every_command(trained, tmp_path, folder):
 
 
 def test_the_file_for_the_evaluation_server(trained, tiny_data, tmp_path):
-    """test-dev comes without annotations, its images in a folder of another name."""
+    """The split test-dev has no annotations, and its images are in the folder test2017."""
     document = json.loads((tiny_data / "annotations/instances_val2017.json").read_text())
     del document["annotations"]
     write_json_atomically(tmp_path / "data/annotations/image_info_test-dev2017.json", document)
@@ -106,17 +106,17 @@ def test_the_file_for_the_evaluation_server(trained, tiny_data, tmp_path):
     assert "image_info_test-dev2017.json: no such annotation file" in result.stderr
 
 
-def test_predict_draws_pictures_and_lists_boxes(trained, tmp_path):
+def test_predict_draws_images_and_lists_boxes(trained, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.new("L", (300, 100), 90).save(pictures / "grey_wide.png")
     turned = Image.new("RGB", (64, 200), (200, 30, 40))
     exif = turned.getexif()
-    exif[0x0112] = 6  # to be turned by a quarter for display
+    exif[0x0112] = 6  # viewers rotate the image by 90 degrees
     turned.save(pictures / "turned.jpg", exif=exif)
-    said = workbench("predict", pictures, "--run", trained.folder, "--out", tmp_path / "out", "--min-score", 0)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.count(" objects; drawn picture: ") == 2
+    result = workbench("predict", pictures, "--run", trained.folder, "--out", tmp_path / "out", "--min-score", 0)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(" objects; drawn picture: ") == 2
     listed = json.loads((tmp_path / "out" / "detections.json").read_text())
     for entry in listed:
         width, height = (300, 100) if entry["file"].endswith("wide.png") else (200, 64)
@@ -166,7 +166,7 @@ def test_an_experiment_of_another_run_is_refused(trained, tmp_path):
 
 @pytest.mark.parametrize("command", [c for c in registered_commands() if c != "dataset"])
 def test_shared_options_are_spelled_the_same_in_every_command(command):
-    """A command that takes a run or a scale has the same options for it as all others."""
+    """Every command with a run or a scale has the same options for them."""
     options = {option for p in registered_commands()[command].params for option in p.opts}
     assert not options & {"--data", "--root"}
     if "--run" in options:
@@ -175,13 +175,13 @@ def test_shared_options_are_spelled_the_same_in_every_command(command):
         assert "--results" in options
 
 
-def test_plan_says_what_is_shared():
-    said = workbench("plan", "table3", "--scale", "coco").stdout
-    assert "5 trainings (one per run) for 5 rows, scale coco" in said
-    assert "t3_full_vfl; shared with table2 (t2_g2p0_a0p75_q)" in said
+def test_plan_lists_shared_trainings():
+    plan = workbench("plan", "table3", "--scale", "coco").stdout
+    assert "5 trainings (one per run) for 5 rows, scale coco" in plan
+    assert "t3_full_vfl; shared with table2 (t2_g2p0_a0p75_q)" in plan
 
 
-def test_the_front_door():
+def test_the_public_functions():
     import workbench as package
 
     experiment = package.load_experiment("table3", "t3_full_vfl", "mini")
@@ -192,7 +192,7 @@ def test_the_front_door():
 
 
 def test_training_needs_neither_snakemake_nor_jupyter():
-    """The package is of use on its own: nothing that trains or evaluates imports the pipeline's tools."""
+    """Training and evaluation work without the tools of the pipeline."""
     code = """
 import sys
 for name in ("snakemake", "jupyterlab", "jupyter", "IPython", "matplotlib"):

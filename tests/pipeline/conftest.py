@@ -1,4 +1,4 @@
-"""Copies of the repository in which the pipeline may run and be spoilt."""
+"""Fixtures that copy the repository, so that a test can run the pipeline in the copy, or damage the copy."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def copy():
-    """A function that copies what the pipeline needs into a folder."""
+    """Function that copies the files that the pipeline needs into a folder."""
 
     def copy_to(folder):
         folder.mkdir(exist_ok=True)
@@ -27,7 +27,7 @@ def copy():
 
 @pytest.fixture(scope="session")
 def edit():
-    """A function that replaces the first occurrence of a text in a file."""
+    """Function that replaces the first occurrence of a text in a file."""
 
     def replace(path, old, new):
         text = path.read_text()

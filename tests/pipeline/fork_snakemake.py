@@ -1,7 +1,7 @@
-"""Runs `snakemake` again and again, each time in a process of its own, but with a second and a half of imports done once.
+"""Run `snakemake` many times, each time in a new process, with 1.5 seconds of imports done only once.
 
-Reads a JSON list a line: the working folder, the file that gets what is on the screen, and Snakemake's arguments. Answers
-each with the exit code.
+Each line of stdin is a JSON list: the working folder, the file for the output of the process, and Snakemake's arguments.
+For each line, print the exit code.
 """
 
 import json
@@ -19,7 +19,7 @@ for line in sys.stdin:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(screen, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(1, 2)
-        os.environ["PYTHONPATH"] = folder  # the jobs find the package of the folder first, and so does the Snakefile
+        os.environ["PYTHONPATH"] = folder  # Snakefile and jobs import the package in the folder
         sys.path.insert(0, folder)
         sys.argv[:] = ["snakemake", *arguments]
         snakemake.cli.main()

@@ -1,4 +1,4 @@
-"""Whatever is killed, the same command again ends in what an undisturbed run ends in: weights to the bit, metrics."""
+"""After any kill, the same command again gives the results of an undisturbed run: metrics, and weights bit for bit."""
 
 import json
 import os
@@ -29,13 +29,13 @@ def pipeline(folder, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a group of its own, as a terminal gives it
+        start_new_session=True,  # its own process group, as in a terminal
         **options,
     )
 
 
 def copy(folder):
-    """The repository with a scale mini that takes seconds: 60 steps."""
+    """Copy the repository, with a scale mini of 60 steps that takes seconds."""
     for name in ("Snakefile", "workbench", "experiments", "profiles"):
         source = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__")
@@ -51,7 +51,7 @@ def copy(folder):
 
 
 def outcome(folder):
-    """Weights and metrics, provenance apart."""
+    """Weights, metrics without provenance, and the log of the training."""
     seed = next((folder / "results" / "mini" / "runs").glob("*/seed0"))
     metrics = json.loads(next(seed.glob("*/metrics.json")).read_text())
     del metrics["provenance"]
@@ -62,14 +62,14 @@ def outcome(folder):
 def undisturbed(tmp_path_factory):
     folder = copy(tmp_path_factory.mktemp("undisturbed"))
     process = pipeline(folder)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
     return folder
 
 
 @pytest.fixture
 def folder(undisturbed, tmp_path):
-    """A copy with the data set drawn and nothing trained."""
+    """Copy of the repository with the drawn data set, but without a training."""
     copy(tmp_path)
     shutil.copytree(undisturbed / "results", tmp_path / "results")
     shutil.rmtree(tmp_path / "results" / "mini" / "runs")
@@ -77,8 +77,8 @@ def folder(undisturbed, tmp_path):
 
 
 def processes(folder, command):
-    """Pids of ``workbench COMMAND`` that work in ``folder``."""
-    found = []
+    """Ids of the processes ``workbench COMMAND`` whose working folder is ``folder``."""
+    pids = []
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
@@ -87,30 +87,30 @@ def processes(folder, command):
                 and b"workbench" in b" ".join(words[:2])
                 and (entry / "cwd").resolve() == folder
             ):
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except (OSError, ValueError):
             continue
-    return found
+    return pids
 
 
 def wait_for(condition, seconds=120):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.02)
-    raise AssertionError("it did not come to that")
+    raise AssertionError(f"condition not met within {seconds} seconds")
 
 
 def finish(folder, undisturbed, unlock=False):
-    """The same command again, and its outcome against that of an undisturbed run."""
+    """Run the same command again, and compare its outcome with the outcome of an undisturbed run; return the log."""
     if unlock:
         subprocess.run(
             [BIN / "snakemake", "--unlock"], cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, check=True
         )
     process = pipeline(folder)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
     weights, metrics, log = outcome(folder)
     expected, expected_metrics, _ = outcome(undisturbed)
     assert weights.keys() == expected.keys()
@@ -131,16 +131,14 @@ def test_kill_9_of_the_training_at_ten_moments(folder, undisturbed):
         time.sleep(moments.uniform(0, 9))
         try:
             os.kill(pid, signal.SIGKILL)
-        except (
-            ProcessLookupError
-        ):  # it was done before, in parts: as good as an undisturbed one, and the next begins anew
+        except ProcessLookupError:  # the training is finished: check the outcome, and start again without results
             process.communicate(timeout=120)
             finish(folder, undisturbed)
             shutil.rmtree(folder / "results" / "mini" / "runs")
             continue
         kills += 1
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode != 0, said
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode != 0, output
     finish(folder, undisturbed)
 
 
@@ -176,11 +174,11 @@ def test_kill_9_of_snakemake(folder, undisturbed):
     wait_for(lambda: checkpoint(folder))
     process.kill()
     wait_for(lambda: not processes(folder, "train"), 60)
-    # The next job begins its log anew.
+    # The log is read now, because the next job overwrites it.
     log = next(folder.glob("results/mini/runs/*/seed0/train.log"))
     wait_for(lambda: "because the pipeline that started it is gone" in log.read_text(), 10)
-    again = pipeline(folder)
-    said, _ = again.communicate(timeout=120)
-    assert again.returncode != 0
-    assert "--unlock" in said
+    second = pipeline(folder)
+    output, _ = second.communicate(timeout=120)
+    assert second.returncode != 0
+    assert "--unlock" in output
     assert "resumed from the checkpoint at step" in finish(folder, undisturbed, unlock=True)

@@ -1,7 +1,7 @@
-"""Nearly every mistake that can be made with the pipeline, through `snakemake`.
+"""Mistakes that a user can make with the pipeline, through `snakemake`.
 
-Each is told in the last line on the screen, which names the place and what to do, without a traceback, and leaves nothing
-that a later run would take for done. Mistakes of settings come out in a dry run.
+After each mistake, the last line on the screen names the place and the remedy, without a traceback. No file is left that
+a later run would take for a result. Mistakes in settings are reported in a dry run.
 """
 
 import json
@@ -17,14 +17,14 @@ from workbench.pipeline.messages import last_lines
 
 BIN = Path(sys.executable).parent
 REHEARSAL = ("limit_steps=2", "limit_images=4")
-OWN = "extends: mini\ntitle: images of one's own\ndata: {kind: coco, classes: 6}\n"
+OWN = "extends: mini\ntitle: own images\ndata: {kind: coco, classes: 6}\n"
 WILD = f"{OWN}training: {{optimiser: sgd, learning_rate: 1.0e+18, warmup_steps: 0}}\n"
 TRAIN, VAL = "data/annotations/instances_train2017.json", "data/annotations/instances_val2017.json"
 
 
 @pytest.fixture(scope="module")
 def forked():
-    """A process that runs `snakemake` when asked."""
+    """Process that runs `snakemake` for each line of its stdin."""
     server = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("fork_snakemake.py")],
         stdin=subprocess.PIPE,
@@ -38,7 +38,7 @@ def forked():
 
 @pytest.fixture
 def snakemake(forked, tmp_path):
-    """A function that runs it in a folder; returns the exit code and what was on the screen."""
+    """Function that runs `snakemake` in a folder; returns the exit code and the output on the screen."""
 
     def run(folder, *arguments):
         screen = tmp_path / "screen"
@@ -50,7 +50,7 @@ def snakemake(forked, tmp_path):
 
 @pytest.fixture
 def repository(copy, edit, tiny_data, tmp_path):
-    """A copy of the repository with few images to draw, a data set and two scales of one's own."""
+    """Copy of the repository with few images to draw, and with an own data set and two scales for this data set."""
     folder = copy(tmp_path / "repository")
     edit(folder / "experiments/scales/mini.yaml", "seed: 0}", "seed: 0, train_images: 24, val_images: 6}")
     (folder / "experiments/scales/own.yaml").write_text(OWN)
@@ -60,7 +60,7 @@ def repository(copy, edit, tiny_data, tmp_path):
 
 
 def taken_for_done(folder):
-    """Files with which a step counts as done, and what has not been cleaned up."""
+    """Files with which a step counts as done, and temporary files that were not removed."""
     names = {"model.safetensors", "detections.json", "metrics.json", "bootstrap.json", "instances_train2017.json"}
     suffixes = {".partial", ".tmp", ".csv", ".png"}
     results = folder / "results"
@@ -76,31 +76,31 @@ def last_line(screen):
     return [line for line in screen.splitlines() if line.strip()][-1]
 
 
-# Kinds of mistakes; each function returns (what is done to the copy, arguments, pieces of what is said).
+# Kinds of mistakes. Each function returns (function that damages the copy or None, arguments, parts of the message).
 
 
-def setting(file, old, new, *said):
-    """A slip in a file of experiments/."""
+def setting(file, old, new, *parts):
+    """Mistake in a file of experiments/."""
 
     def spoil(folder, edit):
         edit(folder / "experiments" / file, old, new)
 
-    return spoil, ("-n", "table3"), said
+    return spoil, ("-n", "table3"), parts
 
 
-def typed(arguments, said):
-    """A slip on the command line."""
-    return None, ("-n", *arguments.split()), (said,)
+def typed(arguments, message):
+    """Mistake on the command line."""
+    return None, ("-n", *arguments.split()), (message,)
 
 
-def data(spoil, *said, scale="own", steps=REHEARSAL):
-    """Something wrong with a data set, or with what is learnt from it."""
+def data(spoil, *parts, scale="own", steps=REHEARSAL):
+    """Fault of a data set, or of a training on a data set."""
     arguments = ("t3_full_vfl", "--config", f"scale={scale}", "data_root=data", *steps)
-    return lambda folder, _: spoil(folder), arguments, said
+    return lambda folder, _: spoil(folder), arguments, parts
 
 
 def without_connection(folder):
-    """An address at which nothing listens."""
+    """Replace the address of published weights by an address without a server."""
     file = folder / "experiments/vfnet/released.yaml"
     file.write_text(file.read_text().replace("url: https://download.openmmlab.com/", "url: https://127.0.0.1:9/"))
 
@@ -122,7 +122,7 @@ def truncated(pattern):
 
 
 def a_file(path):
-    """A file where a folder should be."""
+    """File in the place of a folder."""
 
     def spoil(folder, _):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -134,19 +134,19 @@ def a_file(path):
 MISTAKES = {
     "config: unknown key": setting("config.yaml", "seeds:", "sceeds:", "experiments/config.yaml: sceeds: unknown key; did you mean 'seeds'?"),
     "config: wrong type": setting("config.yaml", "seeds: 1", "seeds: many", "experiments/config.yaml: seeds: input should be a valid integer", "(found 'many')"),
-    "config: no YAML": setting("config.yaml", "seeds: 1", "seeds: [1", "experiments/config.yaml, line ", ": not valid YAML: expected ',' or ']'", "correct it"),
-    "config: key twice": setting("config.yaml", "seeds: 1", "seeds: 1\nseeds: 2", "experiments/config.yaml, line ", ": not valid YAML: duplicate key 'seeds'"),
+    "config: not YAML": setting("config.yaml", "seeds: 1", "seeds: [1", "experiments/config.yaml, line ", ": not valid YAML: expected ',' or ']'", "correct it"),
+    "config: duplicate key": setting("config.yaml", "seeds: 1", "seeds: 1\nseeds: 2", "experiments/config.yaml, line ", ": not valid YAML: duplicate key 'seeds'"),
     "config: unknown scale": setting("config.yaml", "scale: mini", "scale: mimi", "experiments/config.yaml: scale: unknown scale 'mimi'; did you mean 'mini'?"),
     "recipes: unknown key": setting("recipes.yaml", "bias_lr_factor", "bias_lr_facter", "experiments/recipes.yaml: vfnet.training.bias_lr_facter: unknown key; did you mean 'bias_lr_factor'?"),
     "recipes: wrong type": setting("recipes.yaml", "warmup_ratio: 0.1", "warmup_ratio: some", "experiments/recipes.yaml: vfnet.training.warmup_ratio: input should be a valid number", "(found 'some')"),
-    "recipes: no YAML": setting("recipes.yaml", "schedule: 1x", "schedule: {1x", "experiments/recipes.yaml, line ", ": not valid YAML"),
-    "recipes: key twice": setting("recipes.yaml", "schedule: 1x", "schedule: 1x\n  schedule: 1x", "experiments/recipes.yaml, line ", ": not valid YAML: duplicate key 'schedule'"),
+    "recipes: not YAML": setting("recipes.yaml", "schedule: 1x", "schedule: {1x", "experiments/recipes.yaml, line ", ": not valid YAML"),
+    "recipes: duplicate key": setting("recipes.yaml", "schedule: 1x", "schedule: 1x\n  schedule: 1x", "experiments/recipes.yaml, line ", ": not valid YAML: duplicate key 'schedule'"),
     "recipes: unknown loss": setting("recipes.yaml", "name: varifocal", "name: varifocl", "experiments/recipes.yaml: vfnet.loss: unknown name 'varifocl'; did you mean 'varifocal'?"),
     "recipes: unknown backbone": setting("recipes.yaml", "name: resnet50", "name: resnet5", "experiments/recipes.yaml: vfnet.backbone.name: unknown backbone 'resnet5'; did you mean 'resnet50'?"),
     "table: unknown key": setting("vfnet/table3.yaml", "note:", "notes:", "experiments/vfnet/table3.yaml: rows.t3_star_vfl.notes: unknown key; did you mean 'note'?"),
     "table: wrong type": setting("vfnet/table3.yaml", "AP: 39.0", "AP: high", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.published.AP: input should be a valid number", "(found 'high')"),
-    "table: no YAML": setting("vfnet/table3.yaml", "  t3_raw_fl:", "\tt3_raw_fl:", "experiments/vfnet/table3.yaml, line ", ": not valid YAML: found character '\\t'"),
-    "table: key twice": setting("vfnet/table3.yaml", "split:", "title: two\nsplit:", "experiments/vfnet/table3.yaml, line ", ": not valid YAML: duplicate key 'title'"),
+    "table: not YAML": setting("vfnet/table3.yaml", "  t3_raw_fl:", "\tt3_raw_fl:", "experiments/vfnet/table3.yaml, line ", ": not valid YAML: found character '\\t'"),
+    "table: duplicate key": setting("vfnet/table3.yaml", "split:", "title: two\nsplit:", "experiments/vfnet/table3.yaml, line ", ": not valid YAML: duplicate key 'title'"),
     "table: unknown recipe": setting("vfnet/table3.yaml", "base: vfnet_raw", "base: vfnet_rwa", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.base: unknown recipe 'vfnet_rwa'; did you mean 'vfnet_raw'?"),
     "table: impossible row": setting("vfnet/table3.yaml", "{refine: false}", "{star: false}", "experiments/vfnet/table3.yaml: rows.t3_star_vfl.detector: refine needs star"),
     "loss: unknown name": setting("vfnet/table3.yaml", "{name: focal}", "{name: vocal}", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.loss: unknown name 'vocal'; did you mean 'focal'?"),
@@ -156,8 +156,8 @@ MISTAKES = {
     "scale: unknown key": setting("scales/mini.yaml", "steps:", "stpes:", "experiments/scales/mini.yaml: training.warmup_stpes: unknown key; did you mean 'warmup_steps'?"),
     "scale: wrong type": setting("scales/mini.yaml", "epochs: 20", "epochs: many", "experiments/scales/mini.yaml: schedules.1x.epochs: input should be a valid integer"),
     "scale: wrong type of a backbone": setting("scales/mini.yaml", "stem: 24", "stem: wide", "experiments/scales/mini.yaml: backbones.resnet50.stem: input should be a valid integer"),
-    "scale: no YAML": setting("scales/mini.yaml", "long: 128", "long: [128", "experiments/scales/mini.yaml, line ", ": not valid YAML"),
-    "scale: key twice": setting("scales/mini.yaml", "flip: 0.5", "flip: 0.5\n  flip: 1", "experiments/scales/mini.yaml, line ", ": not valid YAML: duplicate key 'flip'"),
+    "scale: not YAML": setting("scales/mini.yaml", "long: 128", "long: [128", "experiments/scales/mini.yaml, line ", ": not valid YAML"),
+    "scale: duplicate key": setting("scales/mini.yaml", "flip: 0.5", "flip: 0.5\n  flip: 1", "experiments/scales/mini.yaml, line ", ": not valid YAML: duplicate key 'flip'"),
     "unknown table": typed("tabel3", "unknown target 'tabel3'; did you mean 'table3'?"),
     "unknown row": typed("t3_full_vlf", "unknown target 't3_full_vlf'; did you mean 't3_full_vfl'?"),
     "unknown row beside a table": typed("table2 t3_full", "unknown target 't3_full'; did you mean 't3_full_vfl'?"),
@@ -184,30 +184,30 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_told_in_the_last_line(mistake, repository, snakemake, edit):
+def test_mistakes_are_reported_in_the_last_line(mistake, repository, snakemake, edit):
     spoil, arguments, expected = MISTAKES[mistake]
     if spoil:
         spoil(repository, edit)
     code, screen = snakemake(repository, *arguments)
     assert code != 0, screen
     assert "Traceback" not in screen
-    said = last_line(screen)
-    assert said.startswith("workbench: ")
+    message = last_line(screen)
+    assert message.startswith("workbench: ")
     for piece in expected:
-        assert piece in said
+        assert piece in message
     assert not taken_for_done(repository)
 
 
 @pytest.fixture
 def small_disk():
-    """A function that mounts a file system of a given size on a folder."""
+    """Function that mounts a file system of a given size on a folder."""
     mounted = []
 
     def mount(folder, size):
         folder.mkdir(exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder]
         if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("a file system of a given size cannot be mounted here (that takes root)")
+            pytest.skip("cannot mount a file system of a given size; run this test as root")
         mounted.append(folder)
 
     yield mount
@@ -230,10 +230,10 @@ def test_a_full_disk(size, scale, step, expected, repository, snakemake, small_d
     code, screen = snakemake(repository, *command)
     assert code != 0, screen
     assert "Traceback" not in screen
-    said = last_line(screen)
-    assert said.startswith("workbench: ")
+    message = last_line(screen)
+    assert message.startswith("workbench: ")
     for piece in expected:
-        assert piece in said
+        assert piece in message
     assert not taken_for_done(repository)
     subprocess.run(["mount", "-o", "remount,size=64m", repository / "results"], check=True)
     code, screen = snakemake(repository, *command, "-n")
@@ -252,21 +252,23 @@ def test_a_disk_without_room_for_snakemake(copy, tmp_path, snakemake, small_disk
     assert last_line(screen) == f"workbench: {folder}: no space left on this disk; free some space"
 
 
-def test_of_a_job_that_was_killed_the_log_is_named(tmp_path):
-    logs = {name: tmp_path / f"{name}.log" for name in ("told", "killed", "none")}
-    logs["told"].write_text("1/9\nworkbench: here: do this\n")
+def test_the_log_of_a_killed_job_is_named(tmp_path):
+    logs = {name: tmp_path / f"{name}.log" for name in ("message", "killed", "none")}
+    logs["message"].write_text("1/9\nworkbench: here: do this\n")
     logs["killed"].write_text("1/9\n2/9\n")
     screen = tmp_path / "snakemake.log"
     screen.write_text("".join(f"    log: {log} (check log file(s) for error details)\n" for log in logs.values()))
-    told, *others = last_lines(str(screen))
-    screen.write_text(f"    log: {logs['told']}, {logs['none']} (check log file(s) for error details)\n")
-    assert last_lines(str(screen)) == [told]  # a cluster has a log of its own
-    command = f"set -e; workbench train 2>&1 | (trap '' INT TERM PIPE; tee {logs['told']})"
+    message, *others = last_lines(str(screen))
+    screen.write_text(f"    log: {logs['message']}, {logs['none']} (check log file(s) for error details)\n")
+    assert last_lines(str(screen)) == [message]  # the second file is the cluster's log
+    command = f"set -e; workbench train 2>&1 | (trap '' INT TERM PIPE; tee {logs['message']})"
     screen.write_text(f"CalledProcessError in file x, line 1:\nCommand '{command}' returned non-zero exit status 1.\n")
-    assert last_lines(str(screen)) == [told]  # the settings of the job are quiet
-    screen.write_text(f"    log: {logs['none']}, {logs['told']} (check log file(s) for error details)\n")
-    assert last_lines(str(screen))[0].startswith(f"workbench: {logs['none']} and {logs['told']}: the job ended without")
-    assert told == "workbench: here: do this"
+    assert last_lines(str(screen)) == [message]  # the settings of the job are quiet
+    screen.write_text(f"    log: {logs['none']}, {logs['message']} (check log file(s) for error details)\n")
+    assert last_lines(str(screen))[0].startswith(
+        f"workbench: {logs['none']} and {logs['message']}: the job ended without"
+    )
+    assert message == "workbench: here: do this"
     assert all(
-        f"{logs[name]}: the job ended without" in said for name, said in zip(("killed", "none"), others, strict=True)
+        f"{logs[name]}: the job ended without" in line for name, line in zip(("killed", "none"), others, strict=True)
     )

@@ -18,7 +18,7 @@ REHEARSAL = ("--config", "limit_steps=2", "limit_images=4")
 
 
 def snakemake(folder, *arguments, check=True):
-    """Run it; the processes that it starts find the package of ``folder`` first."""
+    """Run `snakemake`; its jobs import the package in ``folder``."""
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
     result = subprocess.run(
         [BIN / "snakemake", "--cores", "2", *arguments],
@@ -35,8 +35,8 @@ def snakemake(folder, *arguments, check=True):
 
 def planned(folder, *arguments):
     """Number of jobs of each rule in a dry run."""
-    said = snakemake(folder, "-n", *arguments).stdout
-    table = said.rsplit("Job stats:", 1)[-1] if "Job stats:" in said else ""
+    output = snakemake(folder, "-n", *arguments).stdout
+    table = output.rsplit("Job stats:", 1)[-1] if "Job stats:" in output else ""
     return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
 
 
@@ -47,7 +47,7 @@ def repository(tmp_path_factory, copy):
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory, copy, edit):
-    """A copy in which Table 3 has been rehearsed, on fewer drawn images."""
+    """Copy of the repository with a rehearsal of Table 3 on fewer drawn images."""
     folder = copy(tmp_path_factory.mktemp("rehearsed"))
     edit(folder / "experiments/scales/mini.yaml", "seed: 0}", "seed: 0, train_images: 24, val_images: 8}")
     snakemake(folder, "table3", *REHEARSAL)
@@ -67,7 +67,7 @@ def test_a_rehearsal_ends_in_a_table_and_a_figure(rehearsed):
     assert "These are not COCO's images" in text
     for kind in ("loss", "ap"):
         assert (results / "figures" / f"table3_{kind}.png").stat().st_size > 20_000
-    assert len(list(results.glob("runs/*/experiment.json"))) == 5  # no folders of what other tables need
+    assert len(list(results.glob("runs/*/experiment.json"))) == 5  # no folders of runs of other tables
     metrics = json.loads(next(results.glob("runs/vfnet-*/seed0/*/metrics.json")).read_text())
     assert metrics["images"] == 4
     assert metrics["provenance"]["training"]["versions"]["torch"]
@@ -86,8 +86,8 @@ def test_table_1_and_rankings_need_no_other_training(rehearsed):
     assert {path: path.stat().st_mtime_ns for path in rehearsed.rglob("model.safetensors")} == before
 
 
-def test_notebooks_show_what_exists(rehearsed):
-    """The target makes no table: with other trainings than those of Table 3, too, it is one job."""
+def test_notebooks_show_existing_results(rehearsed):
+    """The target makes no table. Even with a seed that is not trained, the target is one job."""
     assert planned(rehearsed, "notebooks", *REHEARSAL, "seeds=2") == {"notebooks": 1, "total": 1}
     path = "results/mini-rehearsal/notebooks/results.ipynb"
     subprocess.run(
@@ -103,20 +103,20 @@ def test_notebooks_show_what_exists(rehearsed):
     assert not [output for output in outputs if output.get("name") == "stderr"]
 
 
-def test_claims_are_judged_by_what_exists(rehearsed):
+def test_claims_are_judged_by_existing_evaluations(rehearsed):
     assert planned(rehearsed, "claims", *REHEARSAL, "seeds=2") == {"claims": 1, "total": 1}
     snakemake(rehearsed, "claims", *REHEARSAL)
     claims = pandas.read_csv(rehearsed / "results/mini-rehearsal/claims.csv")
-    run = set(claims["claim"][claims["verdict"] != "not run"])
-    assert run
+    judged = set(claims["claim"][claims["verdict"] != "not run"])
+    assert judged
     verdicts = pandas.read_csv(rehearsed / "results/mini-rehearsal/claims/table3.csv")
-    assert set(verdicts["claim"]) == run
+    assert set(verdicts["claim"]) == judged
     assert not (rehearsed / "results/mini-rehearsal/claims/table2.csv").exists()
 
 
 def test_everything_waits_for_its_tables(rehearsed):
-    """All notebooks and verdicts of a call for everything come after the tables that they show or judge."""
-    shutil.rmtree(rehearsed / "results/mini-rehearsal/claims", ignore_errors=True)  # the test above may have made some
+    """In a call for everything, notebooks and verdicts come after the tables that they show or judge."""
+    shutil.rmtree(rehearsed / "results/mini-rehearsal/claims", ignore_errors=True)  # the test before may have made some
     jobs = planned(rehearsed, "all", *REHEARSAL)
     assert (jobs["notebook"], jobs["verdicts"], jobs["table"]) == (4, 5, 8)
     jobs = planned(rehearsed, "results/mini-rehearsal/claims/table3.csv", *REHEARSAL)
@@ -125,19 +125,19 @@ def test_everything_waits_for_its_tables(rehearsed):
     assert (jobs["detect"], jobs["evaluate"], jobs["verdicts"], jobs["total"]) == (9, 9, 1, 19)
 
 
-def test_a_report_shows_what_there_is(rehearsed):
+def test_a_report_shows_existing_results(rehearsed):
     assert snakemake(rehearsed, "--report", "report.html", *REHEARSAL).stdout.endswith("Report created.\n")
     page = (rehearsed / "report.html").read_text()
     named = set(re.findall(r"results/mini-rehearsal/[\w/]+\.\w+", page))
     assert {f"results/mini-rehearsal/{file}" for file in REPORTED} <= named
     assert not [file for file in named if "table2" in file]
-    said = snakemake(rehearsed, "--report", "none.html", check=False).stderr
-    assert said.endswith(
+    errors = snakemake(rehearsed, "--report", "none.html", check=False).stderr
+    assert errors.endswith(
         "workbench: results/mini: nothing to report yet; run snakemake --cores all table3, or another table, first\n"
     )
     assert not (rehearsed / "none.html").exists()
-    made = snakemake(rehearsed, "-n", "--report", "none.html", "--report-after-run", check=False)
-    assert re.search(r"^train +[1-9]", made.stdout + made.stderr, re.MULTILINE)  # all is made, and then reported
+    plan = snakemake(rehearsed, "-n", "--report", "none.html", "--report-after-run", check=False)
+    assert re.search(r"^train +[1-9]", plan.stdout + plan.stderr, re.MULTILINE)  # results are made before the report
 
 
 def test_nothing_is_left_to_do(rehearsed):
@@ -148,7 +148,7 @@ def test_nothing_is_left_to_do(rehearsed):
 
 def test_results_without_resamples_are_evaluated_again_and_nothing_more(rehearsed, tmp_path):
     shutil.copytree(rehearsed, tmp_path / "copy")
-    for name in ("bootstrap.json", "table3.csv"):  # a table of that time is another one, by what it says
+    for name in ("bootstrap.json", "table3.csv"):  # the table of an earlier version differs in content
         for file in (tmp_path / "copy").rglob(name):
             file.unlink()
     jobs = planned(tmp_path / "copy", "table3", *REHEARSAL)
@@ -176,7 +176,7 @@ def test_a_changed_loss_plans_one_training_and_another_nms_none(rehearsed, tmp_p
     assert (jobs["detect"], jobs["evaluate"], jobs["table"]) == (5, 5, 1)
 
 
-def test_a_published_number_remakes_the_table_alone(rehearsed, tmp_path, edit):
+def test_a_changed_published_number_remakes_only_the_table(rehearsed, tmp_path, edit):
     shutil.copytree(rehearsed, tmp_path / "copy")
     edit(tmp_path / "copy" / "experiments" / "vfnet" / "table3.yaml", "AP: 39.0", "AP: 39.1")
     assert planned(tmp_path / "copy", "table3", *REHEARSAL).keys() == {"table", "ap", "table3", "total"}
@@ -198,11 +198,11 @@ def test_plans(repository):
 
 
 def test_published_weights_take_the_place_of_trainings(repository, tiny_data):
-    """Of 21 runs 11 have some; those of VFNet-X are tested at two sizes."""
+    """11 of 21 runs have published weights; the runs of VFNet-X are tested at two sizes."""
     jobs = planned(repository, "table4", "--config", "weights=released", "scale=coco", f"data_root={tiny_data}")
     assert jobs.pop("total") == 16 + 11 + 10 + 22 + 22 + 4
     assert jobs == {
-        "weights": 11 + 5,  # published ones, and a backbone's for each two that are trained
+        "weights": 11 + 5,  # 11 published detectors, and 5 backbones, each for two trainings
         "import_weights": 11,
         "train": 10,
         "detect": 22,
@@ -216,7 +216,7 @@ def test_published_weights_take_the_place_of_trainings(repository, tiny_data):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is needed")
 def test_gpus_are_requested_on_a_machine_without_any(rehearsed):
-    """A cluster's GPUs are not visible where its jobs are submitted; a job that lands on a CPU reports it."""
+    """GPUs can be requested on a machine that sees none, as on a cluster. A job that gets no GPU reports this."""
     plan = snakemake(rehearsed, "-n", "--quiet", "host", "--cores", "64", "t3_raw_vfl", "--config", "gpus=4").stdout
     assert re.search(r"threads: 16\n.*\bgpu=4\b", plan)
     config = ("--config", "limit_steps=3", "limit_images=4", "gpus=1")
@@ -225,7 +225,7 @@ def test_gpus_are_requested_on_a_machine_without_any(rehearsed):
 
 
 def test_a_failed_job_has_the_last_word(rehearsed, tmp_path):
-    """The line that says what to do stands below Snakemake's own page, and nothing is left that counts as done."""
+    """The line with the remedy is below Snakemake's own lines, and no file is left that counts as a result."""
     shutil.copytree(rehearsed, tmp_path / "copy")
     for image in (tmp_path / "copy" / "results").glob("dataset-*/train2017/*.jpg"):
         image.write_bytes(image.read_bytes()[:500])
@@ -238,9 +238,9 @@ def test_a_failed_job_has_the_last_word(rehearsed, tmp_path):
     assert not list((tmp_path / "copy").glob("results/*/runs/*/seed1/model.safetensors"))
 
 
-def test_the_linter_asks_for_nothing_but_containers(repository):
+def test_the_linter_asks_only_for_containers(repository):
     """One environment serves all rules and `make` sets it up, so no rule names a container of its own."""
-    said = snakemake(repository, "--lint", check=False).stderr
-    assert set(re.findall(r"^ +\* (.+)$", said, re.MULTILINE)) == {
+    advice = snakemake(repository, "--lint", check=False).stderr
+    assert set(re.findall(r"^ +\* (.+)$", advice, re.MULTILINE)) == {
         "Specify a conda environment or container for each rule.:"
     }

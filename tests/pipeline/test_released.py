@@ -1,4 +1,4 @@
-"""Published weights through the pipeline at the paper's own scale: imported, tested on real images, put in the table."""
+"""Published weights in the pipeline at scale coco: imported, tested on real images, and shown in the table."""
 
 import json
 import shutil
@@ -49,12 +49,12 @@ def test_from_a_published_file_to_the_table(copy, shared_data, tmp_path, monkeyp
     assert table["seeds"]["t3_full_vfl"] == "released"
     assert (table["seeds"].drop("t3_full_vfl") != "released").all()
 
-    # Another model's weights in the file: what was imported stays, and nothing of theirs is taken for done.
+    # With the weights of another detector in the file, the import fails and leaves no file that counts as a result.
     shutil.rmtree(metrics_file.parents[1])
     torch.save(of_version_3(published(build_detector(load_experiment("table3", "t3_star_vfl", "coco")))), file)
     failed = snakemake(folder, *command, check=False)
     assert failed.returncode != 0
-    said = failed.stderr.splitlines()[-1]
-    assert said.startswith("workbench: results/weights/vfnet_r50_1x.pth: not weights of vfnet-varifocal-resnet50-")
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("workbench: results/weights/vfnet_r50_1x.pth: not weights of vfnet-varifocal-resnet50-")
     assert [path.name for path in metrics_file.parents[1].iterdir()] == ["import.log"]
     assert planned(folder, *command) == jobs

@@ -125,14 +125,14 @@ def test_evaluations_on_different_images_are_not_compared():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("better: t3_raw_vfl", "better: t3_rav_vfl", "component_vfl.better: unknown row 't3_rav_vfl'; did you mean"),
         ("than: t3_raw_fl", "than: t4_atss_r_101", "component_vfl.than: unknown row 't4_atss_r_101'"),
         ("than: t3_raw_fl", "then: t3_raw_fl", "component_vfl.then: unknown key; did you mean 'than'?"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_place(experiments, old, new, said):
+def test_a_mistake_in_the_file_is_reported_with_its_place(experiments, old, new, message):
     file = experiments / "vfnet" / "claims.yaml"
     text = file.read_text()
     assert old in text
@@ -140,4 +140,4 @@ def test_a_mistake_in_the_file_is_told_with_its_place(experiments, old, new, sai
     files.forget()
     with pytest.raises(WorkbenchError) as error:
         read_claims()
-    assert str(error.value).startswith(f"experiments/vfnet/claims.yaml: {said}")
+    assert str(error.value).startswith(f"experiments/vfnet/claims.yaml: {message}")

@@ -1,4 +1,4 @@
-"""Paths below ``results/``: built and parsed in one module, and what ``--run`` may name."""
+"""Paths below ``results/``, which only one module builds and parses, and the values that ``--run`` accepts."""
 
 import ast
 import re
@@ -40,14 +40,14 @@ def settings():
 
 def test_a_row_names_its_training(tmp_path, settings):
     row = load_row("table3", "t3_full_vfl")
-    training, found = find_training("t3_full_vfl", None, settings, tmp_path)
-    assert found == row
+    training, named_row = find_training("t3_full_vfl", None, settings, tmp_path)
+    assert named_row == row
     assert training.folder == tmp_path / "mini" / "runs" / row.run / "seed0"
     training, _ = find_training("t3_full_vfl", "released", settings, tmp_path)
     assert training.weights == tmp_path / "mini" / "runs" / row.run / "released" / "model.safetensors"
 
 
-def test_folders_name_a_training_absolute_and_relative(tmp_path, settings, new_run, monkeypatch):
+def test_absolute_and_relative_folders_name_a_training(tmp_path, settings, new_run, monkeypatch):
     run = new_run(load_row("table3", "t3_full_vfl").experiment)
     (run.folder / "seed3").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -70,7 +70,7 @@ def test_folders_name_a_training_absolute_and_relative(tmp_path, settings, new_r
         ("results/mini/runs/x", None, "results/mini/runs/x: no such folder; name a row, a run's folder or a"),
     ],
 )
-def test_mistakes_of_run(tmp_path, settings, run, seed, message):
+def test_mistakes_in_run(tmp_path, settings, run, seed, message):
     with pytest.raises(WorkbenchError, match=re.escape(message)):
         find_training(run, seed, settings, tmp_path)
 
@@ -82,7 +82,7 @@ def test_a_training_and_another_seed_contradict_each_other(tmp_path, settings, n
         find_training(str(run.folder / "seed3"), "0", settings, tmp_path)
 
 
-def test_the_data_set_of_a_drawn_world_is_found(tmp_path, new_run):
+def test_the_drawn_data_set_of_a_run_is_found(tmp_path, new_run):
     experiment = load_row("table3", "t3_full_vfl").experiment
     run = new_run(experiment)
     assert find_data(experiment, run, None) == drawn_data(tmp_path, experiment.data)
@@ -114,7 +114,7 @@ def test_trainings_in_order_of_their_seeds(tmp_path):
     assert [training.seed for training in run.finished_trainings()] == ["2", "9", "10", "released"]
 
 
-def test_a_rehearsal_has_a_folder_of_its_own(tmp_path):
+def test_a_rehearsal_has_its_own_folder(tmp_path):
     assert scale_folder(tmp_path, "mini", Rehearsal(steps=2)).path == tmp_path / "mini-rehearsal"
     assert scale_folder(tmp_path, "mini", Rehearsal()).path == tmp_path / "mini"
 
