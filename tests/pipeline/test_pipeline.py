@@ -116,7 +116,7 @@ def test_claims_are_judged_by_existing_evaluations(rehearsed):
 
 def test_everything_waits_for_its_tables(rehearsed):
     """In a call for everything, notebooks and verdicts come after the tables that they show or judge."""
-    shutil.rmtree(rehearsed / "results/mini-rehearsal/claims", ignore_errors=True)  # the test above may have made some
+    shutil.rmtree(rehearsed / "results/mini-rehearsal/claims", ignore_errors=True)  # the test before may have made some
     jobs = planned(rehearsed, "all", *REHEARSAL)
     assert (jobs["notebook"], jobs["verdicts"], jobs["table"]) == (4, 5, 8)
     jobs = planned(rehearsed, "results/mini-rehearsal/claims/table3.csv", *REHEARSAL)
