@@ -143,6 +143,11 @@ def test_mistakes_are_one_line(trained, tmp_path, tiny_data):
         (("train", "--run", tmp_path), "experiment.json: settings of the run not found"),
         (("train", *of_run, "--data-root", tmp_path / "empty"), "instances_train2017.json"),
         (("oracle", "--run", ROW, "--scale", "coco"), "scale coco needs a data set: add data_root=FOLDER"),
+        (
+            ("train", "--run", ROW, "--seed", "released"),
+            "--seed released: published weights are not trained; give a num",
+        ),
+        (("import-checkpoint", "x.pth", "--run", ROW, "--scale", "coco"), "scale coco needs a data set: add data_root"),
         (("plan", "table33"), "unknown table 'table33'; did you mean 'table3'?"),
         (("dataset", tmp_path / "x", "--scale", "coco"), "scale coco has no embedded data set"),
     ]

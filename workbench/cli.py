@@ -91,6 +91,7 @@ def train(
     workers: Workers = None,
 ) -> None:
     """Train a run, or resume its training."""
+    from workbench.runs.folders import RELEASED
     from workbench.support.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
     from workbench.training.loop import train as run_training
     from workbench.training.start import initial_detector
@@ -100,6 +101,8 @@ def train(
         if gpu:
             refuse_cpu()
         prepare_threads()
+        if call.training.seed == RELEASED:
+            raise WorkbenchError("--seed released: published weights are not trained; give a number")
         call.training.run.write_experiment(call.experiment)
         detector = initial_detector(call.experiment, int(call.training.seed), pretrained, call.training.title)
         machine = Machine(devices, micro_batch, decoding_processes(workers, devices))

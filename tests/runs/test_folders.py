@@ -121,3 +121,9 @@ def test_a_rehearsal_has_its_own_folder(tmp_path):
 
 def test_a_row_is_found_in_any_table():
     assert find_row("gfl3_qfl_dfl") == load_row("gfl_table3", "gfl3_qfl_dfl")
+
+
+def test_a_row_without_its_data_set_is_refused(tmp_path):
+    """The digest of the annotations is part of the run's name, so the name is unknown without them."""
+    with pytest.raises(WorkbenchError, match="scale coco needs a data set"):
+        find_training("t3_full_vfl", None, PipelineConfig(scale="coco"), tmp_path)

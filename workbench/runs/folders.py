@@ -313,6 +313,7 @@ def find_training(run: str, seed: str | None, settings: PipelineConfig, results:
         if "/" in run:
             raise WorkbenchError(f"{run}: no such folder; name a row, a run's folder or a training's folder")
         row = find_row(run, settings.scale, settings.data_root, settings.rehearsal)
+        data_folder(settings.scale, results, settings.data_root)  # without data, the run's name would lack their digest
         return scale_folder(results, settings.scale, settings.rehearsal).training(row, seed or "0"), row
     folder = folder.absolute() if folder.parent == Path() else folder
     own = seed_of(folder.name)

@@ -35,7 +35,11 @@ class TrainedRun:
 
 
 def load_run(
-    run: str | Path, seed: int | str | None = None, scale: str = "mini", results: str | Path = "results"
+    run: str | Path,
+    seed: int | str | None = None,
+    scale: str = "mini",
+    data_root: str | Path | None = None,
+    results: str | Path = "results",
 ) -> TrainedRun:
     """Load a trained run.
 
@@ -44,6 +48,7 @@ def load_run(
         seed: seed of the training, or ``released`` for published weights. None means the seed of a training's folder,
             else seed 0.
         scale: scale of the row; not used for a folder.
+        data_root: data set of the row, for a scale that does not draw its own; not used for a folder.
         results: folder ``results`` with the training of the row; not used for a folder.
 
     Raises:
@@ -54,7 +59,7 @@ def load_run(
         >>> run.detector.detect(images, sizes)
     """
     text = None if seed is None else str(seed)
-    training, _ = find_training(str(run), text, read_config({"scale": scale}), Path(results))
+    training, _ = find_training(str(run), text, read_config({"scale": scale, "data_root": data_root}), Path(results))
     return load_training(training)
 
 
