@@ -55,7 +55,7 @@ class _Thing:
 
     @property
     def full_area(self) -> float:
-        """Area in square pixels with parts outside the image; overlaps of a crowd's members count for each member."""
+        """Sum of the areas of all outlines in square pixels, including overlaps and parts outside the image."""
         return sum(shapes.polygon_area(points) for points in self.outlines)
 
 

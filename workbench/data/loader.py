@@ -174,7 +174,7 @@ class _Source:
         kept = image  # not copied, so that a later resize reads the same memory layout with and without a cache
         if self._augmentation.fixed_size:
             image = transforms.resize_image(image, *self._sizes[index])
-            kept = image.contiguous()  # the decoder interleaves the colours, which is slower to read
+            kept = image.contiguous()  # the decoder interleaves the colours; separate colours are faster to read
         if self._cache is not None:
             self._cache[index] = kept
         return image

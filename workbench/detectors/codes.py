@@ -100,7 +100,7 @@ class LogDistances:
     """Logarithms of the sides' distances ``l, t, r, b`` over a level's base length (FoveaBox).
 
     Attributes:
-        anchor_scale: base lengths are a quarter of it, in strides.
+        anchor_scale: four times the base length, in strides.
     """
 
     anchor_scale: float

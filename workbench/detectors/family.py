@@ -19,11 +19,11 @@ SCALES = {"bbox_head.scales.": "head.scales."}
 
 @dataclass(frozen=True)
 class MMDetectionNames:
-    """Names of a detector's neck and head in MMDetection; versions 2 and 3 use the same ones.
+    """Names of a detector's neck and head in MMDetection; versions 2 and 3 use the same names.
 
     Attributes:
         head: start of MMDetection's name → start of ours; the longest start that fits applies.
-        neck: kind of the neck; ``workbench.weights.mmdet_names`` knows its names.
+        neck: kind of the neck; its names are in ``workbench.weights.mmdet_names``.
         neck_norm: whether norms follow the neck's convolutions.
     """
 

@@ -202,7 +202,7 @@ class VFNetObjective:
 
 
 def mmdetection_names(experiment: Experiment) -> MMDetectionNames:
-    """Names of MMDetection's ``VFNetHead``, or of its ``FCOSHead`` for the ancestors without star."""
+    """Names of tensors in MMDetection's ``VFNetHead``; without star convolution, names in its ``FCOSHead``."""
     detector, stacked = experiment.detector, experiment.head.stacked_convs
     if detector.star:
         head = {

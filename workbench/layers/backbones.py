@@ -120,7 +120,7 @@ def _deform(stage: nn.Module) -> None:
 
 
 def _timm_name(key: str) -> str:
-    """timm's name of a tensor of open-mmlab; in timm, the last norm of a deep stem is not part of the stem."""
+    """Translate open-mmlab's name of a tensor to timm's name. In timm, a deep stem does not contain its last norm."""
     return key.replace("stem.7.", "bn1.") if key.startswith("stem.7.") else key.replace("stem.", "conv1.", 1)
 
 

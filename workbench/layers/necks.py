@@ -108,7 +108,7 @@ class PAFPN(nn.Module):
 
 
 def _output_strides(strides: Sequence[int], extra: int) -> tuple[int, ...]:
-    """Strides of a pyramid whose ``extra`` last levels halve the one before."""
+    """Strides of a pyramid with ``extra`` more levels; each of these levels doubles the stride of the level before."""
     return (*strides, *(strides[-1] * 2**level for level in range(1, extra + 1)))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ClassificationLoss(BaseModel):
-    """Base class of all classification losses: immutable hyper-parameters, two facts and a call."""
+    """Base class of all classification losses. The fields of a loss are its hyper-parameters and cannot change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     wants_quality: ClassVar[bool]

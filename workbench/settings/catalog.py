@@ -4,8 +4,8 @@ An experiment is made of four layers. A later layer replaces values of earlier l
 
 1. the scale's world;
 2. the recipe that the row starts from;
-3. the scale's counterparts: its settings for the backbone, family of detectors, schedule, width and test size that the
-   recipe or the row names;
+3. the scale's counterparts: settings for the backbone, family of detectors, schedule, width and test size that recipe
+   and row name;
 4. the row's own differences.
 """
 

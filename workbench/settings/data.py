@@ -1,4 +1,4 @@
-"""Settings of the data: an embedded data set or one on disk, and the sizes of images."""
+"""Settings of the data: an embedded data set or a data set on disk, and the sizes of images."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Paper(Settings):
 
 
 class Differences(Settings):
-    """Settings that differ from the layers below: those of the scale, or of another recipe."""
+    """Settings that differ from the layers below, which are the scale or another recipe."""
 
     detector: Overrides = Field({}, examples=[{"family": "vfnet"}])
     loss: Overrides = Field({}, examples=[{"name": "focal"}])

@@ -1,7 +1,7 @@
 """Training loop for one process or several, which can be resumed at any step.
 
-A resumed training learns the same numbers as one without a break: bit for bit on a CPU, up to rounding on a GPU, where
-some operators add their terms in a varying order.
+A resumed training learns the same numbers as a training without a break. On a CPU the numbers agree bit for bit. On a
+GPU they agree up to rounding, because some operators add their terms in a varying order.
 """
 
 from __future__ import annotations
