@@ -1,6 +1,6 @@
 # Sets up the environment on a machine that has Python (3.11 or later) and make, then makes the target.
 #   make             this help
-#   make env         the environment in .venv; then: . .venv/bin/activate
+#   make env         the environment in .venv, with the tools for tests; then: . .venv/bin/activate
 #   make table3      the environment, then `snakemake --cores all table3`; also for other tables, figures, claims, all
 #   make report      all tables, figures and claims that exist, in one file: report.html
 #   make test        the environment, then all fast tests and the checks of format and style
@@ -40,7 +40,7 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt
 	$(call install,.[dev])
 	@touch $(VENV)/.ready
 
-env: $(VENV)/.ready
+env: $(VENV)/.ready-dev
 	@echo "Ready; activate it with: . $(VENV)/bin/activate"
 
 docs: $(VENV)/.ready
