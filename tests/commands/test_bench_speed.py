@@ -2,6 +2,7 @@
 
 import csv
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 
 from workbench import cli
 from workbench.commands.bench import speed, timing
-from workbench.detectors import build_detector
+from workbench.detectors import DenseDetector, Detector, build_detector
 from workbench.runs.folders import data_folder
 from workbench.settings.catalog import load_row, load_table
 from workbench.support.errors import WorkbenchError
@@ -45,7 +46,10 @@ def test_medians_are_without_the_warm_up(monkeypatch):
     """Only work advances the simulated clock; the first images take long and are not counted."""
     clock, done = [0.0], []
 
-    class Detector(torch.nn.Module):
+    class Dense(DenseDetector):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
         def predict(self, images):
             assert not self.training
             assert not torch.is_grad_enabled()
@@ -70,12 +74,25 @@ def test_medians_are_without_the_warm_up(monkeypatch):
     monkeypatch.setattr(timing, "evaluation_batches", batches)
     monkeypatch.setattr(timing, "replace", lambda data, images: type("Part", (), {"images": images}))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    result = timing.time_detector(Detector(), FULL.variant, Data, 5, CPU)
+    result = timing.time_detector(Dense(), FULL.variant, Data, 5, CPU)
     assert len(done) == 8
     assert result.images == 5
     assert (result.load, result.forward, result.postprocess) == pytest.approx((5, 30.006, 19.994))
     assert result.images_per_second == pytest.approx(20)  # 50 ms
-    assert timing.time_detector(Detector(), FULL.variant, None, 4, CPU).load is None
+    assert timing.time_detector(Dense(), FULL.variant, None, 4, CPU).load is None
+
+
+def test_a_detector_that_is_not_dense_is_timed_as_a_whole():
+    """Its forward pass and its post-processing cannot be told apart."""
+
+    class Slow(Detector):
+        def detect(self, images, sizes, variant=None):
+            time.sleep(0.01)
+            return []
+
+    result = timing.time_detector(Slow(), FULL.variant, None, 3, torch.device("cpu"))
+    assert result.forward >= 10 > 1 > result.postprocess
+    assert result.images_per_second < 100
 
 
 def test_the_clock_is_read_after_the_gpu_has_finished(monkeypatch):
