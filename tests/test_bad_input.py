@@ -287,7 +287,11 @@ MISTAKES = {
         truncated(lambda s: s.run / "experiment.json"),
         ["experiment.json: settings of the run are truncated", "copy"],
     ),
-    "no settings": ("train", lambda s: (s.run / "experiment.json").unlink(), ["experiment.json: ", "check the path"]),
+    "no settings": (
+        "train",
+        lambda s: (s.run / "experiment.json").unlink(),
+        ["experiment.json: not found; train this run first"],
+    ),
     "a file in place of the results' folder": (
         "train",
         file_for_folder,

@@ -140,7 +140,7 @@ def test_mistakes_are_one_line(trained, tmp_path, tiny_data):
         (("predict", tmp_path / "noise.jpg", "--run", "results/x"), "results/x: no such folder; name a row, a run's"),
         (("predict", tmp_path / "noise.jpg", *training, "--seed", 2), "this is the training of seed 1, not of 2"),
         (("detect", *training, "--variant", tmp_path / "none.json"), "none.json: settings of an evaluation not found"),
-        (("train", "--run", tmp_path), "experiment.json: settings of the run not found"),
+        (("train", "--run", tmp_path), "experiment.json: not found; train this run first, by the name of a row"),
         (("train", *of_run, "--data-root", tmp_path / "empty"), "instances_train2017.json"),
         (("oracle", "--run", ROW, "--scale", "coco"), "scale coco needs a data set: add data_root=FOLDER"),
         (
@@ -148,6 +148,7 @@ def test_mistakes_are_one_line(trained, tmp_path, tiny_data):
             "--seed released: published weights are not trained; give a num",
         ),
         (("import-checkpoint", "x.pth", "--run", ROW, "--scale", "coco"), "scale coco needs a data set: add data_root"),
+        (("oracle", "--run", ROW), "experiment.json: not found; train this run first"),
         (("plan", "table33"), "unknown table 'table33'; did you mean 'table3'?"),
         (("dataset", tmp_path / "x", "--scale", "coco"), "scale coco has no embedded data set"),
     ]

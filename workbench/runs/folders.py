@@ -182,6 +182,8 @@ class Run:
         Raises:
             WorkbenchError: the file is missing, is not an experiment, or is the experiment of another run.
         """
+        if not self.settings.is_file():
+            raise WorkbenchError(f"{self.settings}: not found; train this run first, by the name of a row")
         experiment = validated(Experiment, read_json(self.settings, "settings of the run"), str(self.settings))
         if (content := run_id(experiment)) != self.name:
             raise WorkbenchError(

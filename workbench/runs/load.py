@@ -105,8 +105,8 @@ def load_training_for(
     Raises:
         WorkbenchError: the run is not trained, or the data set is unreadable or has other categories.
     """
-    data = read_coco(data_root, split, training=False, limit=limit)
     trained = load_training(training)
+    data = read_coco(data_root, split, training=False, limit=limit)
     if trained.category_ids != data.category_ids:
         raise WorkbenchError(
             f"{data_root}: categories {data.category_ids}, but {training.run.name} was trained on "
