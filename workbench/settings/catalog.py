@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.settings.data import EmbeddedData
-from workbench.settings.digest import annotation_digest
+from workbench.settings.digest import annotation_digest, cache_file
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import Catalogue, Scale, catalogue, read_scale, read_table
 from workbench.settings.ids import run_id, variant_id
@@ -134,7 +134,7 @@ def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
         if not path.exists():
             kind = "file" if path.suffix == ".json" else "folder"
             raise WorkbenchError(f"{path}: no such {kind}; data_root must contain {', '.join(DATA_PARTS)}")
-    return annotation_digest(root / DATA_PARTS[0], cache=Path.home() / ".cache" / "vfnet-workbench" / "digests.json")
+    return annotation_digest(root / DATA_PARTS[0], cache=cache_file("digests.json"))
 
 
 @cache
