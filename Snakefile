@@ -23,15 +23,13 @@ except WorkbenchError as error:
     sys.exit(f"workbench: {error}")
 
 TABLES, FOLDER, SETTINGS = PIPELINE.tables, PIPELINE.folder, PIPELINE.settings
-TRAIN_ANNOTATIONS, VAL_ANNOTATIONS = PIPELINE.annotations
+DRAWN = ancient(PIPELINE.drawn)  # `ancient` ignores dates: the settings of a drawn data set decide its content
 OPTIONS, WORLD = SETTINGS.options, SETTINGS.world_options
 PUBLISHED = FOLDER.run("{run}").training(RELEASED)
 TRAINED = FOLDER.run("{run}").training("{seed}")
 WEIGHTS = FOLDER.run("{run}").training("{training}")  # with a seed, or published
-EVALUATED = WEIGHTS.evaluation("{variant}")
-
+EVALUATED = WEIGHTS.evaluation("{evaluation}")
 GPUS, THREADS = PIPELINE.gpus, PIPELINE.threads
-
 CAPTIONS = "workbench/report/captions"
 # tee ignores Ctrl-C and a scheduler's time limit, so that the log gets the last line of the command.
 LOGGED = " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
@@ -96,12 +94,11 @@ rule notebooks:  # This rule has no output, so that each call shows the existing
         f"workbench notebook all {WORLD}{LOGGED}"
 
 
-if PIPELINE.draws_data:
+if PIPELINE.drawn:
 
     rule dataset:
         output:
-            TRAIN_ANNOTATIONS,
-            VAL_ANNOTATIONS,
+            PIPELINE.drawn,
         log:
             f"{PIPELINE.data}.log",
         threads: os.cpu_count()
@@ -135,18 +132,25 @@ rule import_weights:
         f"workbench import-checkpoint {{input}} --run {{params.row}} {WORLD}{LOGGED}"
 
 
+def pretrained(wildcards):
+    """Pretrained weights of a training. End the call if the training was finished and its weights are lost."""
+    if message := PIPELINE.lost(wildcards.run, wildcards.seed):
+        sys.exit(f"workbench: {message}")
+    return [ancient(file) for file in PIPELINE.pretrained(wildcards.run)]
+
+
 rule train:
     input:
-        # `ancient` ignores a file's date. The run's name covers what the file contains, so a new date retrains nothing.
-        annotations=ancient(TRAIN_ANNOTATIONS),
-        validation=ancient(VAL_ANNOTATIONS),
-        pretrained=lambda wildcards: [ancient(file) for file in PIPELINE.pretrained(wildcards.run)],
+        data=DRAWN,
+        pretrained=pretrained,
     output:
         TRAINED.weights,
         TRAINED.curves,
         TRAINED.facts,
     log:
         TRAINED.log("train"),
+    wildcard_constraints:
+        run=PIPELINE.unfinished,
     threads: THREADS * max(1, GPUS)
     resources:
         gpu=GPUS,
@@ -164,7 +168,7 @@ rule train:
 rule detect:
     input:
         WEIGHTS.weights,
-        VAL_ANNOTATIONS,
+        DRAWN,
     output:
         EVALUATED.detections,
         EVALUATED.detection_facts,
@@ -176,7 +180,7 @@ rule detect:
         mem_mb=lambda wildcards: 2000 if PIPELINE.is_small(wildcards.run) else 8000,
         runtime=120,
     params:
-        row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.variant),
+        row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.evaluation),
         seed=lambda wildcards: seed_of(wildcards.training),
     shell:
         f"workbench detect --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
@@ -187,14 +191,14 @@ rule evaluate:
         EVALUATED.detections,
         EVALUATED.detection_facts,
         WEIGHTS.facts,
-        VAL_ANNOTATIONS,
+        DRAWN,
     output:
         EVALUATED.metrics,
         EVALUATED.bootstrap,
     log:
         EVALUATED.log("evaluate"),
     params:
-        row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.variant),
+        row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.evaluation),
         seed=lambda wildcards: seed_of(wildcards.training),
     shell:
         f"workbench evaluate --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
@@ -203,11 +207,11 @@ rule evaluate:
 rule rank:
     input:
         WEIGHTS.weights,
-        VAL_ANNOTATIONS,
+        DRAWN,
     output:
-        [WEIGHTS.ranking.with_suffix(suffix) for suffix in (".csv", ".png", ".pdf")],
+        [EVALUATED.ranking.with_suffix(suffix) for suffix in (".csv", ".png", ".pdf")],
     log:
-        WEIGHTS.log("ranking"),
+        EVALUATED.log("ranking"),
     threads: THREADS
     resources:
         gpu=min(1, GPUS),

@@ -118,7 +118,9 @@ def detect(call: RunCall, variant: VariantFile = None, workers: Workers = None) 
 
     with reserved_gpus(1):
         prepare_threads()
-        write_detections(call.training, call.variant(variant), call.data_root, decoding_processes(workers))
+        settings = call.variant(variant)
+        evaluation = call.evaluation(settings)
+        write_detections(evaluation, settings, call.split, call.data_root, decoding_processes(workers))
 
 
 @app.command()
@@ -146,7 +148,8 @@ def evaluate(call: RunCall, variant: VariantFile = None) -> None:
     """Compute COCO's metrics of detections.json and write metrics.json."""
     from workbench.commands.evaluate import write_metrics
 
-    metrics = write_metrics(call.training, call.variant(variant), call.data_root)
+    settings = call.variant(variant)
+    metrics = write_metrics(call.evaluation(settings), settings, call.split, call.data_root)
     values = (
         f"{name} {'n/a' if metrics[name] is None else f'{100 * metrics[name]:.1f}'}" for name in ("AP", "AP50", "AP75")
     )
@@ -162,7 +165,8 @@ def oracle(call: RunCall, workers: Workers = None) -> None:
 
     with reserved_gpus(1):
         prepare_threads()
-        print(study_oracles(call.training, call.data_root, decoding_processes(workers)))
+        limit = call.settings.limit_images
+        print(study_oracles(call.published_evaluation, call.data_root, decoding_processes(workers), limit))
 
 
 @app.command()
@@ -176,7 +180,7 @@ def ranking(call: RunCall, workers: Workers = None) -> None:
     with reserved_gpus(1):
         prepare_threads()
         limit = call.settings.limit_images
-        locations = study_ranking(call.training, call.data_root, decoding_processes(workers), limit)
+        locations = study_ranking(call.published_evaluation, call.data_root, decoding_processes(workers), limit)
     rho, tau = (correlation(locations["iou"], locations["score"]) for correlation in (spearman, kendall))
     print(f"{call.training.title}: {len(locations)} locations  Spearman {rho:.3f}  Kendall {tau:.3f}")
 

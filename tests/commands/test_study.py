@@ -4,7 +4,6 @@ import csv
 import sys
 
 import numpy as np
-import pandas
 import pytest
 import torch
 
@@ -16,8 +15,10 @@ from workbench.data import loader
 from workbench.data.coco import read_coco
 from workbench.evaluation.coco_metrics import evaluate_detections
 from workbench.evaluation.inference import detect_data_set
+from workbench.report.measured import read_ranking
 from workbench.runs.load import load_training
 from workbench.settings.catalog import load_row, load_table
+from workbench.settings.digest import VAL, split_digest
 from workbench.settings.ids import variant_id
 from workbench.settings.variant import Oracle, Variant
 from workbench.support.errors import WorkbenchError
@@ -57,8 +58,9 @@ def test_ap_with_oracles_equals_the_ap_of_an_evaluation(untrained_run, tiny_data
     workbench(monkeypatch, "oracle", "--run", training.folder, "--data-root", tiny_data)
     output = capsys.readouterr().out
     assert output.count("\n| `") == 10
-    assert training.oracles.with_suffix(".md").read_text() == output.removesuffix("\n")
-    with training.oracles.open() as file:
+    (oracles,) = training.folder.glob("*/oracles.csv")
+    assert oracles.with_suffix(".md").read_text() == output.removesuffix("\n")
+    with oracles.open() as file:
         table = list(csv.DictReader(file))
     names = ("w/ctr", "gt_ctr", "gt_ctr_iou", "gt_bbox", "gt_cls", "gt_cls_iou")
     stated = [row.labels for row in load_table("table1")[1]]
@@ -78,7 +80,7 @@ def test_ap_with_oracles_equals_the_ap_of_an_evaluation(untrained_run, tiny_data
 @pytest.mark.parametrize("name", ["foveabox", "reppoints", "retinanet"])
 def test_detectors_without_centerness_have_four_oracle_rows(name, untrained_run, tiny_data):
     experiment = experiment_of(name)
-    text = study_oracles(untrained_run(experiment), tiny_data)
+    text = study_oracles(untrained_run(experiment).evaluation("x"), tiny_data)
     lines = [line for line in text.splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines] == [
         "plain",
@@ -93,10 +95,11 @@ def test_detectors_without_centerness_have_four_oracle_rows(name, untrained_run,
 def test_the_ranking_equals_a_loop_over_images_and_locations(name, untrained_run, tiny_data, monkeypatch, capsys):
     training = untrained_run(experiment_of(name))
     workbench(monkeypatch, "ranking", "--run", training.folder, "--data-root", tiny_data)
-    locations = pandas.read_csv(training.ranking)
+    (file,) = training.folder.glob("*/ranking.csv")
+    locations = read_ranking(training.evaluation(file.parent.name))
     assert f"{len(locations)} locations  Spearman " in capsys.readouterr().out
     for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
-        assert training.ranking.with_suffix(suffix).read_bytes().startswith(start)
+        assert file.with_suffix(suffix).read_bytes().startswith(start)
 
     detector, expected = load_training(training).detector, []
     for batch in loader.evaluation_batches(read_coco(tiny_data, "val2017", training=False), size=(128, 96)):
@@ -115,23 +118,35 @@ def test_the_ranking_equals_a_loop_over_images_and_locations(name, untrained_run
 
 def test_a_ranking_keeps_evenly_spaced_locations(untrained_run, tiny_data, monkeypatch):
     monkeypatch.setattr("workbench.report.figures.ranking.draw_rankings", lambda *_: None)
-    training = untrained_run(experiment_of("fcos_atss"))
-    complete = study_ranking(training, tiny_data)
+    evaluation = untrained_run(experiment_of("fcos_atss")).evaluation("x")
+    complete = study_ranking(evaluation, tiny_data)
     monkeypatch.setattr("workbench.commands.study.POINTS", 11)
-    thinned = study_ranking(training, tiny_data)
+    thinned = study_ranking(evaluation, tiny_data)
     assert len(thinned) == 11
     assert thinned.index.tolist() == np.linspace(0, len(complete) - 1, 11).astype(int).tolist()
-    fewer = study_ranking(training, tiny_data, limit_images=2)
+    fewer = study_ranking(evaluation, tiny_data, limit_images=2)
     assert fewer.index.max() < len(complete) - 1
+
+
+def test_a_ranking_of_some_images_replaces_no_complete_ranking(untrained_run, tiny_data, monkeypatch):
+    training = untrained_run(experiment_of("fcos_atss"))
+    for command, name in (("ranking", "ranking.csv"), ("oracle", "oracles.csv")):
+        common = (command, training.folder, "--data-root", tiny_data)
+        workbench(monkeypatch, *common)
+        (complete,) = training.folder.glob(f"*/{name}")
+        content = complete.read_bytes()
+        workbench(monkeypatch, *common, "--limit-images", "2")
+        assert complete.read_bytes() == content
+        assert len(list(training.folder.glob(f"*/{name}"))) == 2
 
 
 def test_mistakes_are_one_line(untrained_run, tiny_data, tmp_path):
     training = untrained_run(experiment_of("vfnet"))
     with pytest.raises(WorkbenchError, match="train this run with seed 3 first"):
-        study_oracles(training.run.training(3), tiny_data)
+        study_oracles(training.run.training(3).evaluation("x"), tiny_data)
     with pytest.raises(WorkbenchError, match="no such data folder"):
-        study_ranking(training, tmp_path / "nowhere")
+        study_ranking(training.evaluation("x"), tmp_path / "nowhere")
     variant = Variant(image=experiment_of("vfnet").image, oracle=Oracle(centerness="iou"))
     with pytest.raises(WorkbenchError, match=r"vfnet-varifocal-\S+ seed0: vfnet has no centerness to replace"):
-        write_detections(training, variant, tiny_data, 0)
+        write_detections(training.evaluation("x"), variant, split_digest(tiny_data, VAL), tiny_data, 0)
     assert not list(training.folder.rglob("detections.json"))

@@ -13,10 +13,10 @@ from workbench.evaluation.intervals import (
     KINK,
     Bootstrap,
     bootstrap,
+    bootstrap_of,
     difference_interval,
     interval,
     mean_interval,
-    read_bootstrap,
     resamples,
     student,
     write_bootstrap,
@@ -278,6 +278,10 @@ def test_resamples_are_the_same_for_all_rows():
     assert 0.25 < (drawn == 0).mean() < 0.5  # a resample leaves out 1/e of the images
 
 
+def read(path):
+    return bootstrap_of(json.loads(path.read_text()), path)
+
+
 def test_a_bootstrap_is_written_and_read(tmp_path):
     world = World(300, classes=2)
     matches = world.detect(0.3).on(np.arange(50))
@@ -286,22 +290,32 @@ def test_a_bootstrap_is_written_and_read(tmp_path):
     assert result.ap == average_precision(matches, np.ones((1, 50), dtype=int))[0]
     assert np.array_equal(result.samples, average_precision(matches, drawn))
     write_bootstrap(tmp_path / "bootstrap.json", result)
-    loaded = read_bootstrap(tmp_path / "bootstrap.json")
+    loaded = read(tmp_path / "bootstrap.json")
     assert (loaded.ap, loaded.images, loaded.digest) == (result.ap, 50, result.digest)
     np.testing.assert_allclose(loaded.samples, result.samples, rtol=0, atol=5.1e-7)
-    other = bootstrap(replace(matches, image_ids=tuple(range(1, 51))))
-    assert other.digest != result.digest
+    for other in (bootstrap(replace(matches, image_ids=tuple(range(1, 51)))), bootstrap(matches, "another split")):
+        assert other.digest != result.digest
 
 
 def test_a_bootstrap_without_objects_is_written_and_read(tmp_path):
     write_bootstrap(tmp_path / "b.json", bootstrap(Matches((1, 2, 3), ())))
     assert json.loads((tmp_path / "b.json").read_text())["AP"] is None
-    assert math.isnan(read_bootstrap(tmp_path / "b.json").ap)
+    assert math.isnan(read(tmp_path / "b.json").ap)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"AP": "much", "resamples": [1], "images": 1, "digest": ""}'])
+BROKEN = ['"much"', "41.0", "NaN", "Infinity", "true", "-0.1", "[0.4]"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "{}", "3", '{"AP": 0.4, "resamples": 7, "images": 1, "digest": ""}'),
+        *(f'{{"AP": {value}, "resamples": [0.5], "images": 1, "digest": ""}}' for value in BROKEN),
+        *(f'{{"AP": 0.5, "resamples": [0.5, {value}], "images": 1, "digest": ""}}' for value in BROKEN),
+    ],
+)
 def test_a_file_that_is_not_a_bootstrap_is_refused(tmp_path, text):
     (tmp_path / "b.json").write_text(text)
     with pytest.raises(WorkbenchError, match=r"b\.json: not an AP on resampled images; delete the file") as error:
-        read_bootstrap(tmp_path / "b.json")
+        read(tmp_path / "b.json")
     assert "\n" not in str(error.value)

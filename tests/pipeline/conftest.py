@@ -1,11 +1,16 @@
 """Fixtures that copy the repository, so that a test can run the pipeline in the copy, or damage the copy."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +40,29 @@ def edit():
         path.write_text(text.replace(old, new, 1))
 
     return replace
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """Process that runs `snakemake` for each line of its stdin."""
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("fork_snakemake.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+    )
+    with server:
+        yield server
+
+
+@pytest.fixture
+def snakemake(forked, tmp_path):
+    """Function that runs `snakemake` in a folder; returns the exit code and the output on the screen."""
+
+    def run(folder, *arguments):
+        screen = tmp_path / "screen"
+        print(json.dumps([str(folder), str(screen), "--cores", "1", *arguments]), file=forked.stdin, flush=True)
+        return int(forked.stdout.readline()), screen.read_text()
+
+    return run

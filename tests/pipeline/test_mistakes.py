@@ -4,48 +4,17 @@ After each mistake, the last line on the screen names the place and the remedy, 
 a later run would take for a result. Mistakes in settings are reported in a dry run.
 """
 
-import json
-import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from workbench.pipeline.messages import last_lines
 
-BIN = Path(sys.executable).parent
 REHEARSAL = ("limit_steps=2", "limit_images=4")
 OWN = "extends: mini\ntitle: own images\ndata: {kind: coco, classes: 6}\n"
 WILD = f"{OWN}training: {{optimiser: sgd, learning_rate: 1.0e+18, warmup_steps: 0}}\n"
 TRAIN, VAL = "data/annotations/instances_train2017.json", "data/annotations/instances_val2017.json"
-
-
-@pytest.fixture(scope="module")
-def forked():
-    """Process that runs `snakemake` for each line of its stdin."""
-    server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("fork_snakemake.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
-    )
-    with server:
-        yield server
-
-
-@pytest.fixture
-def snakemake(forked, tmp_path):
-    """Function that runs `snakemake` in a folder; returns the exit code and the output on the screen."""
-
-    def run(folder, *arguments):
-        screen = tmp_path / "screen"
-        print(json.dumps([str(folder), str(screen), "--cores", "1", *arguments]), file=forked.stdin, flush=True)
-        return int(forked.stdout.readline()), screen.read_text()
-
-    return run
 
 
 @pytest.fixture

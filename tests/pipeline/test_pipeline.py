@@ -82,7 +82,7 @@ def test_table_1_and_rankings_need_no_other_training(rehearsed):
     assert len(table) == 10
     assert (table["seeds"] == 0).all()
     assert (results / "figures" / "table3_ranking.png").stat().st_size > 20_000
-    assert len(list(results.glob("runs/*/seed0/ranking.csv"))) == 5
+    assert len(list(results.glob("runs/*/seed0/*/ranking.csv"))) == 5
     assert {path: path.stat().st_mtime_ns for path in rehearsed.rglob("model.safetensors")} == before
 
 
@@ -153,6 +153,24 @@ def test_results_without_resamples_are_evaluated_again_and_nothing_more(rehearse
             file.unlink()
     jobs = planned(tmp_path / "copy", "table3", *REHEARSAL)
     assert jobs == {"evaluate": 5, "table": 1, "ap": 1, "table3": 1, "total": 8}
+
+
+@pytest.mark.parametrize(
+    ("file", "rules"),
+    [
+        ("tables/table3.md", {"table", "ap"}),
+        ("tables/table3.html", {"table", "ap"}),
+        ("figures/table3_ap.pdf", {"ap"}),
+        ("figures/table3_loss.png", {"loss"}),
+    ],
+)
+def test_a_deleted_form_of_a_table_or_figure_is_made_again(rehearsed, tmp_path, file, rules):
+    path = rehearsed / "results/mini-rehearsal" / file
+    path.rename(tmp_path / "aside")
+    try:
+        assert planned(rehearsed, "table3", *REHEARSAL).keys() == {*rules, "table3", "total"}
+    finally:
+        (tmp_path / "aside").rename(path)
 
 
 def test_comments_and_new_dates_retrain_nothing(rehearsed):

@@ -34,9 +34,9 @@ def evaluate(results, **rows):
     """Write evaluations of rows at scale mini, an AP for each seed."""
     for id_, aps in rows.items():
         for seed, ap in enumerate(aps):
-            file = scale_folder(results, "mini").evaluation(find_row(id_), seed).bootstrap
-            file.parent.mkdir(parents=True)
-            write_bootstrap(file, training(ap))
+            evaluation = scale_folder(results, "mini").evaluation(find_row(id_), seed)
+            evaluation.folder.mkdir(parents=True)
+            write_bootstrap(evaluation.bootstrap, training(ap), {"of": evaluation.identity()})
 
 
 def test_the_published_effect_of_every_claim_is_positive():

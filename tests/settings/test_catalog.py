@@ -41,7 +41,7 @@ def change(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize("scale", ["mini", "coco", "bccd"])
 def test_every_row_is_another_evaluation_and_tables_have_their_numbers_of_runs(table, scale):
     _, rows = load_table(table, scale)
-    assert len({(row.run, row.variant_folder) for row in rows}) == len(rows)
+    assert len({(row.run, row.variant_id) for row in rows}) == len(rows)
     assert len({row.run for row in rows}) == TABLES[table]
 
 
@@ -79,7 +79,7 @@ def test_table_1_evaluates_one_training_in_ten_ways(scale):
     _, rows = load_table("table1", scale)
     plain = load_row("table3", "t3_fcos_atss", scale)
     assert {row.run for row in rows} == {plain.run}
-    assert [row.variant_folder == plain.variant_folder for row in rows] == [i == 1 for i in range(10)]
+    assert [row.variant_id == plain.variant_id for row in rows] == [i == 1 for i in range(10)]
     for row in rows:
         oracle = row.variant.oracle or Oracle()
         assert row.labels == {
@@ -103,8 +103,8 @@ def test_table_1_evaluates_one_training_in_ten_ways(scale):
 
 def test_ids_of_runs_and_evaluations_stay():
     row = load_row("table3", "t3_full_vfl")
-    assert (row.run, row.variant_folder) == ("vfnet-varifocal-resnet50-dabec4b1", "nms0.6-128x96-890ca422")
-    names = [row.variant_folder.rsplit("-", 1)[0] for row in load_table("table1")[1]]
+    assert (row.run, row.variant_id) == ("vfnet-varifocal-resnet50-dabec4b1", "nms0.6-128x96-890ca422")
+    names = [row.variant_id.rsplit("-", 1)[0] for row in load_table("table1")[1]]
     assert names[0] == "nms0.6-128x96-without_centerness"
     assert names[4] == "nms0.6-128x96-without_centerness-oracle_boxes_truth"
     assert names[9] == "nms0.6-128x96-oracle_score_iou"
@@ -117,7 +117,7 @@ def test_ids_of_runs_and_evaluations_stay():
 def test_ids_of_all_rows_stay(scale, digest):
     """A renamed run is trained again: change these digests only with a change of what is learnt or measured."""
     rows = [row for table in TABLES for row in load_table(table, scale)[1]]
-    ids = "\n".join(f"{row.id} {row.run} {row.variant_folder}" for row in rows)
+    ids = "\n".join(f"{row.id} {row.run} {row.variant_id}" for row in rows)
     assert hashlib.sha256(ids.encode()).hexdigest()[:8] == digest
 
 

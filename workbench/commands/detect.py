@@ -11,28 +11,37 @@ from pathlib import Path
 import torch
 
 from workbench.evaluation.inference import detect_data_set
-from workbench.runs.folders import Training
+from workbench.runs.folders import Evaluation, Training
 from workbench.runs.load import load_training_for
+from workbench.settings.digest import VAL, SplitDigest, file_digest
 from workbench.settings.variant import Variant, check_evaluation
 from workbench.support.files import write_bytes_atomically, write_json_atomically
 from workbench.support.progress import Reporter
 from workbench.support.provenance import provenance
 
-SPLIT = "val2017"
 
+def write_detections(
+    evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path, workers: int
+) -> None:
+    """Write the detections of a training on val2017, and facts about the detections.
 
-def write_detections(training: Training, variant: Variant, data_root: Path, workers: int) -> None:
-    """Write the detections of a training on val2017, and facts about the detections."""
+    Args:
+        evaluation: folder of the files.
+        split: digest of val2017.
+    """
     start = time.monotonic()
-    detections = _detect(training, variant, data_root, SPLIT, workers)
-    evaluation = training.evaluation(variant)
+    detections = _detect(evaluation.training, variant, data_root, VAL, workers)
+    seconds = round(time.monotonic() - start, 2)
+    write_json_atomically(evaluation.detections, detections, indent=None)
     facts = {
-        "detection_seconds": round(time.monotonic() - start, 2),
+        "of": evaluation.identity(),
+        "split": split.facts(),
+        "detections_digest": file_digest(evaluation.detections),
+        "detection_seconds": seconds,
         "variant": variant.model_dump(mode="json", exclude_none=True),
         **provenance(),
     }
     write_json_atomically(evaluation.detection_facts, facts)
-    write_json_atomically(evaluation.detections, detections, indent=None)
 
 
 def write_submission(

@@ -8,37 +8,57 @@ from workbench.data.coco import annotation_path
 from workbench.evaluation.coco_metrics import metrics_of, read_detections, run_evaluation
 from workbench.evaluation.intervals import bootstrap, write_bootstrap
 from workbench.evaluation.resampling import matches_of
-from workbench.runs.folders import Training
+from workbench.runs.folders import Evaluation
+from workbench.settings.digest import VAL, SplitDigest, file_digest
 from workbench.settings.variant import Variant
+from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json, write_json_atomically
 from workbench.support.provenance import EVALUATION, code_digest
 
-SPLIT = "val2017"
 
-
-def write_metrics(training: Training, variant: Variant, data_root: Path) -> dict:
+def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path) -> dict:
     """Write COCO's metrics of a training's detections with provenance, and the AP on resampled images.
+
+    Args:
+        evaluation: folder of the detections and of the metrics.
+        split: digest of val2017.
 
     Returns:
         The metrics.
+
+    Raises:
+        WorkbenchError: a file of the folder is missing, or belongs to another evaluation.
     """
-    folder = training.evaluation(variant)
-    annotations = annotation_path(data_root, SPLIT)
+    detection = _detection_facts(evaluation, split)
+    annotations = annotation_path(data_root, VAL)
     ids = None
     if variant.limit_images is not None:
         ids = [image["id"] for image in read_json(annotations, "annotations")["images"][: variant.limit_images]]
-    evaluation = run_evaluation(annotations, read_detections(folder.detections), ids)
-    metrics, matches = metrics_of(evaluation), matches_of(evaluation)
-    del evaluation  # frees gigabytes of memory on COCO
-    resamples = bootstrap(matches)
-    facts = read_json(training.facts, "facts of the training")
+    evaluated = run_evaluation(annotations, read_detections(evaluation.detections), ids)
+    metrics, matches = metrics_of(evaluated), matches_of(evaluated)
+    del evaluated  # frees gigabytes of memory on COCO
+    belongs = {"of": evaluation.identity(), "split": split.facts()}
+    facts = read_json(evaluation.training.facts, "facts of the training")
     metrics["provenance"] = {
-        "seed": training.stated_seed,
+        "seed": evaluation.training.stated_seed,
         "code_digest": facts["code_digest"],
         "training": facts,
-        "detection": read_json(folder.detection_facts, "facts of the detection"),
+        "detection": detection,
         "evaluation": {"code_digest": code_digest(EVALUATION)},
     }
-    write_bootstrap(folder.bootstrap, resamples)
-    write_json_atomically(folder.metrics, metrics)
+    write_bootstrap(evaluation.bootstrap, bootstrap(matches, split.short), belongs)
+    write_json_atomically(evaluation.metrics, belongs | metrics)
     return metrics
+
+
+def _detection_facts(evaluation: Evaluation, split: SplitDigest) -> dict:
+    """Facts about the detections; raise unless the detections were made by this evaluation, on this split."""
+    file = evaluation.detection_facts
+    facts = read_json(file, "facts of the detection")
+    evaluation.check_belongs(facts.get("of") if isinstance(facts, dict) else None, file)
+    again = f"delete {evaluation.folder}, and detect again (workbench detect, or the same target)"
+    if facts.get("split") != split.facts():
+        raise WorkbenchError(f"{file}: the objects were detected on other images or annotations; {again}")
+    if not evaluation.detections.is_file() or facts.get("detections_digest") != file_digest(evaluation.detections):
+        raise WorkbenchError(f"{evaluation.detections}: not the detections that {file.name} describes; {again}")
+    return facts

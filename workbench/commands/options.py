@@ -12,15 +12,16 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from workbench.settings.config import PipelineConfig, read_config
 
 if TYPE_CHECKING:
-    from workbench.runs.folders import ScaleFolder, Training
+    from workbench.runs.folders import Evaluation, ScaleFolder, Training
     from workbench.settings.catalog import Row
+    from workbench.settings.digest import SplitDigest
     from workbench.settings.experiment import Experiment
     from workbench.settings.variant import Variant
 
@@ -72,6 +73,27 @@ class RunCall(Call):
             return validated(Variant, read_json(file, "settings of an evaluation"), str(file))
         return self.row.variant if self.row else published_variant(self.experiment)
 
+    def evaluation(self, variant: Variant) -> Evaluation:
+        """Folder of the evaluation of the training with a variant, on the content of val2017."""
+        from workbench.settings.ids import evaluation_id
+
+        return self.training.evaluation(evaluation_id(variant, self.split))
+
+    @property
+    def published_evaluation(self) -> Evaluation:
+        """Folder of the evaluation with the published variant, on as many images as ``--limit-images`` states."""
+        from workbench.settings.variant import published_variant
+
+        limit = {"limit_images": self.settings.limit_images}
+        return self.evaluation(published_variant(self.experiment).model_copy(update=limit))
+
+    @property
+    def split(self) -> SplitDigest:
+        """Digest of val2017."""
+        from workbench.runs.folders import find_split
+
+        return self.row.split if self.row else find_split(self.experiment, self.settings.data_root)
+
     @property
     def data_root(self) -> Path:
         """Folder of the data set: from ``--data-root``, named by the scale, or drawn by the workbench."""
@@ -112,8 +134,10 @@ SEEDS = {
 """Options of commands about tables, in addition to WORLD."""
 RUN = {
     "run": (
-        Annotated[str, typer.Option(help="Name of a row such as t3_full_vfl, or folder of a run or of a training.")],
-        inspect.Parameter.empty,
+        Annotated[
+            str | None, typer.Option(help="Name of a row such as t3_full_vfl, or folder of a run or of a training.")
+        ],
+        None,
     ),
     "seed": (
         Annotated[
@@ -124,6 +148,10 @@ RUN = {
     ),
 }
 """Options that become a ``RunCall``, in addition to WORLD."""
+NAMED_RUN = {
+    "named_run": (Annotated[str | None, typer.Argument(metavar="RUN", help="The same as --run.")], None),
+}
+"""The run as an argument, for commands without another argument: ``workbench train t3_full_vfl``."""
 
 
 def with_options(*groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable], Callable]:
@@ -138,14 +166,15 @@ def with_options(*groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable], Ca
         hints = get_type_hints(command, include_extras=True)
         _, *own = inspect.signature(command).parameters.values()
         parameters = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        shared_options = options | (NAMED_RUN if "run" in options and not any(map(_is_argument, parameters)) else {})
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-            for name, (hint, default) in options.items()
+            for name, (hint, default) in shared_options.items()
         ]
 
         @functools.wraps(command)
         def with_call(**values: Any) -> Any:
-            shared = {name: values.pop(name) for name in options}
+            shared = {name: values.pop(name) for name in shared_options}
             return command(_call(shared), **values)
 
         with_call.__signature__ = inspect.Signature(parameters)
@@ -156,10 +185,25 @@ def with_options(*groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable], Ca
     return decorate
 
 
+def _is_argument(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter of a command is an argument without a name, not an option."""
+    return any(isinstance(part, typer.models.ArgumentInfo) for part in get_args(parameter.annotation))
+
+
+def _named(values: dict[str, Any]) -> str | None:
+    """Take the run out of the values of the options; None for a command without a run."""
+    if "run" not in values:
+        return None
+    named = [run for run in (values.pop("run"), values.pop("named_run", None)) if run is not None]
+    if len(named) != 1:
+        raise typer.BadParameter(f"{'two runs are' if named else 'no run is'} named; name one", param_hint="--run")
+    return named[0]
+
+
 def _call(values: dict[str, Any]) -> Call:
     from workbench.runs.folders import find_training
 
-    run, seed = values.pop("run", None), values.pop("seed", None)
+    run, seed = _named(values), values.pop("seed", None)
     results = values.pop("results", Path("results"))
     settings = read_config(values)
     if run is None:

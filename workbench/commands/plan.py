@@ -101,7 +101,7 @@ def describe(
                 epoch=epoch,
                 speed=find_speed(experiment, trainings, rehearsals, images_per_second),
                 memory=find_memory(experiment, trainings, rehearsals),
-                disk=disk_bytes(experiment, len({row.variant_folder for row in run_rows}), tested),
+                disk=disk_bytes(experiment, len({row.variant_id for row in run_rows}), tested),
             )
         )
     lines = [spec.title, f"{len(plan)} trainings (one per run) for {len(rows)} rows, scale {scale}:"]

@@ -13,15 +13,16 @@ from workbench.evaluation.coco_metrics import metrics_of, run_evaluation
 from workbench.evaluation.inference import detections_of_image, predicted_images
 from workbench.evaluation.intervals import bootstrap
 from workbench.evaluation.resampling import matches_of
+from workbench.report.measured import ranking_text
 from workbench.report.tables.render import TableRow, table_markdown, write_table
-from workbench.runs.folders import Training
+from workbench.runs.folders import Evaluation
 from workbench.runs.load import load_training_for
+from workbench.settings.digest import VAL
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import Oracle, Variant, published_variant
 from workbench.support.files import write_text_atomically
 from workbench.support.progress import Reporter
 
-SPLIT = "val2017"
 ORACLES = (
     None,
     Oracle(centerness="truth"),
@@ -49,15 +50,16 @@ def oracle_variants(experiment: Experiment) -> list[Variant]:
     ]
 
 
-def study_oracles(training: Training, data_root: Path, workers: int = 0) -> str:
-    """COCO's metrics of a trained run with each oracle → ``oracles.csv`` and ``.md`` in the seed's folder.
+def study_oracles(evaluation: Evaluation, data_root: Path, workers: int = 0, limit_images: int | None = None) -> str:
+    """COCO's metrics of a trained run with each oracle → ``oracles.csv`` and ``.md`` in the folder of an evaluation.
 
     Each image is predicted once for all oracles. A row with an oracle is compared with the row without it.
 
     Returns:
         Table in Markdown.
     """
-    trained, data = load_training_for(training, data_root, SPLIT)
+    training = evaluation.training
+    trained, data = load_training_for(training, data_root, VAL, limit_images)
     variants = oracle_variants(trained.experiment)
     detections: list[list[dict]] = [[] for _ in variants]
     with Reporter(training.title, len(data.images)) as reporter:
@@ -65,23 +67,23 @@ def study_oracles(training: Training, data_root: Path, workers: int = 0) -> str:
         for batch, predictions in images:
             for results, variant in zip(detections, variants, strict=True):
                 results += detections_of_image(trained.detector, data, batch, predictions, variant)
-    annotations = annotation_path(data_root, SPLIT)
+    annotations, ids = annotation_path(data_root, VAL), [image.id for image in data.images]
     facts = {"provenance": {"seed": training.stated_seed, "code_digest": trained.training["code_digest"]}}
     rows = []
     for variant, results in zip(variants, detections, strict=True):
-        evaluation = run_evaluation(annotations, results)
+        evaluated = run_evaluation(annotations, results, ids)
         row = TableRow(
             row=_name(variant),
             labels=_labels(variant, trained.experiment.detector.centerness),
             published={},
             run=training.run.name,
-            measured=(metrics_of(evaluation) | facts,),
-            bootstraps=(bootstrap(matches_of(evaluation)),),
+            measured=(metrics_of(evaluated) | facts,),
+            bootstraps=(bootstrap(matches_of(evaluated)),),
             compared_with=_name(variant.model_copy(update={"oracle": None})) if variant.oracle else "",
         )
         rows.append(row)
     title = f"Oracles: ground truth at the foreground locations of {training.run.name}, {training.name}"
-    write_table(title, rows, training.oracles, training.oracles.with_suffix(".md"))
+    write_table(title, rows, evaluation.oracles, evaluation.oracles.with_suffix(".md"))
     return table_markdown(title, rows)
 
 
@@ -100,9 +102,12 @@ def _labels(variant: Variant, centerness: bool) -> dict[str, bool]:
 
 
 def study_ranking(
-    training: Training, data_root: Path, workers: int = 0, limit_images: int | None = None
+    evaluation: Evaluation, data_root: Path, workers: int = 0, limit_images: int | None = None
 ) -> pd.DataFrame:
     """Compute score and IoU of a training's foreground locations; write ``ranking.csv`` and draw it as a figure.
+
+    Args:
+        evaluation: folder of the files.
 
     The score is the score of the object's class as used by NMS, multiplied by the output of the quality branch if the
     detector has one. The IoU is the IoU of the predicted box, not clipped to the image, with the object.
@@ -112,7 +117,8 @@ def study_ranking(
     """
     from workbench.report.figures.ranking import draw_rankings
 
-    trained, data = load_training_for(training, data_root, SPLIT, limit_images)
+    training = evaluation.training
+    trained, data = load_training_for(training, data_root, VAL, limit_images)
     ious, scores = [], []
     with Reporter(training.title, len(data.images)) as reporter:
         images = predicted_images(trained.detector, data, trained.experiment.image, _device(), workers, reporter)
@@ -128,8 +134,8 @@ def study_ranking(
     locations = pd.DataFrame({"iou": torch.cat(ious).numpy(), "score": torch.cat(scores).numpy()}).round(6)
     kept = torch.linspace(0, max(0, len(locations) - 1), min(len(locations), POINTS), dtype=torch.float64).long()
     locations = locations.iloc[kept.numpy()]
-    file = training.ranking
-    write_text_atomically(file, locations.to_csv(index=False))
+    file = evaluation.ranking
+    write_text_atomically(file, ranking_text(evaluation, locations))
     title = f"Score against IoU, {training.name}"
     draw_rankings({training.run.name: [locations]}, file.with_suffix(".png"), file.with_suffix(".pdf"), title)
     return locations

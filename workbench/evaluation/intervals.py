@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from types import MappingProxyType
 
 import numpy as np
 
 from workbench.evaluation.resampling import Matches, average_precision
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json, write_json_atomically
+from workbench.support.files import write_json_atomically
 
 RESAMPLES = 1000
 SEED = 0
@@ -39,7 +40,7 @@ class Bootstrap:
         ap: AP on the images; NaN if they have no objects.
         samples: `[R]`, AP on each resample; NaN if the resample has no objects.
         images: number of images.
-        digest: digest of the image ids and the resamples; bootstraps with equal digests can be paired.
+        digest: digest of the images and the resamples; bootstraps with equal digests can be paired.
     """
 
     ap: float
@@ -54,30 +55,50 @@ def resamples(images: int, number: int = RESAMPLES) -> np.ndarray:
     return np.stack([np.bincount(random.integers(images, size=images), minlength=images) for _ in range(number)])
 
 
-def bootstrap(matches: Matches) -> Bootstrap:
-    """AP on the images and on `RESAMPLES` resamples of the images."""
+def bootstrap(matches: Matches, split: str = "") -> Bootstrap:
+    """AP on the images and on `RESAMPLES` resamples of the images.
+
+    Args:
+        split: digest of the data split. Image ids alone would pair the images of different data sets.
+    """
     images = len(matches.image_ids)
     drawn = resamples(images)
-    digest = hashlib.sha256(json.dumps(matches.image_ids).encode() + drawn.astype("<i4").tobytes()).hexdigest()[:16]
+    named = json.dumps([split, matches.image_ids]).encode()
+    digest = hashlib.sha256(named + drawn.astype("<i4").tobytes()).hexdigest()[:16]
     ap, *samples = average_precision(matches, np.concatenate([np.ones((1, images), drawn.dtype), drawn]))
     return Bootstrap(float(ap), np.array(samples), images, digest)
 
 
-def write_bootstrap(path: Path, result: Bootstrap) -> None:
-    """Write a bootstrap as JSON, with resamples rounded to 1e-6; see `write_json_atomically`."""
+def write_bootstrap(path: Path, result: Bootstrap, belongs: Mapping[str, object] = MappingProxyType({})) -> None:
+    """Write a bootstrap as JSON, with resamples rounded to 1e-6; see `write_json_atomically`.
+
+    Args:
+        belongs: facts about the evaluation, written at the beginning of the file.
+    """
     ap, *samples = (None if math.isnan(value) else value for value in (result.ap, *result.samples.round(6).tolist()))
     facts = {"AP": ap, "images": result.images, "digest": result.digest, "seed": SEED, "resamples": samples}
-    write_json_atomically(path, facts, indent=None)
+    write_json_atomically(path, {**belongs, **facts}, indent=None)
 
 
-def read_bootstrap(path: Path) -> Bootstrap:
-    """Read a file that `write_bootstrap` wrote; raises WorkbenchError if it is missing or another kind of file."""
-    facts = read_json(path, "resamples")
+def bootstrap_of(facts: object, path: Path) -> Bootstrap:
+    """Bootstrap of the content of a file that `write_bootstrap` wrote.
+
+    Raises:
+        WorkbenchError: the content is of another kind, or an AP is not a fraction. The message names ``path``.
+    """
     try:
-        values = np.array([facts["AP"], *facts["resamples"]], dtype=float)  # None becomes NaN
+        values = [facts["AP"], *facts["resamples"]]
+        if not all(value is None or is_fraction(value) for value in values):
+            raise ValueError("not fractions")
+        values = np.array(values, dtype=float)  # None becomes NaN
         return Bootstrap(float(values[0]), values[1:], int(facts["images"]), str(facts["digest"]))
     except (KeyError, TypeError, ValueError) as error:
         raise WorkbenchError(f"{path}: not an AP on resampled images; delete the file and evaluate again") from error
+
+
+def is_fraction(value: object) -> bool:
+    """Whether a value is a number in [0, 1]. NaN and a truth value are not."""
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def interval(samples: np.ndarray, estimate: float, half_width: float = 0.0) -> tuple[float, float]:

@@ -6,6 +6,7 @@ The Snakefile calls ``read_pipeline`` once. No heavy package is imported here, s
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,9 +15,17 @@ from pathlib import Path
 
 from workbench.report.claims import claimed_tables
 from workbench.report.notebooks import notebook_names
-from workbench.runs.folders import ScaleFolder, check_folders, data_folder, pretrained_weights, scale_folder
+from workbench.runs.folders import (
+    RELEASED,
+    ScaleFolder,
+    check_folders,
+    data_folder,
+    pretrained_weights,
+    scale_folder,
+)
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig, read_config
+from workbench.settings.digest import TRAIN, VAL, annotation_file, hand_to_jobs
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import table_names
 from workbench.settings.released import released_runs, trainings_of
@@ -24,6 +33,8 @@ from workbench.support.devices import gpu_indices
 from workbench.support.errors import WorkbenchError
 
 RESULTS = Path("results")
+TABLE_FORMS = (".csv", ".md", ".html")
+FIGURE_FORMS = (".png", ".pdf")
 SMALL = 600
 """Long side of an image, in pixels, below which a training takes little memory and less than an hour."""
 
@@ -37,7 +48,8 @@ class Pipeline:
         folder: folder of the scale.
         data: folder of the data set.
         tables: name of a table → rows, without the rows from the literature.
-        trainings: name of a run → seeds of the trainings, or ``released``.
+        trainings: name of a run → ``released``, or the seeds of the trainings: those that the settings ask for, and
+            those that are finished already.
     """
 
     settings: PipelineConfig
@@ -80,18 +92,44 @@ class Pipeline:
         return max(1, os.cpu_count() // visible) if visible else 4 if self.gpus else 1
 
     @property
-    def annotations(self) -> tuple[str, str]:
-        """Annotation files for training and for validation."""
-        return tuple(f"{self.data}/annotations/instances_{split}.json" for split in ("train2017", "val2017"))
+    def drawn(self) -> list[str]:
+        """Annotation files of the data set that the workbench draws; an empty list for a user's own data set.
 
-    @property
-    def draws_data(self) -> bool:
-        """Whether the workbench draws the data set."""
-        return self.rows[0].experiment.data.kind == "embedded"
+        A user's files are neither outputs nor inputs of a rule: Snakemake deletes outputs, and makes a rule's files
+        again if the path of an input changes. What these files contain is part of the names of runs and evaluations.
+        """
+        if self.rows[0].experiment.data.kind != "embedded":
+            return []
+        return [str(annotation_file(self.data, split)) for split in (TRAIN, VAL)]
+
+    @cached_property
+    def unfinished(self) -> str:
+        """Pattern of the names of runs, for the rule that trains: it excludes each training that is finished.
+
+        To Snakemake, the weights of a finished training are files that no rule makes. It therefore never deletes them,
+        whatever input or setting changes.
+        """
+        finished = "|".join(
+            re.escape(f"{training.run.name}/{training.name}/")
+            for run in self.experiments
+            for training in self.folder.run(run).finished_trainings()
+        )
+        return f"(?!(?:{finished}))(?:{'|'.join(self.experiments)})" if finished else "|".join(self.experiments)
+
+    def lost(self, run: str, seed: str) -> str | None:
+        """Message if a training was finished, but its weights are missing and no checkpoint can replace them."""
+        training = self.folder.run(run).training(seed)
+        if not training.facts.is_file() or training.weights.is_file() or training.last_checkpoint.is_file():
+            return None
+        command = f"workbench train {self.row(run)} --seed {seed} {self.settings.world_options}".rstrip()
+        return (
+            f"{training.weights}: missing, and there is no checkpoint to make it from; put the file back, or train "
+            f"again: {command}"
+        )
 
     def row(self, run: str, variant: str | None = None) -> str:
         """Id of a row with this run, and with this variant if one is named."""
-        return next(r.id for r in self.rows if r.run == run and variant in (None, r.variant_folder))
+        return next(r.id for r in self.rows if r.run == run and variant in (None, r.evaluation_folder))
 
     def pretrained(self, run: str) -> list[str]:
         """File of the pretrained weights of a run's backbone; an empty list for random weights."""
@@ -111,21 +149,26 @@ class Pipeline:
 
     def rankings(self, rows: Iterable[Row]) -> list[str]:
         """Scores against IoU of each training of the rows."""
-        return [str(self.folder.training(row, seed).ranking) for row in rows for seed in self.trainings[row.run]]
+        trainings = [(self.folder.training(row, seed), row) for row in rows for seed in self.trainings[row.run]]
+        return [str(training.evaluation(row.ranking_folder).ranking) for training, row in trainings]
+
+    def weights(self, rows: Iterable[Row]) -> list[str]:
+        """Weights of each training of the rows."""
+        return [str(self.folder.training(row, seed).weights) for row in rows for seed in self.trainings[row.run]]
 
     def figures(self, tables: Iterable[str]) -> list[str]:
         """Loss curves and bars of some tables."""
         curves = [self.folder.figure(table, "loss") for table in tables if self.curves(self.tables[table])]
         bars = [self.folder.figure(table, "ap") for table in tables if self.tables[table]]
-        return [str(file) for file in (*curves, *bars)]
+        return _forms((*curves, *bars), FIGURE_FORMS)
 
     def outcomes(self, tables: Iterable[str]) -> list[str]:
         """Some tables, with the figures of these tables."""
-        return [str(self.folder.table(table)) for table in tables] + self.figures(tables)
+        return _forms(map(self.folder.table, tables), TABLE_FORMS) + self.figures(tables)
 
     def verdicts(self) -> list[str]:
         """Verdicts on the claims of each table."""
-        return [str(self.folder.verdicts(table)) for table in claimed_tables()]
+        return _forms(map(self.folder.verdicts, claimed_tables()), TABLE_FORMS)
 
     def notebooks(self) -> list[str]:
         """Executed notebooks."""
@@ -141,19 +184,25 @@ class Pipeline:
         return []
 
     def targets(self) -> dict[str, list[str]]:
-        """Files of each named target: all tables, all figures, a table, a table's rankings, a row."""
-        rankings = {f"{table}_ranking": [str(self.folder.figure(table, "ranking"))] for table in self.tables}
+        """Files of each named target: all tables, all figures, a table, a table's rankings, a row.
+
+        A target lists each file that a user would miss: all forms of a table and of a figure, and the weights.
+        """
+        rankings = {f"{table}_ranking": self._ranking_figures([table]) for table in self.tables}
         return {
-            "tables": [str(self.folder.table(table)) for table in self.tables],
+            "tables": _forms(map(self.folder.table, self.tables), TABLE_FORMS) + self.weights(self.rows),
             "figures": self.figures(self.tables),
-            **{table: self.outcomes([table]) for table in self.tables},
+            **{table: self.outcomes([table]) + self.weights(rows) for table, rows in self.tables.items()},
             **rankings,
-            **{row.id: self.evaluations([row]) for row in self.rows},
+            **{row.id: self.evaluations([row]) + self.weights([row]) for row in self.rows},
         }
+
+    def _ranking_figures(self, tables: Iterable[str]) -> list[str]:
+        return _forms((self.folder.figure(table, "ranking") for table in tables), FIGURE_FORMS)
 
     def everything(self) -> list[str]:
         """All outcomes, verdicts and notebooks."""
-        return [*self.outcomes(self.tables), *self.verdicts(), *self.notebooks()]
+        return [*self.outcomes(self.tables), *self.weights(self.rows), *self.verdicts(), *self.notebooks()]
 
     def reportable(self) -> list[str]:
         """Existing tables, figures, verdicts and rankings.
@@ -161,8 +210,7 @@ class Pipeline:
         Raises:
             WorkbenchError: nothing exists yet.
         """
-        rankings = [str(self.folder.figure(table, "ranking")) for table in self.tables]
-        files = (*self.outcomes(self.tables), *self.verdicts(), *rankings)
+        files = (*self.outcomes(self.tables), *self.verdicts(), *self._ranking_figures(self.tables))
         files = [file for file in files if os.path.exists(file)]
         if not files:
             raise WorkbenchError(
@@ -186,6 +234,11 @@ class Pipeline:
         return self.experiments[run].image.long < SMALL
 
 
+def _forms(files: Iterable[Path], suffixes: Iterable[str]) -> list[str]:
+    """Names of files in each of their forms."""
+    return [str(file.with_suffix(suffix)) for file in files for suffix in suffixes]
+
+
 def read_pipeline(config: dict) -> Pipeline:
     """Make the pipeline from Snakemake's ``config``.
 
@@ -202,7 +255,18 @@ def read_pipeline(config: dict) -> Pipeline:
     rows = [row for rows in tables.values() for row in rows]
     _check_space(Path())
     check_folders([data, *(folder.run(row.run).folder for row in rows)])
-    return Pipeline(settings, folder, data, tables, trainings_of(rows, settings))
+    if rows[0].experiment.data.kind != "embedded":
+        hand_to_jobs(data, VAL, rows[0].split)
+    return Pipeline(settings, folder, data, tables, _with_finished(folder, trainings_of(rows, settings)))
+
+
+def _with_finished(folder: ScaleFolder, trainings: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Add the finished trainings to the trainings of each run, so that no summary has fewer seeds than before."""
+    added = {}
+    for run, seeds in trainings.items():
+        finished = [] if seeds == [RELEASED] else [t.seed for t in folder.run(run).finished_trainings()]
+        added[run] = seeds + [seed for seed in finished if seed not in (*seeds, RELEASED)]
+    return added
 
 
 def _check_space(folder: Path) -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from workbench.report.measured import evaluations_on_disk, read_resamples, results_folder
 from workbench.report.page import TableView, markdown_table, page
 from workbench.runs.folders import scale_folder
 from workbench.settings.base import Settings
 from workbench.settings.catalog import load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.files import catalogue, read_table, table_names
-from workbench.settings.released import trainings_of
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_text_atomically
 from workbench.support.strict_yaml import Place, choose, validated
@@ -117,18 +117,14 @@ def claimed_tables() -> list[str]:
 
 def judge_table(table: str, settings: PipelineConfig, results: Path) -> list[Judgement]:
     """Judge the claims of a table by its existing evaluations at a scale."""
-    from workbench.evaluation.intervals import read_bootstrap
-
     claims = claims_of(table)
     rows = {row.id: row for row in load_table(table, settings.scale, settings.data_root, settings.rehearsal)[1]}
-    trainings = trainings_of(rows.values(), settings)
-    folder = scale_folder(results, settings.scale, settings.rehearsal)
+    folder = results_folder(settings, results)
     published = published_ap()
 
     def resamples(row: str) -> dict[tuple[str, str], Bootstrap]:
-        run = rows[row].run
-        files = {(run, seed): folder.evaluation(rows[row], seed).bootstrap for seed in trainings[run]}
-        return {training: read_bootstrap(file) for training, file in files.items() if file.is_file()}
+        evaluations = evaluations_on_disk(folder, rows[row], settings)
+        return {(rows[row].run, e.training.seed): read_resamples(e) for e in evaluations if e.bootstrap.is_file()}
 
     judgements = []
     for name, claim in claims.items():

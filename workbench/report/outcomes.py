@@ -12,15 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.runs.folders import ScaleFolder, Training, scale_folder
+from workbench.report.measured import (
+    evaluations_on_disk,
+    read_metrics,
+    read_ranking,
+    read_resamples,
+    results_folder,
+    shown_trainings,
+)
+from workbench.runs.folders import ScaleFolder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.data import is_coco
 from workbench.settings.files import read_table
-from workbench.settings.released import published_on_val2017, trainings_of
+from workbench.settings.released import published_on_val2017
 from workbench.settings.specs import RowSpec
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json, write_text_atomically
+from workbench.support.files import write_text_atomically
 
 if TYPE_CHECKING:
     import pandas
@@ -32,28 +40,25 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     Returns:
         Markdown of the table.
     """
-    from workbench.evaluation.intervals import read_bootstrap
     from workbench.report.page import page
     from workbench.report.tables.cells import TEST_DEV, TableRow
     from workbench.report.tables.render import table_markdown, table_view, write_table
 
     spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
-    folder = scale_folder(results, settings.scale, settings.rehearsal)
+    folder = results_folder(settings, results)
     resolved = {row.id: row for row in rows}
-    trainings = trainings_of(rows, settings)
     on_val2017 = published_on_val2017() if spec.split == TEST_DEV else {}
     lines = []
     for id_, row_spec in spec.rows.items():
         published = _published(row_spec, TEST_DEV if spec.split == TEST_DEV else None, on_val2017.get(id_))
         line = TableRow(id_, row_spec.labels, published, "", row_spec.note)
         if row := resolved.get(id_):
-            evaluations = [folder.evaluation(row, seed) for seed in trainings[row.run]]
-            evaluations = [evaluation for evaluation in evaluations if evaluation.metrics.is_file()]
+            evaluations = [e for e in evaluations_on_disk(folder, row, settings) if e.metrics.is_file()]
             line = replace(
                 line,
                 run=row.run,
-                measured=tuple(read_json(evaluation.metrics, "metrics") for evaluation in evaluations),
-                bootstraps=tuple(read_bootstrap(e.bootstrap) for e in evaluations if e.bootstrap.is_file()),
+                measured=tuple(map(read_metrics, evaluations)),
+                bootstraps=tuple(read_resamples(e) for e in evaluations if e.bootstrap.is_file()),
                 compared_with=spec.reference(id_) or "",
             )
         lines.append(line)
@@ -92,7 +97,7 @@ def draw_figure(name: str, kind: str, settings: PipelineConfig, results: Path) -
     from workbench.report.figures.curves import draw_loss_curves
     from workbench.report.figures.ranking import draw_rankings
 
-    folder = scale_folder(results, settings.scale, settings.rehearsal)
+    folder = results_folder(settings, results)
     png = folder.figure(name, kind)
     files = png, png.with_suffix(".pdf")
     if kind == "ap":
@@ -127,20 +132,20 @@ def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder)
 
     from workbench.report.tables.cells import row_names
 
-    def source(training: Training) -> Path:
-        return training.ranking if kind == "ranking" else training.curves
-
     _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
-    trainings = trainings_of(rows, settings)
     first = {row.run: row for row in reversed(rows)}
     ordered = [row for row in rows if first[row.run] is row]
     names = row_names([row.labels for row in ordered])
     frames = {}
     for row, label in zip(ordered, names, strict=True):
-        files = [source(folder.training(row, seed)) for seed in trainings[row.run]]
-        curves = [pandas.read_csv(path) for path in files if path.is_file()]
-        if curves:  # if the labels of a row do not identify its run, the name is the detector's title
-            frames[label or row.experiment.detector.title] = curves
+        trainings = shown_trainings(folder, row, settings)
+        if kind == "ranking":
+            evaluations = [training.evaluation(row.ranking_folder) for training in trainings]
+            drawn = [read_ranking(evaluation) for evaluation in evaluations if evaluation.ranking.is_file()]
+        else:
+            drawn = [pandas.read_csv(training.curves) for training in trainings if training.curves.is_file()]
+        if drawn:  # if the labels of a row do not identify its run, the name is the detector's title
+            frames[label or row.experiment.detector.title] = drawn
     return frames
 
 
@@ -149,5 +154,5 @@ def settings_digest(name: str, rows: Iterable[Row]) -> str:
     spec = read_table(name)
     stated = [[id_, r.labels, r.published, r.fps, r.note] for id_, r in spec.rows.items()]
     compared = [spec.reference(id_) for id_ in spec.rows]
-    content = [spec.title, spec.split, stated, compared, [[r.id, r.run, r.variant_folder] for r in rows]]
+    content = [spec.title, spec.split, stated, compared, [[r.id, r.run, r.evaluation_folder] for r in rows]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -4,7 +4,7 @@ Layout of one scale::
 
     results/<scale>/runs/<run>/                experiment.json
         seed<k>/ or released/                  model.safetensors, train.csv, train.json, train.log, checkpoints/
-            <variant>/                         detections.json, detection.json, metrics.json, bootstrap.json
+            <variant>-<split digest>/          detections.json, detection.json, metrics.json, bootstrap.json
     results/<scale>/tables/, figures/, claims/, notebooks/, speed/
 
 Each object here is a folder with names for its files. Making an object reads nothing from disk. The Snakefile makes the
@@ -21,10 +21,10 @@ from pathlib import Path
 from workbench.settings.catalog import Rehearsal, Row, embedded_settings, find_row
 from workbench.settings.config import PipelineConfig
 from workbench.settings.data import EmbeddedData
+from workbench.settings.digest import VAL, SplitDigest, drawn_digest, split_digest
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import read_scale
-from workbench.settings.ids import hash8, run_id, variant_id
-from workbench.settings.variant import Variant
+from workbench.settings.ids import hash8, run_id
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json, write_json_atomically
 from workbench.support.strict_yaml import validated
@@ -35,7 +35,7 @@ RELEASED = "released"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Folder of one evaluation: a training and a variant."""
+    """Folder of one evaluation: a training, a variant and the content of a data split."""
 
     training: Training
     name: str
@@ -51,7 +51,7 @@ class Evaluation:
 
     @property
     def detection_facts(self) -> Path:
-        """Variant, time and provenance of the detections."""
+        """Variant, split, time and provenance of the detections."""
         return self.folder / "detection.json"
 
     @property
@@ -63,9 +63,34 @@ class Evaluation:
         """AP on resampled images."""
         return self.folder / "bootstrap.json"
 
+    @property
+    def ranking(self) -> Path:
+        """CSV with score and IoU of foreground locations; its figures have the same name with another suffix."""
+        return self.folder / "ranking.csv"
+
+    @property
+    def oracles(self) -> Path:
+        """CSV with the metrics of all oracles; its Markdown has the same name with another suffix."""
+        return self.folder / "oracles.csv"
+
     def log(self, step: str) -> Path:
-        """Log of ``detect`` or ``evaluate``."""
+        """Log of ``detect``, ``evaluate`` or ``ranking``."""
         return self.folder / f"{step}.log"
+
+    def identity(self) -> dict[str, int | str]:
+        """Facts in each file of this folder that show that the file belongs here; see ``check_belongs``."""
+        return {"run": self.training.run.name, "seed": self.training.stated_seed, "evaluation": self.name}
+
+    def check_belongs(self, stated: object, file: Path) -> None:
+        """Raise a WorkbenchError, naming ``file``, unless it states the identity of this evaluation."""
+        if stated == self.identity():
+            return
+        is_other = isinstance(stated, dict) and stated.keys() == self.identity().keys()
+        other = f" but of {stated['run']}, seed {stated['seed']}, {stated['evaluation']}" if is_other else ""
+        raise WorkbenchError(
+            f"{file}: not a result of {self.training.title}, {self.name}{other and ','}{other}; delete this file, then "
+            "evaluate again (snakemake with the same target)"
+        )
 
 
 @dataclass(frozen=True)
@@ -120,27 +145,22 @@ class Training:
         return self.folder / "checkpoints"
 
     @property
+    def last_checkpoint(self) -> Path:
+        """Checkpoint from which a training is resumed, or from which the weights are written again."""
+        return self.checkpoints / "last.pt"
+
+    @property
     def growing_curves(self) -> Path:
         """Loss curves of a training in progress."""
         return self.checkpoints / "train.csv"
 
-    @property
-    def ranking(self) -> Path:
-        """CSV with score and IoU of foreground locations; its figures have the same name with another suffix."""
-        return self.folder / "ranking.csv"
-
-    @property
-    def oracles(self) -> Path:
-        """CSV with the metrics of all oracles; its Markdown has the same name with another suffix."""
-        return self.folder / "oracles.csv"
-
     def log(self, step: str) -> Path:
-        """Log of ``train``, ``import`` or ``ranking``."""
+        """Log of ``train`` or ``import``."""
         return self.folder / f"{step}.log"
 
-    def evaluation(self, variant: Variant | str) -> Evaluation:
-        """Evaluation of this training with a variant, or with a variant's id."""
-        return Evaluation(self, variant if isinstance(variant, str) else variant_id(variant))
+    def evaluation(self, name: str) -> Evaluation:
+        """Evaluation of this training in a folder with this name; see ``evaluation_id``."""
+        return Evaluation(self, name)
 
 
 @dataclass(frozen=True)
@@ -228,7 +248,7 @@ class ScaleFolder:
 
     def evaluation(self, row: Row, seed: int | str) -> Evaluation:
         """Evaluation of a row: its run with a seed, in its variant."""
-        return self.training(row, seed).evaluation(row.variant_folder)
+        return self.training(row, seed).evaluation(row.evaluation_folder)
 
     def table(self, name: str) -> Path:
         """CSV of a table; its Markdown and HTML have the same name with another suffix."""
@@ -337,6 +357,13 @@ def find_data(experiment: Experiment, run: Run, data_root: Path | None) -> Path:
     if experiment.data.kind == "embedded":
         return drawn_data(run.results, experiment.data)
     raise WorkbenchError(f"{run.name}: its data set is not drawn by the workbench; add --data-root FOLDER")
+
+
+def find_split(experiment: Experiment, data_root: Path | None) -> SplitDigest:
+    """Digest of the split on which a run is evaluated, val2017 of the data set that ``find_data`` finds."""
+    if data_root is None and experiment.data.kind == "embedded":
+        return drawn_digest(experiment.data, VAL)
+    return split_digest(data_root, VAL)
 
 
 def check_folders(folders: Iterable[Path]) -> None:

@@ -11,18 +11,19 @@ An experiment is made of four layers. A later layer replaces values of earlier l
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from workbench.settings.data import EmbeddedData
-from workbench.settings.digest import annotation_digest, cache_file
+from workbench.settings.digest import VAL, SplitDigest, annotation_digest, cache_file, drawn_digest, split_digest
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import Catalogue, Scale, catalogue, read_scale, read_table
-from workbench.settings.ids import run_id, variant_id
+from workbench.settings.ids import evaluation_id, run_id, variant_id
 from workbench.settings.layers import Layers
-from workbench.settings.specs import Differences, RowSpec, ScaleSpec, TableSpec
+from workbench.settings.specs import Differences, RowSpec, TableSpec
 from workbench.settings.variant import Variant, check_evaluation, published_variant
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose
@@ -53,6 +54,8 @@ class Row:
     note: str
     experiment: Experiment
     variant: Variant
+    split: SplitDigest | None
+    """Digest of the split on which the row is evaluated; None if no data set was named."""
 
     @cached_property
     def run(self) -> str:
@@ -60,9 +63,20 @@ class Row:
         return run_id(self.experiment)
 
     @cached_property
-    def variant_folder(self) -> str:
-        """Folder name of the evaluation within each training."""
+    def variant_id(self) -> str:
+        """Id of the variant, the first part of the folder name of the evaluation."""
         return variant_id(self.variant)
+
+    @cached_property
+    def evaluation_folder(self) -> str:
+        """Folder name of the evaluation within each training."""
+        return evaluation_id(self.variant, self.split)
+
+    @cached_property
+    def ranking_folder(self) -> str:
+        """Folder name of the evaluation whose scores are ranked: the published variant, on as many images."""
+        published = published_variant(self.experiment)
+        return evaluation_id(published.model_copy(update={"limit_images": self.variant.limit_images}), self.split)
 
 
 @dataclass(frozen=True)
@@ -92,8 +106,8 @@ def load_table(
         WorkbenchError: an unknown table, scale or key, or a value of the wrong type. The message names file and key.
     """
     table = read_table(name)
-    digest = _data_digest(read_scale(scale), data_root)
-    return table, list(_rows(catalogue(), name, scale, digest, rehearsal or Rehearsal()))
+    digests = _digests(scale, data_root)
+    return table, list(_rows(catalogue(), name, scale, digests, rehearsal or Rehearsal()))
 
 
 def load_row(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Row:
@@ -126,27 +140,39 @@ def embedded_settings(scale: str) -> EmbeddedData:
     return layers.part("data").validated(EmbeddedData)
 
 
-def _data_digest(spec: ScaleSpec, data_root: Path | None) -> str | None:
+@dataclass(frozen=True)
+class _Digests:
+    """Digests of a data set: its training annotations, part of a run's id, and the split that is evaluated."""
+
+    training: str | None = None
+    validation: SplitDigest | None = None
+
+
+def _digests(scale: str, data_root: Path | None) -> _Digests:
+    spec = read_scale(scale)
+    if spec.data.get("kind") == "embedded":
+        return _Digests(validation=drawn_digest(embedded_settings(scale), VAL))
     root = data_root or (Path(spec.root) if spec.root else None)
-    if spec.data.get("kind") != "coco" or root is None:
-        return None
+    if root is None:
+        return _Digests()
     for path in (root, *(root / part for part in DATA_PARTS)):
-        if not path.exists():
+        if not os.path.exists(path):  # unlike Path.exists, false for an over-long name, too
             kind = "file" if path.suffix == ".json" else "folder"
             raise WorkbenchError(f"{path}: no such {kind}; data_root must contain {', '.join(DATA_PARTS)}")
-    return annotation_digest(root / DATA_PARTS[0], cache=cache_file("digests.json"))
+    return _Digests(annotation_digest(root / DATA_PARTS[0], cache_file("digests.json")), split_digest(root, VAL))
 
 
 @cache
-def _rows(catalogue: Catalogue, table: str, scale: str, digest: str | None, rehearsal: Rehearsal) -> tuple[Row, ...]:
+def _rows(catalogue: Catalogue, table: str, scale: str, digests: _Digests, rehearsal: Rehearsal) -> tuple[Row, ...]:
     """Resolve the rows of a table, without the rows from the literature."""
     place, spec = catalogue.tables[table].place, catalogue.tables[table].spec
     rows = []
     for id_, row in spec.rows.items():
         if row.base:
             document = _document(catalogue, row, place.at("rows", id_), catalogue.scale(scale))
-            experiment, variant = _resolve(document, digest, rehearsal)
-            rows.append(Row(id_, table, row.labels, row.published, row.note, experiment, variant))
+            experiment, variant = _resolve(document, digests.training, rehearsal)
+            stated = (id_, table, row.labels, row.published, row.note)
+            rows.append(Row(*stated, experiment, variant, digests.validation))
     return tuple(rows)
 
 

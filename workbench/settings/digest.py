@@ -13,8 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.support.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.settings.data import EmbeddedData
 
 TRAIN, VAL = "train2017", "val2017"
 HANDED = "WORKBENCH_SPLITS"
@@ -90,25 +94,29 @@ def listing_digest(folder: Path) -> str:
         WorkbenchError: the folder cannot be read.
     """
     try:
-        return _hash(sorted(_listing(str(folder), "")))
+        return _hash(sorted(_listing(str(folder), "", ())))
     except OSError as error:
         raise WorkbenchError(f"{error.filename}: cannot be listed ({error.strerror}); check data_root") from error
 
 
-def _listing(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+def _listing(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Names and sizes below a folder. A link to one of the folders ``above``, given as real paths, is not followed."""
+    above = (*above, os.path.realpath(folder))
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") or entry.name.lower() in NOT_DATA:
                 continue
-            if entry.is_dir():
-                yield from _listing(entry.path, f"{prefix}{entry.name}/")
-            else:
-                yield f"{prefix}{entry.name}", entry.stat().st_size
+            if not entry.is_dir():
+                # A link to nothing is listed by itself. The reader reports it with the image that needs it.
+                yield f"{prefix}{entry.name}", entry.stat(follow_symlinks=os.path.exists(entry.path)).st_size
+            elif os.path.realpath(entry.path) not in above:
+                yield from _listing(entry.path, f"{prefix}{entry.name}/", above)
 
 
-def settings_digest(*content: object) -> str:
-    """Digest (32 hex digits) of JSON values."""
-    return _hash(content)
+def drawn_digest(data: EmbeddedData, split: str) -> SplitDigest:
+    """Digest of a split of an embedded data set. The settings decide every byte, so the files need not exist yet."""
+    content = _hash([data.model_dump(mode="json"), split])
+    return SplitDigest(annotations=content, images=content)
 
 
 def _hash(content: object) -> str:
@@ -149,8 +157,7 @@ def annotation_digest(path: Path | str, cache: Path | None = None) -> str:
         entry = entries.get(str(path))
         if isinstance(entry, dict) and entry.get("state") == state and isinstance(entry.get("digest"), str):
             return entry["digest"]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        digest = file_digest(path)
     except OSError as error:
         raise WorkbenchError(
             f"{path}: the annotation file cannot be read ({error.strerror}); check data_root"
@@ -159,6 +166,12 @@ def annotation_digest(path: Path | str, cache: Path | None = None) -> str:
         entries[str(path)] = {"state": state, "digest": digest}
         _write(cache, entries)
     return digest
+
+
+def file_digest(path: Path) -> str:
+    """Digest (32 hex digits) of the bytes of a file; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _read(cache: Path) -> dict:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from workbench.settings.digest import SplitDigest
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import Variant
 
@@ -44,7 +45,7 @@ def run_id(experiment: Experiment) -> str:
 
 
 def variant_id(variant: Variant) -> str:
-    """Return the folder of an evaluation within a training."""
+    """Return the id of a variant, the first part of the folder of an evaluation."""
     nms = "nms" if variant.nms == "hard" else f"{variant.nms}_nms"
     parts = [f"{nms}{variant.nms_iou:g}", str(variant.image)]
     if not variant.centerness:
@@ -52,3 +53,12 @@ def variant_id(variant: Variant) -> str:
     if variant.oracle:
         parts.append(variant.oracle.title)
     return "-".join([*parts, hash8(variant)])
+
+
+def evaluation_id(variant: Variant, split: SplitDigest | None) -> str:
+    """Return the folder of an evaluation within a training: its variant, and the content of the evaluated split.
+
+    Args:
+        split: None if no data set was named; the id is then provisional.
+    """
+    return variant_id(variant) if split is None else f"{variant_id(variant)}-{split.short}"

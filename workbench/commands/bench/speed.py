@@ -59,14 +59,14 @@ def bench_speed(
     check_folders([folder.speed])
     data = _test_images(scale, data_root, results, images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    distinct = {(row.run, row.variant_folder): row for row in picked}
+    distinct = {(row.run, row.variant_id): row for row in picked}
     measured: dict[tuple[str, str], tuple[Timing, str]] = {}
     with Reporter(f"speed of {table}", len(distinct)) as reporter:
         for number, (key, row) in enumerate(distinct.items(), 1):
             detector, weights = _detector(row, folder.run(row.run))
             measured[key] = time_detector(detector, row.variant, data, images, device), weights
             reporter.advance(number, "detectors")
-    lines = [_line(row, labels, spec, *measured[row.run, row.variant_folder]) for row in picked]
+    lines = [_line(row, labels, spec, *measured[row.run, row.variant_id]) for row in picked]
     path = folder.speed / f"{table}-{_machine(device)}.csv"
     _write(path, lines, list(spec.rows))
     return f"{_markdown(spec.title, lines, labels, device, noise=data is None)}\n\nWritten to {path}"

@@ -1,0 +1,220 @@
+"""A user's own data set in the pipeline: its content decides what is made again, its place and its dates never do.
+
+No call of the pipeline deletes or changes a file of the user, or throws a trained model away.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+OWN = "extends: mini\ntitle: own images\ndata: {kind: coco, classes: 6}\n"
+ROW = "t3_raw_fl"
+VAL = "annotations/instances_val2017.json"
+TRAIN = "annotations/instances_train2017.json"
+
+
+@pytest.fixture
+def run(snakemake):
+    """Function that runs `snakemake` with a rehearsal on own data, and returns its output."""
+
+    def rehearse(folder, *arguments, data="data", seeds=1, code=0):
+        config = ("scale=own", f"data_root={data}", "limit_steps=2", "limit_images=4", f"seeds={seeds}")
+        returned, output = snakemake(folder, *arguments, "--config", *config)
+        assert returned == code, output
+        return output
+
+    return rehearse
+
+
+@pytest.fixture
+def planned(run):
+    """Function that returns the number of jobs of each rule in a dry run."""
+
+    def plan(folder, *arguments, **settings):
+        output = run(folder, "-n", *arguments, **settings)
+        table = output.rsplit("Job stats:", 1)[-1] if "Job stats:" in output else ""
+        return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+    return plan
+
+
+def tree(folder):
+    """Digest of each file below a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, copy, tiny_data):
+    """Copy of the repository with own data and the finished rehearsal of a row."""
+    folder = copy(tmp_path_factory.mktemp("own") / "repository")
+    (folder / "experiments/scales/own.yaml").write_text(OWN)
+    shutil.copytree(tiny_data, folder / "data")
+    command = [BIN / "snakemake", "--cores", "1", ROW, "--config", "scale=own", "data_root=data", "limit_steps=2"]
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    subprocess.run([*command, "limit_images=4"], cwd=folder, env=environment, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def repository(finished, tmp_path):
+    folder = tmp_path / "repository"
+    shutil.copytree(finished, folder, symlinks=True)  # with the dates of the files
+    return folder
+
+
+def models(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.glob("results/*/runs/*/seed*/model.safetensors")}
+
+
+def linked(folder):
+    (folder / "link").symlink_to("data")
+    return "link"
+
+
+def copied(folder):
+    shutil.copytree(folder / "data", folder / "a copy", copy_function=shutil.copyfile)  # new dates
+    return "a copy"
+
+
+def moved(folder):
+    (folder / "data").rename(folder / "elsewhere")
+    return "elsewhere"
+
+
+def below_results(folder):
+    shutil.copytree(folder / "data", folder / "results/mine")
+    return "results/mine"
+
+
+def touched(folder):
+    for path in (folder / "data").rglob("*"):
+        os.utime(path)
+    return "data"
+
+
+def dated_in_the_future(folder):
+    for path in (folder / "data").rglob("*"):
+        os.utime(path, (4e9, 4e9))
+    return "data"
+
+
+def hidden(folder):
+    (folder / "data/val2017/.DS_Store").write_text("of a desktop")
+    return "data"
+
+
+PLACES = {
+    "absolute": lambda folder: str(folder / "data"),
+    "trailing slash": lambda _: "data/",
+    "roundabout": lambda _: "./results/../data",
+    "link": linked,
+    "copy": copied,
+    "moved": moved,
+    "below results": below_results,
+    "touched": touched,
+    "dated in the future": dated_in_the_future,
+    "hidden files": hidden,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_place_and_the_dates_of_data_trigger_nothing(repository, planned, place):
+    data = PLACES[place](repository)
+    assert planned(repository, ROW, data=data) == {}
+
+
+def test_snakemake_deletes_no_model_and_no_file_of_the_user(repository, run, planned):
+    """Forced runs and `--delete-all-output` concern results that are quickly made again."""
+    data = below_results(repository)
+    before, trained = tree(repository / data), models(repository)
+    assert len(trained) == 1
+    for options in (("--delete-all-output",), ("-F",)):
+        run(repository, ROW, *options, data=data)
+        assert tree(repository / data) == before
+        assert models(repository) == trained
+    for options in (("-F",), ("--forcerun", "train"), ("--forceall", "--rerun-triggers", "code")):
+        assert not planned(repository, ROW, *options, data=data).keys() & {"dataset", "train"}
+
+
+def changed_boxes(path):
+    document = json.loads(path.read_text())
+    document["annotations"][0]["bbox"][2] += 1
+    path.write_text(json.dumps(document))
+
+
+def another_image(folder):
+    image = next(folder.glob("*.jpg"))
+    image.write_bytes(image.read_bytes() + b"\0")
+
+
+CHANGES = {
+    "boxes": lambda data: changed_boxes(data / VAL),
+    "an image": lambda data: another_image(data / "val2017"),
+    "one more image": lambda data: shutil.copy(next((data / "val2017").glob("*.jpg")), data / "val2017/more.jpg"),
+    "one image fewer": lambda data: max((data / "val2017").glob("*.jpg")).unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_validation_data_are_evaluated_again_in_a_folder_of_their_own(repository, planned, change):
+    CHANGES[change](repository / "data")
+    assert planned(repository, ROW) == {"detect": 1, "evaluate": 1, ROW: 1, "total": 3}
+
+
+def test_two_validation_splits_have_two_evaluations(repository, run):
+    first = next(repository.glob("results/*/runs/*/seed0/*/metrics.json"))
+    content, trained = first.read_bytes(), models(repository)
+    changed_boxes(repository / "data" / VAL)
+    run(repository, ROW)
+    both = [json.loads(path.read_text()) for path in first.parents[1].glob("*/metrics.json")]
+    assert len({metrics["split"]["annotations"] for metrics in both}) == 2
+    assert len({metrics["split"]["images"] for metrics in both}) == 1
+    assert first.read_bytes() == content
+    assert models(repository) == trained
+
+
+def test_changed_training_data_are_another_run(repository, planned):
+    changed_boxes(repository / "data" / TRAIN)
+    jobs = planned(repository, ROW)
+    assert jobs == {"train": 1, "detect": 1, "evaluate": 1, ROW: 1, "total": 4}
+
+
+def test_fewer_seeds_evaluate_the_seeds_that_are_trained(repository, run, planned):
+    run(repository, ROW, "--until", "train", seeds=2)
+    assert len(models(repository)) == 2
+    for metrics in repository.glob("results/*/runs/*/seed*/*/metrics.json"):
+        metrics.unlink()
+    assert planned(repository, ROW, seeds=1) == {"detect": 1, "evaluate": 2, ROW: 1, "total": 4}
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_lost_model_is_made_again_from_its_checkpoint_or_not_at_all(repository, run, checkpoint):
+    (model,) = models(repository)
+    content = model.read_bytes()
+    model.unlink()
+    if checkpoint:
+        run(repository, ROW)
+        assert model.read_bytes() == content
+        return
+    (model.parent / "checkpoints/last.pt").unlink()
+    before = tree(repository / "results")
+    line = run(repository, ROW, code=1).strip().splitlines()[-1]
+    assert re.fullmatch(
+        rf"workbench: results/\S+/model\.safetensors: missing, and there is no checkpoint to make it from; put the file "
+        rf"back, or train again: workbench train {ROW} --seed 0 --scale own --data-root data --limit-steps 2 .*",
+        line,
+    )
+    assert tree(repository / "results") == before
+    command = line.split("train again: ")[1].split()
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    subprocess.run([BIN / "workbench", *command[1:]], cwd=repository, env=environment, check=True)
+    assert model.read_bytes() == content

@@ -1,0 +1,201 @@
+"""Summaries show the evaluations that exist and belong, and never replace more by less."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from workbench import cli
+from workbench.evaluation.coco_metrics import METRICS
+from workbench.evaluation.intervals import Bootstrap, write_bootstrap
+from workbench.report.claims import write_verdicts
+from workbench.report.measured import ranking_text, read_metrics, read_ranking, read_resamples
+from workbench.report.outcomes import draw_figure, make_table
+from workbench.runs.folders import scale_folder
+from workbench.settings.catalog import find_row
+from workbench.settings.config import read_config
+from workbench.support.errors import WorkbenchError
+from workbench.support.files import write_json_atomically
+
+ROWS = ("t3_raw_fl", "t3_raw_vfl", "t3_full_vfl")
+ONE_SEED = read_config({})
+
+
+def evaluate(results, row, seed, ap=0.4):
+    """Write made-up results of a row at scale mini."""
+    evaluation = scale_folder(results, "mini").evaluation(find_row(row), seed)
+    evaluation.training.run.write_experiment(find_row(row).experiment)
+    of = {"of": evaluation.identity()}
+    provenance = {"seed": seed, "code_digest": "12345678"}
+    metrics = dict.fromkeys(METRICS, ap) | {"per_class": {"box": ap}, "images": 9, "detections": 9}
+    write_json_atomically(evaluation.metrics, of | metrics | {"provenance": provenance})
+    samples = ap + 0.01 * np.random.default_rng(0).standard_normal(20)
+    write_bootstrap(evaluation.bootstrap, Bootstrap(ap, samples, 9, "same"), of)
+    return evaluation
+
+
+def ranked(results, row, seed):
+    import pandas
+
+    evaluation = scale_folder(results, "mini").training(find_row(row), seed).evaluation(find_row(row).ranking_folder)
+    evaluation.folder.mkdir(parents=True, exist_ok=True)
+    locations = pandas.DataFrame({"iou": [0.2, 0.9], "score": [0.1, 0.8]})
+    evaluation.ranking.write_text(ranking_text(evaluation, locations))
+    return evaluation
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Results of three rows, one seed each."""
+    for row in ROWS:
+        evaluate(tmp_path / "results", row, 0)
+    return tmp_path / "results"
+
+
+def tree(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def edited(**values):
+    def edit(path):
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return edit
+
+
+def of_another(key, value):
+    def edit(path):
+        content = json.loads(path.read_text())
+        content["of"][key] = value
+        path.write_text(json.dumps(content))
+
+    return edit
+
+
+FOREIGN = {
+    "run": of_another("run", "vfnet_raw-focal-resnet50-00000000"),
+    "seed": of_another("seed", 1),
+    "variant": of_another("evaluation", "nms0.5-128x96-00000000-00000000"),
+    "split": of_another("evaluation", "nms0.6-128x96-890ca422-00000000"),
+    "no owner": edited(of=None),
+    "an earlier version": lambda path: path.write_text('{"AP": 0.9}'),
+}
+SENSELESS = {
+    "NaN": edited(AP=float("nan")),
+    "infinity": edited(AP=float("inf")),
+    "percent": edited(AP=41.0),
+    "a truth value": edited(AP=True),
+    "negative": edited(AP=-0.1),
+    "text": edited(AP="0.4"),
+    "empty": lambda path: path.write_text(""),
+    "letters": lambda path: path.write_text("abc"),
+    "a list": lambda path: path.write_text("[]"),
+    "an empty object": lambda path: path.write_text("{}"),
+    "a number": lambda path: path.write_text("0.4"),
+    "nested": lambda path: path.write_text("[" * 100_000),
+    "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe\x00"),
+}
+
+
+@pytest.mark.parametrize("fault", FOREIGN | SENSELESS)
+@pytest.mark.parametrize("file", ["metrics", "bootstrap"])
+def test_a_result_that_does_not_belong_is_no_number_of_a_table_or_claim(results, fault, file):
+    path = getattr(scale_folder(results, "mini").evaluation(find_row("t3_raw_vfl"), 0), file)
+    (FOREIGN | SENSELESS)[fault](path)
+    before = tree(results)
+    summaries = [make_table] if file == "metrics" else [make_table, write_verdicts]
+    for summary in summaries:
+        with pytest.raises(WorkbenchError, match=rf"{path.name}: .*; .*") as error:
+            summary("table3", ONE_SEED, results)
+        assert "\n" not in str(error.value)
+    assert tree(results) == before
+
+
+def test_what_a_foreign_result_is_of_is_stated(results):
+    evaluation = scale_folder(results, "mini").evaluation(find_row("t3_raw_vfl"), 0)
+    other = scale_folder(results, "mini").evaluation(find_row("t3_raw_fl"), 0)
+    evaluation.metrics.write_bytes(other.metrics.read_bytes())
+    with pytest.raises(WorkbenchError) as error:
+        read_metrics(evaluation)
+    assert str(error.value).startswith(f"{evaluation.metrics}: not a result of vfnet_raw-varifocal-resnet50-")
+    assert f"but of {other.training.run.name}, seed 0, {other.name}; delete this file, then evaluate again" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"seed": 0', '"seed": 1'),
+        lambda text: text.split("\n", 1)[1],
+        lambda text: text.replace("0.9", "nan"),
+        lambda text: text.replace("0.9", ""),
+        lambda text: text.replace("0.9", "1.5"),
+        lambda text: text.replace("0.9", "True"),
+        lambda text: text.replace("iou", "abc"),
+        lambda text: text + "a,b,c,d\n",
+        lambda text: text.splitlines()[0],
+        lambda _: "abc",
+        lambda _: "",
+        lambda _: "#[",
+        lambda _: "\0",
+    ],
+)
+def test_a_ranking_that_does_not_belong_is_refused(results, change):
+    evaluation = ranked(results, "t3_raw_fl", 0)
+    assert read_ranking(evaluation)["score"].tolist() == [0.1, 0.8]
+    evaluation.ranking.write_text(change(evaluation.ranking.read_text()))
+    with pytest.raises(WorkbenchError, match=r"ranking\.csv: .*; delete this file, then evaluate again") as error:
+        draw_figure("table3", "ranking", ONE_SEED, results)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("summary", [make_table, write_verdicts])
+def test_an_experiment_that_was_edited_is_no_row_of_a_table(results, summary):
+    run = scale_folder(results, "mini").training(find_row("t3_raw_vfl"), 0).run
+    content = json.loads(run.settings.read_text())
+    content["training"]["learning_rate"] = 0.5
+    run.settings.write_text(json.dumps(content))
+    with pytest.raises(WorkbenchError, match=rf"experiment\.json: this is the experiment of .*, not of {run.name}"):
+        summary("table3", ONE_SEED, results)
+
+
+def test_fewer_seeds_replace_no_summary_of_more_seeds(results):
+    for row in ROWS:
+        for seed in (1, 2):
+            evaluate(results, row, seed, 0.4 + 0.1 * seed)
+            ranked(results, row, seed)
+    three = [summary("table3", read_config({"seeds": 3}), results) for summary in (make_table, write_verdicts)]
+    before = tree(results)
+    assert [summary("table3", ONE_SEED, results) for summary in (make_table, write_verdicts)] == three
+    assert tree(results) == before
+    assert three[0].count("0 1 2") == 3
+
+
+@pytest.mark.parametrize("command", [("table", "table3"), ("claims",), ("claims", "table3"), ("figure", "table3")])
+def test_a_summary_elsewhere_or_without_its_data_writes_nothing(results, tmp_path, monkeypatch, capsys, command):
+    make_table("table3", ONE_SEED, results)
+    own = results / "bccd" / "tables" / "table3.csv"
+    own.parent.mkdir(parents=True)
+    own.write_text("finished\n")
+    (tmp_path / "elsewhere").mkdir()
+    before = tree(tmp_path)
+    for folder, options, message in [
+        (tmp_path / "elsewhere", (), "workbench: results: no such folder; go to the workbench's folder, or add"),
+        (tmp_path, ("--scale", "bccd"), "workbench: scale bccd needs a data set: add data_root=FOLDER"),
+    ]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("sys.argv", ["workbench", *command, *options])
+        with pytest.raises(SystemExit) as error:
+            cli.main()
+        assert str(error.value).startswith(message)
+    assert tree(tmp_path) == before
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_resamples_and_metrics_are_read_as_they_were_written(results):
+    evaluation = scale_folder(results, "mini").evaluation(find_row("t3_raw_vfl"), 0)
+    assert read_metrics(evaluation)["AP75"] == 0.4
+    assert read_resamples(evaluation).ap == 0.4

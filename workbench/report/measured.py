@@ -1,0 +1,126 @@
+"""Measurements of an evaluation, read from its folder. A file of another evaluation, or without sense, is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.runs.folders import RELEASED, Evaluation, ScaleFolder, Training, data_folder, scale_folder
+from workbench.settings.catalog import Row
+from workbench.settings.config import PipelineConfig
+from workbench.settings.released import trainings_of
+from workbench.support.errors import WorkbenchError, one_line
+from workbench.support.files import read_json
+
+if TYPE_CHECKING:
+    import pandas
+
+    from workbench.evaluation.intervals import Bootstrap
+
+AGAIN = "delete this file, then evaluate again (snakemake with the same target)"
+
+
+def results_folder(settings: PipelineConfig, results: Path) -> ScaleFolder:
+    """Folder of a scale whose results are summarised.
+
+    Raises:
+        WorkbenchError: the folder ``results`` is missing, or the scale needs a data set and none is named. A summary
+            without measurements would replace an earlier one with measurements.
+    """
+    if not results.is_dir():
+        raise WorkbenchError(f"{results}: no such folder; go to the workbench's folder, or add --results FOLDER")
+    data_folder(settings.scale, results, settings.data_root)
+    return scale_folder(results, settings.scale, settings.rehearsal)
+
+
+def shown_trainings(folder: ScaleFolder, row: Row, settings: PipelineConfig) -> list[Training]:
+    """Trainings of a row that a summary shows: every seed that has a folder, or the published weights.
+
+    Seeds that the settings do not ask for are shown, too, so that a summary with fewer seeds never replaces one with
+    more.
+    """
+    run = folder.run(row.run)
+    return [run.training(RELEASED)] if trainings_of([row], settings)[row.run] == [RELEASED] else run.trainings()
+
+
+def evaluations_on_disk(folder: ScaleFolder, row: Row, settings: PipelineConfig) -> list[Evaluation]:
+    """Evaluations of a row that have a folder.
+
+    Raises:
+        WorkbenchError: the folder of the row's run contains the experiment of another run.
+    """
+    trainings = shown_trainings(folder, row, settings)
+    evaluations = [training.evaluation(row.evaluation_folder) for training in trainings]
+    evaluations = [evaluation for evaluation in evaluations if evaluation.folder.is_dir()]
+    if evaluations and (run := folder.run(row.run)).settings.is_file():
+        run.read_experiment()
+    return evaluations
+
+
+def read_metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """Content of ``metrics.json``.
+
+    Raises:
+        WorkbenchError: the file is missing, belongs to another evaluation, or has a metric that is not a fraction.
+    """
+    from workbench.evaluation.coco_metrics import METRICS
+    from workbench.evaluation.intervals import is_fraction
+
+    path = evaluation.metrics
+    metrics = _read(evaluation, path, "metrics")
+    per_class = metrics["per_class"] if isinstance(metrics.get("per_class"), dict) else {}
+    values = {name: metrics.get(name, "missing") for name in METRICS} | per_class
+    for name, value in values.items():
+        if value is not None and not is_fraction(value):
+            raise WorkbenchError(f"{path}: {name} is {value!r:.40}, not a fraction; {AGAIN}")
+    provenance = metrics.get("provenance")
+    if not isinstance(provenance, dict) or not {"seed", "code_digest"} <= provenance.keys():
+        raise WorkbenchError(f"{path}: no provenance with seed and code_digest; {AGAIN}")
+    return metrics
+
+
+def read_resamples(evaluation: Evaluation) -> Bootstrap:
+    """AP on resampled images, from ``bootstrap.json``.
+
+    Raises:
+        WorkbenchError: the file is missing, belongs to another evaluation, or has a value that is not a fraction.
+    """
+    from workbench.evaluation.intervals import bootstrap_of
+
+    return bootstrap_of(_read(evaluation, evaluation.bootstrap, "resamples"), evaluation.bootstrap)
+
+
+def _read(evaluation: Evaluation, path: Path, content: str) -> dict[str, Any]:
+    facts = read_json(path, content)
+    evaluation.check_belongs(facts.get("of") if isinstance(facts, dict) else None, path)
+    return facts
+
+
+def read_ranking(evaluation: Evaluation) -> pandas.DataFrame:
+    """Columns ``iou`` and ``score`` of ``ranking.csv``.
+
+    Raises:
+        WorkbenchError: the file belongs to another evaluation, or has a value that is not a fraction.
+    """
+    import pandas
+
+    path = evaluation.ranking
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+            stated = json.loads(first.removeprefix("#")) if first.startswith("#") else None
+            evaluation.check_belongs(stated, path)
+            locations = pandas.read_csv(file)
+        values = locations.to_numpy(float)
+        fits = list(locations.columns) == ["iou", "score"] and ((values >= 0) & (values <= 1)).all()
+    except (ValueError, OSError) as error:  # pandas' errors of parsing are ValueErrors
+        raise WorkbenchError(f"{path}: not readable as a ranking ({one_line(error)}); {AGAIN}") from None
+    if not fits:
+        raise WorkbenchError(f"{path}: not columns iou and score with numbers from 0 to 1; {AGAIN}")
+    return locations
+
+
+def ranking_text(evaluation: Evaluation, locations: pandas.DataFrame) -> str:
+    """Text of ``ranking.csv``: a comment with the identity of the evaluation, then the locations."""
+    return f"#{json.dumps(evaluation.identity())}\n{locations.to_csv(index=False)}"
