@@ -64,13 +64,7 @@ wildcard_constraints:
     notebook="|".join(notebook_names()),
 
 
-rule all:
-    input:
-        EVERYTHING,
-    localrule: True
-
-
-for target, files in PIPELINE.targets().items():
+for target, files in {"all": EVERYTHING, **PIPELINE.targets()}.items():
 
     rule:
         name:
@@ -125,6 +119,8 @@ rule import_weights:
         PUBLISHED.facts,
     log:
         PUBLISHED.log("import"),
+    wildcard_constraints:
+        run=PIPELINE.unfinished,
     params:
         # A param that is computed from the output never triggers a rerun.
         row=lambda wildcards, output: PIPELINE.row(wildcards.run),

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from workbench import cli
 from workbench.commands.bench import speed, timing
 from workbench.detectors import DenseDetector, Detector, build_detector
-from workbench.runs.folders import data_folder
+from workbench.runs.find import data_folder
 from workbench.settings.catalog import load_row, load_table
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically

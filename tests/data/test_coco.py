@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from workbench.data.coco import read_coco
-from workbench.settings.digest import annotation_digest
 from workbench.support.errors import WorkbenchError
 
 
@@ -206,28 +205,3 @@ def test_coco_and_bccd_are_read(shared_data):
     assert sum(len(image.labels) for image in data.images) == 705 - sum(data.skipped.values())
     data = read_coco(shared_data / "bccd", "val2017", training=False)
     assert (len(data.images), data.category_ids) == (72, (1, 2, 3))
-
-
-def test_the_digest_depends_on_the_content_and_is_cached(tmp_path):
-    file, cache = tmp_path / "a.json", tmp_path / "cache" / "digests.json"
-    file.write_text("one")
-    digest = annotation_digest(file, cache)
-    assert len(digest) == 32
-    assert digest == annotation_digest(file)
-    entries = json.loads(cache.read_text())
-    entries[str(file)]["digest"] = "from the cache"
-    cache.write_text(json.dumps(entries))
-    assert annotation_digest(file, cache) == "from the cache"
-    file.write_text("other")
-    assert annotation_digest(file, cache) == annotation_digest(file) != digest
-    assert [path.name for path in cache.parent.iterdir()] == ["digests.json"]
-
-
-def test_the_digest_does_not_need_a_usable_cache(tmp_path):
-    file = tmp_path / "a.json"
-    file.write_text("one")
-    (tmp_path / "broken").write_text("{")
-    assert annotation_digest(file, tmp_path / "broken") == annotation_digest(file)
-    assert annotation_digest(file, file / "below a file") == annotation_digest(file)
-    with pytest.raises(WorkbenchError, match="the annotation file cannot be read"):
-        annotation_digest(tmp_path / "none")

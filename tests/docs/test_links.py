@@ -21,6 +21,7 @@ EXAMPLE_TARGETS = {"my_poly", "mine", "mypaper_table1"}
 OTHER_OPTIONS = {
     "--config",
     "--data",
+    "--delete-all-output",
     "--set-threads",
     "--set-resources",
     "--slurm-status-command",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import workbench
-from workbench.runs.folders import Run, drawn_data, find_data, find_training, scale_folder
+from workbench.runs.find import find_data, find_training
+from workbench.runs.folders import Run, drawn_data, scale_folder
 from workbench.settings.catalog import Rehearsal, find_row, load_row
 from workbench.settings.config import PipelineConfig
 from workbench.support.errors import WorkbenchError

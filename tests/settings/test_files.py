@@ -9,7 +9,7 @@ import pytest
 
 from workbench.report.claims import claimed_tables, claims_digest, read_claims
 from workbench.report.outcomes import settings_digest
-from workbench.runs.folders import data_folder
+from workbench.runs.find import data_folder
 from workbench.settings import files
 from workbench.settings.catalog import load_row, load_table
 from workbench.settings.config import read_config

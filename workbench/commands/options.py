@@ -90,14 +90,14 @@ class RunCall(Call):
     @property
     def split(self) -> SplitDigest:
         """Digest of val2017."""
-        from workbench.runs.folders import find_split
+        from workbench.runs.find import find_split
 
         return self.row.split if self.row else find_split(self.experiment, self.settings.data_root)
 
     @property
     def data_root(self) -> Path:
         """Folder of the data set: from ``--data-root``, named by the scale, or drawn by the workbench."""
-        from workbench.runs.folders import data_folder, find_data
+        from workbench.runs.find import data_folder, find_data
 
         if self.row:
             return data_folder(self.settings.scale, self.results, self.settings.data_root)
@@ -201,7 +201,7 @@ def _named(values: dict[str, Any]) -> str | None:
 
 
 def _call(values: dict[str, Any]) -> Call:
-    from workbench.runs.folders import find_training
+    from workbench.runs.find import find_training
 
     run, seed = _named(values), values.pop("seed", None)
     results = values.pop("results", Path("results"))

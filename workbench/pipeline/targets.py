@@ -15,14 +15,8 @@ from pathlib import Path
 
 from workbench.report.claims import claimed_tables
 from workbench.report.notebooks import notebook_names
-from workbench.runs.folders import (
-    RELEASED,
-    ScaleFolder,
-    check_folders,
-    data_folder,
-    pretrained_weights,
-    scale_folder,
-)
+from workbench.runs.find import data_folder
+from workbench.runs.folders import RELEASED, ScaleFolder, check_folders, pretrained_weights, scale_folder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig, read_config
 from workbench.settings.digest import TRAIN, VAL, annotation_file, hand_to_jobs

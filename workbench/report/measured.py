@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.runs.folders import RELEASED, Evaluation, ScaleFolder, Training, data_folder, scale_folder
+from workbench.runs.find import data_folder
+from workbench.runs.folders import RELEASED, Evaluation, ScaleFolder, Training, scale_folder
 from workbench.settings.catalog import Row
 from workbench.settings.config import PipelineConfig
 from workbench.settings.released import trainings_of

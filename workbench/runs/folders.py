@@ -18,12 +18,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.settings.catalog import Rehearsal, Row, embedded_settings, find_row
-from workbench.settings.config import PipelineConfig
+from workbench.settings.catalog import Rehearsal, Row
 from workbench.settings.data import EmbeddedData
-from workbench.settings.digest import VAL, SplitDigest, drawn_digest, split_digest
 from workbench.settings.experiment import Experiment
-from workbench.settings.files import read_scale
 from workbench.settings.ids import hash8, run_id
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json, write_json_atomically
@@ -295,75 +292,10 @@ def pretrained_weights(results: Path, name: str) -> Path:
     return results / "weights" / f"{name}.pth"
 
 
-def data_folder(scale: str, results: Path, data_root: Path | None = None) -> Path:
-    """Folder of a scale's data set: ``data_root``, else the root in the scale's file, else the drawn data set.
-
-    Raises:
-        WorkbenchError: the scale has no data set, or ``data_root`` is given although the scale draws its own data set.
-    """
-    spec = read_scale(scale)
-    if spec.data.get("kind") == "embedded":
-        if data_root is not None:
-            raise WorkbenchError(f"scale {scale} draws its own data set: leave data_root out, or choose another scale")
-        return drawn_data(results, embedded_settings(scale))
-    root = data_root or spec.root
-    if root is None:
-        raise WorkbenchError(f"scale {scale} needs a data set: add data_root=FOLDER (a folder in COCO's layout)")
-    return Path(root)
-
-
 def seed_of(name: str) -> str | None:
     """Seed of a training's folder name: ``0`` for ``seed0``, ``released``; None for any other name."""
     named = re.fullmatch(rf"seed(\d+)|({RELEASED})", name)
     return (named[1] or named[2]) if named else None
-
-
-def find_training(run: str, seed: str | None, settings: PipelineConfig, results: Path) -> tuple[Training, Row | None]:
-    """Find the training that ``--run`` and ``--seed`` name, and the row if ``--run`` names a row.
-
-    Args:
-        run: name of a row, folder of a run, or folder of a training.
-        seed: seed, or ``released``. None means the seed of a training's folder, else seed 0.
-        settings: scale, data set and rehearsal; used only for the name of a row.
-        results: folder ``results``; used only for the name of a row.
-
-    Raises:
-        WorkbenchError: ``run`` is neither a row nor a folder, or the folder is a training with another seed.
-    """
-    folder = Path(run)
-    if not folder.is_dir():
-        if "/" in run:
-            raise WorkbenchError(f"{run}: no such folder; name a row, a run's folder or a training's folder")
-        row = find_row(run, settings.scale, settings.data_root, settings.rehearsal)
-        data_folder(settings.scale, results, settings.data_root)  # without data, the run's name would lack their digest
-        return scale_folder(results, settings.scale, settings.rehearsal).training(row, seed or "0"), row
-    folder = folder.absolute() if folder.parent == Path() else folder
-    own = seed_of(folder.name)
-    if own is None:
-        return Run(folder).training(seed or "0"), None
-    if seed not in (None, own):
-        raise WorkbenchError(f"{folder}: this is the training of seed {own}, not of {seed}; leave --seed out")
-    return Run(folder.parent).training(own), None
-
-
-def find_data(experiment: Experiment, run: Run, data_root: Path | None) -> Path:
-    """Folder of the data set on which a run is evaluated: ``data_root``, or the data set that the workbench drew.
-
-    Raises:
-        WorkbenchError: ``data_root`` is None, and the run was not trained on a drawn data set.
-    """
-    if data_root is not None:
-        return data_root
-    if experiment.data.kind == "embedded":
-        return drawn_data(run.results, experiment.data)
-    raise WorkbenchError(f"{run.name}: its data set is not drawn by the workbench; add --data-root FOLDER")
-
-
-def find_split(experiment: Experiment, data_root: Path | None) -> SplitDigest:
-    """Digest of the split on which a run is evaluated, val2017 of the data set that ``find_data`` finds."""
-    if data_root is None and experiment.data.kind == "embedded":
-        return drawn_digest(experiment.data, VAL)
-    return split_digest(data_root, VAL)
 
 
 def check_folders(folders: Iterable[Path]) -> None:

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from workbench.data.coco import CocoDetection, read_coco
 from workbench.detectors import Detector, build_detector
-from workbench.runs.folders import RELEASED, Training, find_training
+from workbench.runs.find import find_training
+from workbench.runs.folders import RELEASED, Training
 from workbench.settings.config import read_config
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError, one_line

@@ -18,7 +18,8 @@ from workbench.detectors import Detector, build_detector
 from workbench.layers.deform import fastest_back_end
 from workbench.report.page import TableView, markdown_table
 from workbench.report.tables.cells import NOTHING
-from workbench.runs.folders import Run, check_folders, data_folder, scale_folder
+from workbench.runs.find import data_folder
+from workbench.runs.folders import Run, check_folders, scale_folder
 from workbench.runs.load import load_training
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.files import read_scale, table_place
