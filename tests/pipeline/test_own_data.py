@@ -196,6 +196,17 @@ def test_fewer_seeds_evaluate_the_seeds_that_are_trained(repository, run, planne
     assert planned(repository, ROW, seeds=1) == {"detect": 1, "evaluate": 2, ROW: 1, "total": 4}
 
 
+@pytest.mark.parametrize("name", ["train.json", "train.csv"])
+def test_a_lost_file_beside_a_model_does_not_cost_the_model(repository, run, name):
+    (model,) = models(repository)
+    lost = model.with_name(name)
+    lost.unlink()
+    before = tree(repository / "results")
+    line = run(repository, ROW, code=1).strip().splitlines()[-1]
+    assert re.fullmatch(rf"workbench: results/\S+/{name}: missing, although the training was finished; put .*", line)
+    assert tree(repository / "results") == before
+
+
 @pytest.mark.parametrize("checkpoint", [True, False])
 def test_a_lost_model_is_made_again_from_its_checkpoint_or_not_at_all(repository, run, checkpoint):
     (model,) = models(repository)
@@ -209,8 +220,8 @@ def test_a_lost_model_is_made_again_from_its_checkpoint_or_not_at_all(repository
     before = tree(repository / "results")
     line = run(repository, ROW, code=1).strip().splitlines()[-1]
     assert re.fullmatch(
-        rf"workbench: results/\S+/model\.safetensors: missing, and there is no checkpoint to make it from; put the file "
-        rf"back, or train again: workbench train {ROW} --seed 0 --scale own --data-root data --limit-steps 2 .*",
+        rf"workbench: results/\S+/model\.safetensors: missing, although the training was finished; put the file back, or "
+        rf"train again: workbench train {ROW} --seed 0 --scale own --data-root data --limit-steps 2 .*",
         line,
     )
     assert tree(repository / "results") == before

@@ -111,14 +111,20 @@ class Pipeline:
         return f"(?!(?:{finished}))(?:{'|'.join(self.experiments)})" if finished else "|".join(self.experiments)
 
     def lost(self, run: str, seed: str) -> str | None:
-        """Message if a training was finished, but its weights are missing and no checkpoint can replace them."""
+        """Message if a training was finished, but has lost a file that the pipeline cannot make again.
+
+        Before a job, Snakemake deletes all outputs of the job. The pipeline therefore makes files again only if the
+        weights are missing and a checkpoint can replace them.
+        """
         training = self.folder.run(run).training(seed)
-        if not training.facts.is_file() or training.weights.is_file() or training.last_checkpoint.is_file():
+        missing = [file for file in training.results if not file.is_file()]
+        if len(missing) == len(training.results) or (
+            missing[0] == training.weights and training.last_checkpoint.is_file()
+        ):
             return None
         command = f"workbench train {self.row(run)} --seed {seed} {self.settings.world_options}".rstrip()
         return (
-            f"{training.weights}: missing, and there is no checkpoint to make it from; put the file back, or train "
-            f"again: {command}"
+            f"{missing[0]}: missing, although the training was finished; put the file back, or train again: {command}"
         )
 
     def row(self, run: str, variant: str | None = None) -> str:

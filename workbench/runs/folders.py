@@ -137,6 +137,11 @@ class Training:
         return self.folder / "train.csv"
 
     @property
+    def results(self) -> list[Path]:
+        """Files of the finished training. Published weights have no loss curves."""
+        return [self.weights, self.facts] if self.seed == RELEASED else [self.weights, self.facts, self.curves]
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints and of the growing loss curves."""
         return self.folder / "checkpoints"
@@ -191,7 +196,7 @@ class Run:
 
     def finished_trainings(self) -> list[Training]:
         """Finished trainings in the order of their seeds, then the published weights."""
-        return [t for t in (*self.trainings(), self.training(RELEASED)) if t.weights.is_file()]
+        return [t for t in (*self.trainings(), self.training(RELEASED)) if all(map(Path.is_file, t.results))]
 
     def read_experiment(self) -> Experiment:
         """Experiment of the run.

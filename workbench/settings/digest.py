@@ -107,10 +107,17 @@ def _listing(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple
             if entry.name.startswith(".") or entry.name.lower() in NOT_DATA:
                 continue
             if not entry.is_dir():
-                # A link to nothing is listed by itself. The reader reports it with the image that needs it.
-                yield f"{prefix}{entry.name}", entry.stat(follow_symlinks=os.path.exists(entry.path)).st_size
+                yield f"{prefix}{entry.name}", _size(entry)
             elif os.path.realpath(entry.path) not in above:
                 yield from _listing(entry.path, f"{prefix}{entry.name}/", above)
+
+
+def _size(entry: os.DirEntry) -> int:
+    """Size of a file; 0 for a link to nothing, which the reader reports together with the image that needs it."""
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def drawn_digest(data: EmbeddedData, split: str) -> SplitDigest:
