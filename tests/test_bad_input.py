@@ -300,12 +300,12 @@ MISTAKES = {
     "no space for the checkpoint": (
         "train",
         full_disk(torch, "save"),
-        ["last.pt: cannot write the checkpoint", "File too large); free"],
+        ["last.pt: cannot be written (File too large); free some space"],
     ),
     "no space for the weights": (
         "train",
-        full_disk(checkpointing, "save_file"),
-        ["model.safetensors: cannot write the weights", "free some space"],
+        full_disk(checkpointing, "write_bytes_atomically"),
+        ["model.safetensors: cannot be written (File too large); free some space"],
     ),
     "no space for the log": (
         "train",
@@ -378,7 +378,7 @@ MISTAKES = {
     "box damaged later": (
         "evaluate",
         entry("annotations", "val2017", bbox=[1, 2, float("nan"), 4]),
-        [VAL, "annotation 0 "],
+        [VAL, "NaN"],
     ),
 }
 

@@ -15,6 +15,7 @@ import typer
 
 from workbench.commands.options import DATA_ROOT, RESULTS, RUN, SCALE, SEEDS, WORLD, Call, RunCall, with_options
 from workbench.support.errors import WorkbenchError
+from workbench.support.surroundings import prepare_streams, prepare_user, reader_is_gone
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -31,17 +32,30 @@ VariantFile = Annotated[
 ]
 
 
+UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS)
+"""Errors of the system that are about a file although they name none."""
+
+
 def main() -> None:
     """Run a command; a user's mistake ends in one line on stderr and exit code 1."""
+    prepare_streams()
+    prepare_user()
     try:
         app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not reader_is_gone():
+            raise
+        sys.exit(1)  # as click does
+    except MemoryError:
+        sys.exit("workbench: not enough memory on this machine; end other programs, or choose a larger machine")
     except WorkbenchError as error:
         sys.exit(f"workbench: {error}")
     except (typer.Abort, KeyboardInterrupt):
         print("workbench: stopped", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.filename is None and error.errno not in UNNAMED:
             raise  # an error that is not about a file
         sys.exit(f"workbench: {error.filename or 'writing'}: {error.strerror}; check path, permissions and free space")
     except Exception as error:

@@ -49,13 +49,13 @@ def error_of(function, *arguments) -> str:
 
 def test_a_start_of_the_pipeline_reads_each_yaml_file_once(experiments, monkeypatch):
     reads = Counter()
-    read_text = Path.read_text
+    read_bytes = Path.read_bytes
 
-    def counted(self, *args, **kwargs):
+    def counted(self):
         reads[self.relative_to(experiments)] += self.suffix == ".yaml"
-        return read_text(self, *args, **kwargs)
+        return read_bytes(self)
 
-    monkeypatch.setattr(Path, "read_text", counted)
+    monkeypatch.setattr(Path, "read_bytes", counted)
     settings = read_config({})
     tables = {name: load_table(name, settings.scale)[1] for name in table_names()}
     rows = [row for table in tables.values() for row in table]

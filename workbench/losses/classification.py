@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class ClassificationLoss(BaseModel):
     """Base class of all classification losses. The fields of a loss are its hyper-parameters and cannot change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     wants_quality: ClassVar[bool]
     counts_padding: ClassVar[bool]
 

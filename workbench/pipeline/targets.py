@@ -25,6 +25,7 @@ from workbench.settings.files import table_names
 from workbench.settings.released import released_runs, trainings_of
 from workbench.support.devices import gpu_indices
 from workbench.support.errors import WorkbenchError
+from workbench.support.surroundings import prepare_user
 
 RESULTS = Path("results")
 TABLE_FORMS = (".csv", ".md", ".html")
@@ -246,6 +247,7 @@ def read_pipeline(config: dict) -> Pipeline:
         WorkbenchError: a mistake in the settings or in ``experiments/``, a full disk, or a file where a folder is
             needed.
     """
+    prepare_user()  # Snakemake asks for the user's name, too
     settings = read_config(config)
     folder = scale_folder(RESULTS, settings.scale, settings.rehearsal)
     data = data_folder(settings.scale, RESULTS, settings.data_root)

@@ -232,7 +232,7 @@ def _counterparts(named: Layers, scale: Scale) -> list[tuple[str, str, str]]:
     choose(backbone, scale.spec.backbones, "backbone", named.place(("backbone", "name")))
     counterparts = [("backbones", backbone, "backbone")]
     family = named.content.get("detector", {}).get("family")
-    if family in scale.spec.heads:
+    if family in list(scale.spec.heads):  # a list: a family of the wrong type has no hash
         counterparts.append(("heads", family, "head"))
     for key, (section, group) in COUNTERPARTS.items():
         name = named.content.get(key, "1x" if key == "schedule" else None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from workbench.settings.base import Settings
-from workbench.settings.catalog import Rehearsal
-from workbench.settings.files import catalogue, scale_names
+from workbench.settings.catalog import DATA_PARTS, Rehearsal
+from workbench.settings.experiment import MOST_IMAGES, MOST_STEPS
+from workbench.settings.files import catalogue, read_scale, scale_names
 from workbench.settings.layers import Layers
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose
@@ -20,13 +23,13 @@ class PipelineConfig(Settings):
     """Settings of the pipeline. ``experiments/config.yaml`` states the values that are not on the command line."""
 
     scale: str = "mini"
-    seeds: int = Field(1, ge=1, description="number of trainings per run")
+    seeds: int = Field(1, ge=1, le=1000, description="number of trainings per run; each seed is a training")
     weights: Literal["trained", "released"] = "trained"
-    data_root: Path | None = None
-    limit_steps: int | None = Field(None, ge=1)
-    limit_images: int | None = Field(None, ge=1)
-    gpus: int | None = Field(None, ge=1, description="GPUs of one training; None: one if this machine has any")
-    micro_batch: int | None = Field(None, ge=1)
+    data_root: Path | None = Field(None, strict=False)
+    limit_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
+    limit_images: int | None = Field(None, ge=1, le=MOST_STEPS)
+    gpus: int | None = Field(None, ge=1, le=1000, description="GPUs of one training; None: one if this machine has any")
+    micro_batch: int | None = Field(None, ge=1, le=MOST_IMAGES)
 
     @property
     def rehearsal(self) -> Rehearsal:
@@ -45,10 +48,13 @@ class PipelineConfig(Settings):
 
 
 def _as_options(settings: PipelineConfig, *names: str) -> str:
-    """Settings as options of a command. Braces are doubled, since Snakemake formats a rule's shell command."""
+    """Settings as options of a command. Braces are doubled, since Snakemake formats a rule's shell command.
+
+    An option and its value are one word, because a value may begin with a dash.
+    """
     values = {name: getattr(settings, name) for name in names}
-    text = " ".join(f"--{n.replace('_', '-')} {shlex.quote(str(v))}" for n, v in values.items() if v is not None)
-    return text.replace("{", "{{").replace("}", "}}")
+    words = (f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None)
+    return shlex.join(words).replace("{", "{{").replace("}", "}}")
 
 
 def read_config(config: dict) -> PipelineConfig:
@@ -63,6 +69,51 @@ def read_config(config: dict) -> PipelineConfig:
         raise WorkbenchError(f"{command_line.at('paper')}: the names of tables depend on this key; set it in {place}")
     layers = Layers({key: value for key, value in content.items() if key != "paper"}, place)
     layers.lay(Layers(config, command_line))
+    for key in NAMES:
+        _check_spelling(layers.content.get(key), key, layers.place((key,)))
     settings = layers.validated(PipelineConfig)
     choose(settings.scale, scale_names(), "scale", layers.place(("scale",)))
+    root, place = settings.data_root, layers.place(("data_root",))
+    if root is None and (stated := read_scale(settings.scale).root) is not None:
+        root, place = Path(stated), Place(f"experiments/scales/{settings.scale}.yaml", ("root",))
+    if root is not None:
+        _check_folder(root, place)
     return settings
+
+
+NAMES = ("scale", "data_root")
+"""Settings whose values are names of files and folders."""
+QUOTES = ("'", '"')
+CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and halves of surrogate pairs, which stand for bytes of a name that is not UTF-8."""
+
+
+def _check_spelling(value: object, key: str, place: Place) -> None:
+    """Raise if Snakemake, which reads values as YAML, read something else than the name on its command line."""
+    typed = next((word.removeprefix(f"{key}=") for word in reversed(sys.argv) if word.startswith(f"{key}=")), "")
+    is_name = isinstance(value, str | Path)
+    if not typed or typed[0] in QUOTES or (is_name and typed == str(value)):
+        return
+    plain = re.fullmatch(r"[\w.+-]+", typed) is not None
+    # Quotes of the shell around quotes of YAML.
+    word = f"""'"{typed}"'""" if plain else shlex.quote(f"""'{typed.replace("'", "''")}'""")
+    spelling = f"./{typed}" if plain and key == "data_root" else word
+    raise WorkbenchError(f"{place}: Snakemake reads {typed!r} as {value!r}; write {key}={spelling}")
+
+
+def _check_folder(root: Path, place: Place) -> None:
+    """Raise if a data set's folder cannot be a word of a command, or if its parts cannot be looked for."""
+    if CONTROL.search(str(root)):
+        raise WorkbenchError(f"{place}: {str(root)!r} has a line break or another control character; rename the folder")
+    for path in (root, *(root / part for part in DATA_PARTS)):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            name = str(path) if len(str(path)) < LONGEST_NAME else f"{str(path)[:LONGEST_NAME]}…"
+            raise WorkbenchError(f"{name}: {error.strerror}; check {place} and its permissions") from None
+
+
+LONGEST_NAME = 200
+"""Characters of a path in a message."""

@@ -48,10 +48,13 @@ class CocoData(Settings):
     """A data set on disk in COCO's layout. Its annotations decide what is learnt, its folder does not."""
 
     kind: Literal["coco"] = "coco"
-    classes: int = Field(ge=1)
+    classes: int = Field(ge=1, le=100_000)
     digest: str | None = None
     """Digest of the training annotations; None if no data set was named."""
 
+
+LONGEST = 20_000
+"""Largest side of an image in pixels; a batch of larger ones fits into no memory."""
 
 AnyData = Annotated[CocoData | EmbeddedData, Field(discriminator="kind")]
 
@@ -59,8 +62,8 @@ AnyData = Annotated[CocoData | EmbeddedData, Field(discriminator="kind")]
 class ImageSize(Settings):
     """Largest long side and short side in pixels. Images are scaled to fit, and keep their aspect ratio."""
 
-    long: int = Field(ge=32, examples=[1333])
-    short: int = Field(ge=32, examples=[800])
+    long: int = Field(ge=32, le=LONGEST, examples=[1333])
+    short: int = Field(ge=32, le=LONGEST, examples=[800])
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageSize:
@@ -72,14 +75,14 @@ class ImageSize(Settings):
         return f"{self.long}x{self.short}"
 
 
-Side = Annotated[int, Field(ge=32)]
+Side = Annotated[int, Field(ge=32, le=LONGEST)]
 
 
 class ImageRange(Settings):
     """Ranges from which long side and short side are drawn for each image, in whole pixels, both ends included."""
 
-    long: tuple[Side, Side] = Field(examples=[[1333, 1333]])
-    short: tuple[Side, Side] = Field(examples=[[480, 960]])
+    long: tuple[Side, Side] = Field(strict=False, examples=[[1333, 1333]])
+    short: tuple[Side, Side] = Field(strict=False, examples=[[480, 960]])
 
     @field_validator("long", "short")
     @classmethod

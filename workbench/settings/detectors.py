@@ -48,8 +48,8 @@ class VFNet(Settings):
 class Distribution(Settings):
     """Distribution of a side's distance over ``intervals + 1`` values at steps of ``interval`` strides (GFL, eq. 3)."""
 
-    intervals: int = Field(16, ge=1)
-    interval: float = Field(1.0, gt=0)
+    intervals: int = Field(16, ge=1, le=1000)
+    interval: float = Field(1.0, gt=0, le=1000)
 
 
 class ATSS(Settings):

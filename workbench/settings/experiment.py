@@ -6,7 +6,7 @@ module at each start.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,12 +15,18 @@ from workbench.settings.base import Settings
 from workbench.settings.data import AnyData, ImageRange, ImageSize
 from workbench.settings.detectors import AnyDetector
 
+# Bounds far above any training that makes sense, so that a typo is reported at once and not when memory is full.
+MOST_EPOCHS, MOST_STEPS, MOST_IMAGES = 100_000, 100_000_000, 100_000
+Epoch = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
+Blocks = Annotated[int, Field(ge=1, le=1000)]
+Channels = Annotated[int, Field(ge=1, le=100_000)]
+
 
 class CutOut(Settings):
     """CutOut: black rectangles in a training image (DeVries and Taylor, arXiv:1708.04552; VFNet-X)."""
 
     probability: float = Field(0.5, ge=0, le=1)
-    unit: int = Field(4, ge=1)
+    unit: int = Field(4, ge=1, le=1000)
     """Pixels. Sides of holes are 1 to 12 units; published are 4 to 48 pixels for images of 1333x800 and larger."""
 
 
@@ -32,7 +38,7 @@ class WeightAveraging(Settings):
     optimiser. The rates scale with the batch as ``learning_rate`` does.
     """
 
-    cycles: int = Field(18, ge=1)
+    cycles: int = Field(18, ge=1, le=MOST_EPOCHS)
     high: float = Field(0.01, gt=0)
     low: float = Field(1e-4, ge=0)
 
@@ -47,11 +53,11 @@ class Backbone(Settings):
     """A timm network. ``layers``, ``channels`` and ``stem`` make it shallower or narrower, with the same blocks."""
 
     name: str
-    layers: tuple[int, int, int, int] | None = None
+    layers: tuple[Blocks, Blocks, Blocks, Blocks] | None = Field(None, strict=False)
     """Numbers of blocks in the four stages."""
-    channels: tuple[int, int, int, int] | None = None
+    channels: tuple[Channels, Channels, Channels, Channels] | None = Field(None, strict=False)
     """Bottleneck widths of the four stages; the output of a stage has four times as many channels."""
-    stem: int | None = Field(None, ge=1)
+    stem: Channels | None = None
     """Number of channels of the first convolution."""
     pretrained: bool = False
     frozen_stages: int = Field(0, ge=0, le=4)
@@ -70,13 +76,13 @@ class Backbone(Settings):
 class Head(Settings):
     """Width and depth of neck and head, and the object size that a pyramid level is for."""
 
-    channels: int = Field(256, ge=1)
-    stacked_convs: int = Field(3, ge=1)
+    channels: Channels = 256
+    stacked_convs: int = Field(3, ge=1, le=100)
     """Number of blocks in a tower before the last layer: a star convolution, a deformable one, or one more block."""
-    norm_groups: int = Field(32, ge=1)
-    anchor_scale: float = Field(8.0, gt=0)
+    norm_groups: Channels = 32
+    anchor_scale: float = Field(8.0, gt=0, le=1000)
     """Side of ATSS's anchor in strides. Sizes of other detectors scale with it; 8 gives the published sizes."""
-    init_std: float = Field(0.01, gt=0)
+    init_std: float = Field(0.01, gt=0, le=1000)
     """Standard deviation of the head's initial weights. A narrow head needs a larger one than the paper's."""
 
     @model_validator(mode="after")
@@ -91,21 +97,21 @@ class Head(Settings):
 class Training(Settings):
     """The optimisation. ``learning_rate`` applies to steps of ``reference_batch`` images and scales with ``batch``."""
 
-    epochs: int = Field(ge=1)
-    batch: int = Field(16, ge=1)
+    epochs: int = Field(ge=1, le=MOST_EPOCHS)
+    batch: int = Field(16, ge=1, le=MOST_IMAGES)
     """Number of images per step."""
-    reference_batch: int = Field(16, ge=1)
+    reference_batch: int = Field(16, ge=1, le=MOST_IMAGES)
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(0.01, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     bias_lr_factor: float = Field(1.0, gt=0)
     """Factor of the learning rate of biases outside norm layers."""
     bias_weight_decay: bool = True
-    warmup_steps: int = Field(500, ge=0)
+    warmup_steps: int = Field(500, ge=0, le=MOST_STEPS)
     warmup_ratio: float = Field(0.1, ge=0, le=1)
     """Share of the learning rate at the first step."""
     schedule: Literal["step", "cosine"] = "step"
-    decay_epochs: tuple[int, ...] = ()
+    decay_epochs: tuple[Epoch, ...] = Field((), strict=False)
     """Step schedule: epochs, counted from 0, at whose start the learning rate is divided by ten."""
     clip_gradient: float | None = Field(None, gt=0)
     """Largest norm of the gradient over all weights."""
@@ -118,10 +124,10 @@ class Training(Settings):
     cutout: CutOut | None = None
     swa: WeightAveraging | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
-    validate_every: int = Field(1, ge=1)
+    validate_every: int = Field(1, ge=1, le=MOST_EPOCHS)
     """Number of epochs between two validations. It does not affect what is learnt: with ``swa``, which starts from the
     best epoch, every epoch is validated."""
-    limit_steps: int | None = Field(None, ge=1)
+    limit_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     """Number of steps of a rehearsal, which averages no weights."""
 
 

@@ -15,7 +15,8 @@ from workbench.settings.layers import Layers
 from workbench.settings.specs import Paper, Recipe, ScaleSpec, TableSpec
 from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
-from workbench.support.strict_yaml import Place, choose, read_yaml, validated
+from workbench.support.plain_yaml import read_yaml
+from workbench.support.strict_yaml import Place, choose, validated
 
 TARGETS = ("all", "tables", "figures", "claims", "notebooks")
 """Targets of the pipeline that are neither tables nor rows."""
@@ -123,6 +124,7 @@ class Catalogue:
         """Return a scale by name."""
         if name not in self._scales:
             choose(name, self.scale_names, "scale", "experiments/scales")
+            _check_scale(name)
             layers = self._scale_layers(name, ())
             self._scales[name] = Scale(layers.validated(ScaleSpec), layers)
         return self._scales[name]
@@ -145,6 +147,15 @@ def _check_name(name: str, place: Place, kind: str) -> None:
         raise WorkbenchError(f"{place}: '{name}' cannot be a target of the pipeline; use letters, digits, _ and - only")
     if name in (*TARGETS, *STEPS):
         raise WorkbenchError(f"{place}: '{name}' is a target of the pipeline; rename the {kind}")
+
+
+def _check_scale(name: str) -> None:
+    """Raise unless a scale's name can name its folder in ``results/``, a pattern of Snakemake."""
+    place = Place(f"experiments/scales/{name}.yaml")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise WorkbenchError(f"{place}: '{name}' cannot be a folder of results; use letters, digits, _ . and - only")
+    if name == "weights" or name.startswith("dataset-") or name.endswith("-rehearsal"):
+        raise WorkbenchError(f"{place}: results/{name} is the folder of something else; rename the file")
 
 
 def _check_rows(tables: dict[str, Table]) -> None:

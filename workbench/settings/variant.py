@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from workbench.settings.base import Settings
 from workbench.settings.data import ImageSize
 from workbench.settings.detectors import AnyDetector
-from workbench.settings.experiment import Experiment
+from workbench.settings.experiment import MOST_STEPS, Experiment
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place
 
@@ -39,13 +39,13 @@ class Variant(Settings):
     nms: Literal["hard", "soft"] = "hard"
     """Soft-NMS lowers the scores of overlapping boxes instead of removing them (Bodla et al., ICCV 2017, linear)."""
     nms_iou: float = Field(0.6, gt=0, le=1)
-    candidates: int = Field(1000, ge=1)
+    candidates: int = Field(1000, ge=1, le=10_000_000)
     """Largest number of locations kept from each pyramid level."""
-    max_detections: int = Field(100, ge=1)
+    max_detections: int = Field(100, ge=1, le=1_000_000)
     centerness: bool = True
     """Whether the centerness of a detector that has one is part of the score."""
     oracle: Oracle | None = None
-    limit_images: int | None = Field(None, ge=1)
+    limit_images: int | None = Field(None, ge=1, le=MOST_STEPS)
     """Number of images of a rehearsal."""
 
     @model_validator(mode="after")

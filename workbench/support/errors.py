@@ -4,6 +4,9 @@
 class WorkbenchError(Exception):
     """Mistake in a file, a setting or a command line, reported in one line without a traceback."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # a name in the message may have line breaks
+
 
 def one_line(error: Exception) -> str:
     """Return the message of a library's error in one line.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -51,10 +52,12 @@ class Reporter:
         """Print a message on a line of its own."""
         if self.quiet:
             return
-        if self.bar:
-            self.bar.console.print(f"{self.title}: {message}", highlight=False, markup=False)
-        else:
-            print(f"{self.title}: {message}", file=sys.stderr, flush=True)
+        # A training goes on if nobody reads its lines any more: the terminal or the reader of the pipe is gone.
+        with contextlib.suppress(OSError):
+            if self.bar:
+                self.bar.console.print(f"{self.title}: {message}", highlight=False, markup=False)
+            else:
+                print(f"{self.title}: {message}", file=sys.stderr, flush=True)
 
     def resume(self, step: int) -> None:
         """Set the step at which a resumed task starts."""

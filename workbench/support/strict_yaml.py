@@ -1,11 +1,10 @@
-"""Strict YAML files, checked documents, and mistakes in them reported in one line that names the place."""
+"""Checked documents, and mistakes in them reported in one line that names the place."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
@@ -32,57 +31,6 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.file}: {'.'.join(self.keys)}" if self.keys else self.file
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    """Construct a mapping; refuse a duplicate key, of which YAML itself silently keeps the last value."""
-    seen = set()
-    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-        if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"duplicate key '{key.value}'", key.start_mark)
-        seen.add(key.value)
-    return loader.construct_mapping(node, deep=True)
-
-
-def _strict(base: type) -> type:
-    loader = type("StrictLoader", (base,), {})
-    loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-    return loader
-
-
-_CLEAR = _strict(yaml.SafeLoader)
-_FAST = _strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-"""Loader in C, ten times faster; its messages are less clear, so a file with a mistake is parsed again."""
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
-
-    Raises:
-        WorkbenchError: unreadable, not YAML, a duplicate key, or not a mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise WorkbenchError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    except UnicodeDecodeError:
-        raise WorkbenchError(f"{path}: not a text file in UTF-8; save it in UTF-8") from None
-    try:
-        content = _parse(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise WorkbenchError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}; correct it") from None
-    if not isinstance(content, dict):
-        raise WorkbenchError(f"{path}: expected a mapping of keys to values, not {_yaml(content)}; correct it")
-    return content
-
-
-def _parse(text: str) -> Any:
-    try:
-        return yaml.load(text, _FAST)
-    except yaml.YAMLError:
-        return yaml.load(text, _CLEAR)
 
 
 def choose(name: str, known: Iterable[str], kind: str, place: Place | str) -> None:
@@ -153,6 +101,9 @@ def _union_tags(content: Any, loc: tuple, key_missing: bool) -> set[int]:
 GROUP_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
 """Pydantic's types of the error that a mapping was expected."""
 
+OTHER_WORDS = {"tuple_type": "a list", "path_type": "the name of a folder"}
+"""Types of Pydantic's errors whose messages name types of Python that YAML does not have."""
+
 
 def _explain(problem: dict, model: type[BaseModel], path: Keys) -> str:
     kind, context = problem["type"], problem.get("ctx", {})
@@ -171,6 +122,8 @@ def _explain(problem: dict, model: type[BaseModel], path: Keys) -> str:
         example = _example_at(model, path) if path else {}
         such_as = f" such as {_yaml(example)}" if example else " of keys and values"
         return f"expected a group{such_as}, not {_yaml(problem['input'])}"
+    if kind in OTHER_WORDS:
+        return f"expected {OTHER_WORDS[kind]}, not {_yaml(problem['input'])}"
     message = problem["msg"].removeprefix("Value error, ")
     shown = repr(problem["input"])
     return f"{message[0].lower()}{message[1:]}" + (f" (found {shown})" if len(shown) < 60 else "")

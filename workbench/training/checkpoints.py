@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from workbench.support.errors import WorkbenchError, one_line
-from workbench.support.files import write_json_atomically
+from workbench.support.files import write_atomically, write_bytes_atomically, write_json_atomically
 from workbench.support.progress import Reporter
 from workbench.support.provenance import provenance
 from workbench.training.averaging import WeightAverage
@@ -26,8 +24,6 @@ def save_checkpoint(state: TrainingState) -> None:
     if not state.fabric.is_global_zero:
         return
     state.log.flush()
-    path = _checkpoint(state, "last")
-    temporary = path.with_suffix(".partial")
     content = {
         "model": state.detector.state_dict(),
         "optimiser": state.optimiser.state_dict(),
@@ -37,13 +33,7 @@ def save_checkpoint(state: TrainingState) -> None:
         "best_step": state.best_step,
         "average": state.average.state(),
     }
-    try:
-        with temporary.open("wb") as file:  # with a path instead, torch would not report a full disk
-            torch.save(content, file)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: cannot write the checkpoint ({one_line(error)}); free some space") from None
+    write_atomically(_checkpoint(state, "last"), lambda file: torch.save(content, file))
     _keep_if_best(state)
 
 
@@ -58,14 +48,8 @@ def _keep_if_best(state: TrainingState) -> None:
     """
     if state.best_step != state.step:
         return
-    path = _checkpoint(state, "best")
-    temporary = path.with_suffix(".partial")
-    try:
-        shutil.copyfile(_checkpoint(state, "last"), temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: cannot write the checkpoint ({error.strerror}); free some space") from None
+    with _checkpoint(state, "last").open("rb") as last:
+        write_atomically(_checkpoint(state, "best"), lambda file: shutil.copyfileobj(last, file))
 
 
 def resume(state: TrainingState, reporter: Reporter) -> None:
@@ -149,15 +133,8 @@ def write_results(state: TrainingState, category_ids: tuple[int, ...], class_nam
     }
     write_json_atomically(state.training.facts, facts)
     state.log.publish(state.training.curves)
-    path = state.training.weights
-    temporary = path.with_suffix(".partial")
     weights = {name: value.contiguous() for name, value in state.detector.state_dict().items()}
-    try:
-        save_file(weights, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk with an error class of its own
-        temporary.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path}: cannot write the weights ({one_line(error)}); free some space") from None
+    write_bytes_atomically(state.training.weights, save(weights))
 
 
 def _averaging_facts(state: TrainingState) -> dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import urllib.request
 from http.client import HTTPException
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from workbench.settings.released import read_released
 from workbench.support.errors import WorkbenchError, one_line
+from workbench.support.files import move_into_place
 from workbench.support.strict_yaml import choose
 
 BACKBONES = {
@@ -44,7 +44,7 @@ def fetch_weights(name: str, file: Path) -> None:
             raise WorkbenchError(
                 f"{url}: digest {actual[: len(digest)]}, not {digest}; try again, or put a trusted file at {file}"
             )
-        os.replace(temporary, file)
+        move_into_place(temporary, file)
     except (OSError, HTTPException) as error:  # HTTPException: the answer is not HTTP
         raise WorkbenchError(
             f"{url}: cannot download it ({one_line(error)}); try again, or put this file at {file} yourself"
