@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import Field
 
 from workbench.settings.base import Settings
@@ -83,22 +84,30 @@ def read_config(config: dict) -> PipelineConfig:
 
 NAMES = ("scale", "data_root")
 """Settings whose values are names of files and folders."""
-QUOTES = ("'", '"')
 CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and halves of surrogate pairs, which stand for bytes of a name that is not UTF-8."""
 
 
 def _check_spelling(value: object, key: str, place: Place) -> None:
     """Raise if Snakemake, which reads values as YAML, read something else than the name on its command line."""
-    typed = next((word.removeprefix(f"{key}=") for word in reversed(sys.argv) if word.startswith(f"{key}=")), "")
-    is_name = isinstance(value, str | Path)
-    if not typed or typed[0] in QUOTES or (is_name and typed == str(value)):
+    typed = next((word.removeprefix(f"{key}=") for word in reversed(sys.argv) if word.startswith(f"{key}=")), None)
+    if typed is None or value is None or (isinstance(value, str | Path) and str(value) == typed.strip("'\"")):
         return
-    plain = re.fullmatch(r"[\w.+-]+", typed) is not None
-    # Quotes of the shell around quotes of YAML.
-    word = f"""'"{typed}"'""" if plain else shlex.quote(f"""'{typed.replace("'", "''")}'""")
-    spelling = f"./{typed}" if plain and key == "data_root" else word
-    raise WorkbenchError(f"{place}: Snakemake reads {typed!r} as {value!r}; write {key}={spelling}")
+    relative = f"./{typed}"
+    if key == "scale":
+        remedy = "rename the scale's file, so that its name begins with a letter"
+    elif _as_yaml(relative) == relative.rstrip("'\""):
+        remedy = f"write data_root={shlex.quote(relative)}"
+    else:
+        remedy = "set data_root in experiments/config.yaml, where the name may be in quotes"
+    raise WorkbenchError(f"{place}: Snakemake reads {typed!r} as {value!r}; {remedy}")
+
+
+def _as_yaml(text: str) -> object:
+    try:
+        return yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError:
+        return text
 
 
 def _check_folder(root: Path, place: Place) -> None:
