@@ -10,6 +10,8 @@ import subprocess
 import pytest
 
 from workbench.pipeline.messages import last_lines
+from workbench.pipeline.targets import read_pipeline
+from workbench.support.errors import WorkbenchError
 
 REHEARSAL = ("limit_steps=2", "limit_images=4")
 OWN = "extends: mini\ntitle: own images\ndata: {kind: coco, classes: 6}\n"
@@ -219,6 +221,23 @@ def test_a_disk_without_room_for_snakemake(copy, tmp_path, snakemake, small_disk
     assert code != 0
     assert "Traceback" not in screen
     assert last_line(screen) == f"workbench: {folder}: no space left on this disk; free some space"
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "TMP"])
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("size=32k", "no space left on this disk; free some space"),
+        ("ro", "no permission to write here; choose another"),
+    ],
+)
+def test_a_temporary_folder_that_takes_no_files(variable, option, problem, tmp_path, small_disk, monkeypatch):
+    small_disk(tmp_path / "temporary", "1m")
+    subprocess.run(["mount", "-o", f"remount,{option}", tmp_path / "temporary"], check=True)
+    monkeypatch.setenv(variable, str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkbenchError, match=f"^{tmp_path}/temporary: {problem}"):
+        read_pipeline({})
 
 
 def test_the_log_of_a_killed_job_is_named(tmp_path):

@@ -255,7 +255,9 @@ def read_pipeline(config: dict) -> Pipeline:
         name: load_table(name, settings.scale, settings.data_root, settings.rehearsal)[1] for name in table_names()
     }
     rows = [row for rows in tables.values() for row in rows]
-    _check_space(Path())
+    temporary = [os.environ.get(name, "") for name in ("TMPDIR", "TMP")]
+    for place in ("", *filter(os.path.isdir, temporary)):
+        _check_space(Path(place))
     check_folders([data, *(folder.run(row.run).folder for row in rows)])
     if rows[0].experiment.data.kind != "embedded":
         hand_to_jobs(data, VAL, rows[0].split)
@@ -272,6 +274,8 @@ def _with_finished(folder: ScaleFolder, trainings: dict[str, list[str]]) -> dict
 
 
 def _check_space(folder: Path) -> None:
-    """Raise a WorkbenchError if the disk is full. Snakemake writes files too, and would end in a traceback."""
+    """Raise a WorkbenchError if nothing can be written. Snakemake writes files too, and would end in a traceback."""
     if shutil.disk_usage(folder).free < 2**16:
         raise WorkbenchError(f"{folder.resolve()}: no space left on this disk; free some space")
+    if not os.access(folder, os.W_OK):
+        raise WorkbenchError(f"{folder.resolve()}: no permission to write here; choose another folder")
