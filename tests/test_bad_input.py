@@ -250,7 +250,7 @@ MISTAKES = {
     "checkpoint of another head": (
         "train",
         checkpoint_of_another_head,
-        ["last.pt: not a checkpoint of this run", "delete it"],
+        ["train.json: belongs to another training (run vfnet-", "to train again"],
     ),
     "checkpoint truncated": ("train", truncated_checkpoint, ["last.pt: not a checkpoint of this run", "delete it"]),
     "losses not finite": (
@@ -408,7 +408,7 @@ UNUSUAL = {
     "box of half a pixel": (entry("annotations", bbox=[5, 5, 0.5, 30]), "data: 1 annotations under 1 pixel"),
     "unknown category": (entry("annotations", category_id=999), "data: 1 annotations of unknown categories"),
     "category without annotations": (document(without_category), ""),
-    "no annotations in validation": (document(lambda c: c["annotations"].clear(), "val2017"), "val AP 0.0"),
+    "no annotations in validation": (document(lambda c: c["annotations"].clear(), "val2017"), "val AP n/a"),
     "only one image with a box": (
         document(lambda c: c.update(annotations=c["annotations"][-1:])),
         "23 images without",
