@@ -206,6 +206,10 @@ def no_move(_source, target) -> None:
 TRAIN, VAL = "instances_train2017.json: ", "instances_val2017.json: "
 
 # Mistake: (command, damage to the scene, parts of the message).
+NOT_DETECTED = [
+    "/seed0/nms0.6-",
+    "no detections with this variant, on these images and annotations; run workbench detect",
+]
 MISTAKES = {
     "no data": ("train", lambda s: shutil.rmtree(s.root), ["data: no such data folder", "choose the folder"]),
     "no annotation file": ("train", lambda s: s.annotations().unlink(), [TRAIN, "no such annotation file; put"]),
@@ -250,7 +254,7 @@ MISTAKES = {
     "checkpoint of another head": (
         "train",
         checkpoint_of_another_head,
-        ["last.pt: not a checkpoint of this run", "delete it"],
+        ["train.json: belongs to another training (run vfnet-", "to train again"],
     ),
     "checkpoint truncated": ("train", truncated_checkpoint, ["last.pt: not a checkpoint of this run", "delete it"]),
     "losses not finite": (
@@ -352,33 +356,33 @@ MISTAKES = {
     "not detected": (
         "evaluate",
         lambda s: s.detections.unlink(),
-        ["detections.json: detections not found", "run the step that writes them"],
+        NOT_DETECTED,
     ),
     "detections truncated": (
         "evaluate",
         truncated(lambda s: s.detections),
-        ["detections.json: detections are truncated or not JSON", "write or copy the file again"],
+        ["detections.json: not the detections that detection.json describes", "and detect again"],
     ),
-    "annotations truncated later": ("evaluate", truncated(lambda s: s.annotations("val2017")), [VAL, "copy the file"]),
+    "annotations truncated later": ("evaluate", truncated(lambda s: s.annotations("val2017")), NOT_DETECTED),
     "annotations removed later": (
         "evaluate",
         lambda s: s.annotations("val2017").unlink(),
-        [VAL, "put the COCO-format"],
+        [VAL, "the annotation file cannot be read (No such file or directory); check data_root"],
     ),
     "image removed later": (
         "evaluate",
         document(lambda c: c["images"].pop(), "val2017"),
-        [VAL, "detections on images not in the file (ids ", "use the annotations from"],
+        NOT_DETECTED,
     ),
     "categories removed later": (
         "evaluate",
         document(lambda c: c["categories"].clear(), "val2017"),
-        [VAL, "detections of unknown categories (ids ", "use the annotations from"],
+        NOT_DETECTED,
     ),
     "box damaged later": (
         "evaluate",
         entry("annotations", "val2017", bbox=[1, 2, float("nan"), 4]),
-        [VAL, "NaN"],
+        NOT_DETECTED,
     ),
 }
 
@@ -408,7 +412,7 @@ UNUSUAL = {
     "box of half a pixel": (entry("annotations", bbox=[5, 5, 0.5, 30]), "data: 1 annotations under 1 pixel"),
     "unknown category": (entry("annotations", category_id=999), "data: 1 annotations of unknown categories"),
     "category without annotations": (document(without_category), ""),
-    "no annotations in validation": (document(lambda c: c["annotations"].clear(), "val2017"), "val AP 0.0"),
+    "no annotations in validation": (document(lambda c: c["annotations"].clear(), "val2017"), "val AP n/a"),
     "only one image with a box": (
         document(lambda c: c.update(annotations=c["annotations"][-1:])),
         "23 images without",

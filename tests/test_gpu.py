@@ -300,6 +300,13 @@ def test_the_same_seed_gives_the_same_losses(tiny_experiment, tiny_data, tmp_pat
         warnings.warn("two trainings of one seed agree within rounding on this device, not to the bit", stacklevel=1)
 
 
+def state_as(file, experiment):
+    """Let a checkpoint of a shorter training pass as one of an experiment that is in progress."""
+    content = torch.load(file, map_location="cpu")
+    content["identity"]["run"], content["final_facts"] = run_id(experiment), None
+    torch.save(content, file)
+
+
 def run_training(experiment, checkpoints, results, data, on_cpu):
     """Lines of ``workbench train``, in a process that sees the machine's GPUs or none, and the training's folder.
 
@@ -309,6 +316,7 @@ def run_training(experiment, checkpoints, results, data, on_cpu):
     training.run.write_experiment(experiment)
     if checkpoints:
         shutil.copytree(checkpoints, training.checkpoints)
+        state_as(training.checkpoints / "last.pt", experiment)
     environment = os.environ | {"NVIDIA_TF32_OVERRIDE": "0"} | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
     command = [WORKBENCH, "train", "--run", training.folder.parent, "--data-root", data]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -322,8 +330,7 @@ def run_training(experiment, checkpoints, results, data, on_cpu):
 def test_a_training_is_resumed_on_another_device(tiny_experiment, tiny_data, tmp_path, first_on_cpu):
     """The second epoch starts from the first epoch's checkpoint, and the losses are as on a single device."""
     one_epoch, two_epochs = (with_training(tiny_experiment, epochs=epochs) for epochs in (1, 2))
-    for experiment in (one_epoch, two_epochs):
-        train_experiment(experiment, tmp_path / "seed0", tiny_data, seed=0)
+    train_experiment(two_epochs, tmp_path / "seed0", tiny_data, seed=0)
     _, first = run_training(one_epoch, None, tmp_path, tiny_data, on_cpu=first_on_cpu)
     steps = len(losses_of(first.folder))
     said, second = run_training(two_epochs, first.checkpoints, tmp_path, tiny_data, on_cpu=not first_on_cpu)

@@ -108,19 +108,23 @@ def train(
     from workbench.runs.folders import RELEASED
     from workbench.support.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
     from workbench.training.loop import train as run_training
+    from workbench.training.processes import refuse_second_training
     from workbench.training.start import initial_detector
     from workbench.training.state import Machine
+    from workbench.weights.download import check_backbone
 
+    refuse_second_training(call.training)
     with reserved_gpus(devices):
         if gpu:
             refuse_cpu()
         prepare_threads()
         if call.training.seed == RELEASED:
             raise WorkbenchError("--seed released: published weights are not trained; give a number")
-        call.training.run.write_experiment(call.experiment)
+        weights = check_backbone(pretrained, call.experiment.backbone) if pretrained else None
         detector = initial_detector(call.experiment, int(call.training.seed), pretrained, call.training.title)
+        call.training.run.write_experiment(call.experiment)
         machine = Machine(devices, micro_batch, decoding_processes(workers, devices))
-        run_training(detector, call.experiment, call.training, call.data_root, machine)
+        run_training(detector, call.experiment, call.training, call.data_root, machine, weights)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from workbench.layers.deform import ModulatedDeformConv
 from workbench.settings.experiment import Backbone
 from workbench.settings.files import read_scale
 from workbench.support.errors import WorkbenchError
+from workbench.support.strict_yaml import validated
 
 SMALL = {"name": "resnet50", "layers": (1, 1, 1, 1), "channels": (8, 12, 16, 24)}
 
@@ -121,9 +122,49 @@ def test_weights_of_another_network_are_refused(tmp_path, fault):
         small().load_pretrained(file)
 
 
-def test_an_unknown_backbone_is_reported():
-    with pytest.raises(WorkbenchError, match=r"^backbone 'resnet5000': .*; correct its settings$"):
-        ResidualBackbone(Backbone(name="resnet5000"))
+REFUSED = {  # case: (settings, problem)
+    "unknown": ({"name": "resnet5000"}, "not a network of timm; correct"),
+    "no name": ({"name": ""}, "not a network of timm"),
+    "parent folder": ({"name": ".."}, "not a network of timm"),
+    "path with a network's name": ({"name": "resnet50/../../x"}, "not a network of timm"),
+    "path with a tag": ({"name": "resnet50./../x"}, "not a network of timm"),
+    "absolute path": ({"name": "/etc/passwd"}, "not a network of timm"),
+    "address of a hub": ({"name": "hf-hub:timm/resnet50.a1_in1k"}, "not a network of timm"),
+    "local folder": ({"name": "local-dir:/tmp"}, "not a network of timm"),
+    "tag of weights": ({"name": "resnet50.tv_in1k"}, "not a network of timm"),
+    "line break": ({"name": "resnet50\n"}, "not a network of timm"),
+    "four levels of features": ({"name": "convnext_atto"}, "has fewer than the five levels of features"),
+    "no pyramid": ({"name": "test_vit"}, "are not a pyramid of strides 8, 16 and 32"),
+    "strides from 4": ({"name": "darknet17"}, "are not a pyramid of strides 8, 16 and 32"),
+    "maps of another size": ({"name": "inception_v3"}, "cannot be built"),
+    "images of one size": ({"name": "vit_tiny_patch16_224"}, "cannot be built"),
+    "depth of another family": ({"name": "test_efficientnet", "layers": (1, 1, 1, 1)}, "cannot be built"),
+    "stem of another family": ({"name": "test_efficientnet", "stem": 8}, "stem needs a residual network"),
+    "deformable convolutions elsewhere": ({"name": "test_efficientnet", "dcn": True}, "dcn needs a residual network"),
+    "frozen stages elsewhere": ({"name": "test_efficientnet", "frozen_stages": 1}, "frozen_stages needs a residual"),
+    "stem of a basic block": ({"name": "resnet18", "stem": 8}, "cannot be built"),
+    "no blocks": ({"name": "resnet50", "layers": (0, 1, 1, 1)}, "layers"),
+    "negative blocks": ({"name": "resnet50", "layers": (1, 1, 1, -1)}, "layers"),
+    "no channels": ({"name": "resnet50", "channels": (0, 8, 8, 8)}, "channels"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_network_that_does_not_fit_is_refused_in_one_line(case):
+    settings, problem = REFUSED[case]
+    with pytest.raises(WorkbenchError) as error:
+        ResidualBackbone(validated(Backbone, settings, f"backbone '{settings['name']}'"))
+    message = str(error.value)
+    assert message.startswith(f"backbone '{settings['name']}': ")
+    assert problem in message
+
+
+def test_another_network_with_a_pyramid_is_accepted():
+    backbone = ResidualBackbone(Backbone(name="test_efficientnet"))
+    maps = backbone(torch.zeros(1, 3, 64, 96))
+    assert [x.shape[1:] for x in maps] == [
+        (c, 64 // s, 96 // s) for c, s in zip(backbone.channels, (8, 16, 32), strict=True)
+    ]
 
 
 # ---------------------------------------------------------------------------------- the networks of Table 4, and DCNv2

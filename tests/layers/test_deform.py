@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -146,6 +147,42 @@ def test_mmcv_without_gpu_operators_is_not_used_on_a_gpu(monkeypatch, cuda_versi
     monkeypatch.setattr(deform, "mmcv_ops", lambda: mmcv)
     assert deform.fastest_back_end(torch.device("cuda")) == back_end
     assert "mmcv" in deform.back_ends("cpu")
+
+
+BROKEN = {  # statement at the import of mmcv.ops → its error in the line, None for no line
+    "raise RuntimeError('built for torch 1.8')": "RuntimeError: built for torch 1.8",
+    "raise OSError('libcudart.so.11: no such file')": "OSError: libcudart",
+    "import torch; torch.no_such_name": "AttributeError: module 'torch' has no",
+    "raise ImportError('undefined symbol: _ZN3c10')": "ImportError: undefined symbol",
+    "import no_such_module": "ModuleNotFoundError: No module named 'no_such_module'",
+    "1 / 0": "ZeroDivisionError: division",
+    "import mmcv._ext": None,  # mmcv without operators
+}
+
+
+@pytest.mark.parametrize("statement", BROKEN)
+def test_operators_of_mmcv_that_do_not_load_are_reported_once(statement, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mmcv").mkdir()
+    (tmp_path / "mmcv" / "__init__.py").write_text("")
+    (tmp_path / "mmcv" / "ops.py").write_text(statement)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "mmcv"]:
+        monkeypatch.delitem(sys.modules, name)
+    deform.mmcv_ops.cache_clear()
+    try:
+        assert back_ends("cpu") == ["sample", "torchvision"]
+        assert deform.fastest_back_end(torch.device("cuda")) == "torchvision"
+        lines = capsys.readouterr().err.splitlines()
+    finally:
+        deform.mmcv_ops.cache_clear()
+        for name in ("mmcv", "mmcv.ops"):
+            sys.modules.pop(name, None)
+    if BROKEN[statement] is None:
+        assert not lines
+        return
+    assert len(lines) == 1
+    assert lines[0].startswith(f"mmcv.ops: cannot be loaded ({BROKEN[statement]}")
+    assert "torchvision's operators are used instead; install an mmcv" in lines[0]
 
 
 def test_the_regular_grid_has_pairs_of_dy_and_dx_in_row_major_order():

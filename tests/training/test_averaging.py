@@ -243,7 +243,7 @@ def test_a_kill_between_the_last_and_the_best_checkpoint_loses_nothing(
     experiment, tiny_data, tmp_path, monkeypatch, validations
 ):
     train_experiment(experiment, tmp_path / "whole", tiny_data, seed=0)
-    copy, copied = shutil.copyfile, []
+    copy, copied = shutil.copyfileobj, []
 
     def dying(*paths):
         copied.append(paths)
@@ -251,7 +251,7 @@ def test_a_kill_between_the_last_and_the_best_checkpoint_loses_nothing(
             raise Killed
         return copy(*paths)
 
-    monkeypatch.setattr(checkpointing.shutil, "copyfile", dying)
+    monkeypatch.setattr(checkpointing.shutil, "copyfileobj", dying)
     with pytest.raises(Killed):
         train_experiment(experiment, tmp_path / "parts", tiny_data, seed=0)
     best = tmp_path / "parts" / "checkpoints" / "best.pt"
@@ -267,7 +267,7 @@ def test_of_equal_validations_the_first_is_the_best_and_no_other_checkpoint_is_k
     monkeypatch.setattr(training, "_validator", lambda *_: lambda: 0.25)
     train_experiment(experiment, tmp_path, tiny_data, seed=0)
     assert torch.load(tmp_path / "checkpoints" / "best.pt")["step"] == 3
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.pt", "last.pt", "train.csv"}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.pt", "last.pt", "lock", "train.csv"}
 
 
 def test_a_broken_best_checkpoint_is_reported(experiment, tiny_data, tmp_path, monkeypatch, validations):
@@ -276,7 +276,8 @@ def test_a_broken_best_checkpoint_is_reported(experiment, tiny_data, tmp_path, m
         train_experiment(experiment, tmp_path, tiny_data, seed=0)
     (tmp_path / "checkpoints" / "best.pt").write_bytes(b"PK\x03\x04 half")
     with pytest.raises(
-        WorkbenchError, match=r"best\.pt: not the best checkpoint of this run .*; delete .* to start from the beginning"
+        WorkbenchError,
+        match=r"best\.pt: not a checkpoint of this run .*; delete .*checkpoints to start from the beginning",
     ) as error:
         train_experiment(experiment, tmp_path, tiny_data, seed=0)
     assert "\n" not in str(error.value)

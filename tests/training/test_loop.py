@@ -1,21 +1,21 @@
 """The training loop resumes to the bit, reports its approximations, and explains what is wrong."""
 
-import csv
 import json
-import os
-import signal
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.stops import log_of, train_until
 from tests.trainings import train_experiment
 from workbench.runs.load import load_run
+from workbench.settings.catalog import load_row
+from workbench.settings.data import ImageSize
+from workbench.settings.experiment import WeightAveraging
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
-from workbench.training import loop as training
-from workbench.training.loop import Interrupted
-from workbench.training.start import open_fabric
+from workbench.training.processes import open_fabric
 from workbench.training.state import plan_steps
 
 
@@ -26,11 +26,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def log_of(folder):
-    with (folder / "train.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
 
 
 def same_weights(a, b):
@@ -56,35 +51,22 @@ def test_a_training_writes_its_files_and_is_repeatable(tiny_experiment, tiny_dat
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4])
-def test_a_stopped_training_resumes_to_the_same_bits(
-    tiny_experiment, tiny_data, tmp_path, monkeypatch, stop_after, capsys
-):
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_a_stopped_training_resumes_to_the_same_bits(tiny_experiment, tiny_data, tmp_path, monkeypatch, steps, capsys):
     train_experiment(tiny_experiment, tmp_path / "whole", tiny_data, seed=0)
-    step, done = training._step, []
-
-    def stopping(*arguments):
-        done.append(step(*arguments))
-        if len(done) == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return done[-1]
-
-    monkeypatch.setattr(training, "_step", stopping)
-    with pytest.raises(Interrupted, match=f"stopped by SIGTERM at step {stop_after}"):
-        train_experiment(tiny_experiment, tmp_path / "parts", tiny_data, seed=0)
+    train_until(steps, tiny_experiment, tmp_path / "parts", tiny_data)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
     capsys.readouterr()
     train_experiment(tiny_experiment, tmp_path / "parts", tiny_data, seed=0)
-    assert f"resumed from the checkpoint at step {stop_after}" in capsys.readouterr().err
+    assert f"resumed from the checkpoint at step {steps}" in capsys.readouterr().err
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
 def test_a_checkpoint_from_a_gpu_resumes_like_one_from_a_cpu(tiny_experiment, tiny_data, tmp_path):
     """On a GPU weights have another memory layout, and so have the moments that the optimiser keeps of them."""
-    one_epoch = tiny_experiment.training.model_copy(update={"epochs": 1})
     for name in ("cpu", "gpu"):
-        train_experiment(tiny_experiment.model_copy(update={"training": one_epoch}), tmp_path / name, tiny_data, seed=0)
+        train_until(2, tiny_experiment, tmp_path / name, tiny_data)
     file = tmp_path / "gpu" / "checkpoints" / "last.pt"
     state = torch.load(file)
     for moments in state["optimiser"]["state"].values():
@@ -148,6 +130,74 @@ def test_accumulation_and_scaling_are_reported(tiny_experiment, tiny_data, tmp_p
     assert "scaled linearly from" in output
     assert "gradients of 2 micro-batches of 4 are accumulated: an approximation" in output
     assert json.loads((tmp_path / "train.json").read_text())["micro_batch x ranks x accumulation"] == "4 x 1 x 2"
+
+
+def test_a_lone_small_image_with_trained_norms_is_reported(tiny_experiment, tiny_data, tmp_path):
+    """C5 of 32x32 pixels is a single pixel, of which BatchNorm cannot compute a variance."""
+    small = tiny_experiment.model_copy(
+        update={
+            "image": ImageSize(long=32, short=32),
+            "training": tiny_experiment.training.model_copy(update={"batch": 1, "reference_batch": 1}),
+        }
+    )
+    with pytest.raises(
+        WorkbenchError, match=r"^0\S+\.jpg: 1 image of 32x32 pixels gives a normalisation layer one val"
+    ):
+        train_experiment(small, tmp_path, tiny_data)
+
+
+def without_positives(root, folder):
+    """Copy of a data set in which each object is a speck between the locations."""
+    shutil.copytree(root, folder)
+    for split in ("train2017", "val2017"):
+        path = folder / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        for entry in content["annotations"]:
+            entry["bbox"], entry["area"] = [1.0, 1.0, 2.0, 2.0], 4.0
+        path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("row", ["t3_full_vfl", "t3_raw_fl", "t3_fcos_atss"])
+def test_an_epoch_without_a_positive_location_is_reported(tiny_experiment, tiny_data, tmp_path, capsys, row):
+    of_row = load_row("table3", row).experiment
+    settings = tiny_experiment.training.model_copy(update={"flip": 0.0, "validate_every": 9})
+    experiment = tiny_experiment.model_copy(
+        update={"detector": of_row.detector, "loss": of_row.loss, "training": settings}
+    )
+    train_experiment(experiment, tmp_path / "run", without_positives(tiny_data, tmp_path / "data"))
+    lines = capsys.readouterr().err
+    for epoch in (1, 2):
+        assert (
+            lines.count(f"epoch {epoch}: no location was positive, so only background was learnt; check the boxes") == 1
+        )
+    train_experiment(experiment, tmp_path / "other", tiny_data)
+    assert "no location was positive" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("swa", [None, WeightAveraging(cycles=1, high=0.004, low=0.0002)], ids=["plain", "averaging"])
+def test_validation_images_without_objects_have_no_ap(tiny_experiment, tiny_data, tmp_path, capsys, swa):
+    """Neither 0.0 nor a number in the log; the averaging starts from the first epoch."""
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    settings = tiny_experiment.training.model_copy(update={"swa": swa})
+    train_experiment(tiny_experiment.model_copy(update={"training": settings}), tmp_path / "run", root)
+    output = capsys.readouterr().err
+    assert "step 4: val AP n/a, because the validation images have no objects\n" in output
+    assert "val AP 0.0" not in output
+    assert ("from the weights of step 4 (val AP n/a)" in output) == (swa is not None)
+    assert {row["val_ap"] for row in log_of(tmp_path / "run")} == {""}
+
+
+@pytest.mark.parametrize(("steps", "reported"), [(9, True), (8, False), (0, False)])
+def test_a_warm_up_longer_than_the_schedule_is_reported(tiny_experiment, tiny_data, tmp_path, capsys, steps, reported):
+    """A rehearsal is judged by the whole schedule of two epochs of four steps."""
+    settings = tiny_experiment.training.model_copy(update={"warmup_steps": steps, "limit_steps": 1})
+    train_experiment(tiny_experiment.model_copy(update={"training": settings}), tmp_path, tiny_data)
+    line = "warm-up of 9 steps, but the schedule has only 8, so the learning rate never reaches its value; lower train"
+    assert (line in capsys.readouterr().err) == reported
 
 
 def test_bf16_trains(tiny_experiment, tiny_data, tmp_path):

@@ -12,10 +12,12 @@ import pytest
 
 from workbench import cli
 from workbench.settings import released
+from workbench.settings.catalog import load_row
+from workbench.settings.experiment import Backbone
 from workbench.settings.files import read_scale
 from workbench.support.errors import WorkbenchError
 from workbench.weights import download as pretrained
-from workbench.weights.download import fetch_weights
+from workbench.weights.download import check_backbone, check_published, fetch_weights
 
 CONTENT = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -105,7 +107,7 @@ def test_a_wrong_digest_is_refused(monkeypatch, source, target):
     source.rename(named)
     monkeypatch.setitem(pretrained.BACKBONES, "some", named.as_uri())
     assert refused("some", target) == (
-        f"{named.as_uri()}: digest {DIGEST[:8]}, not 01234567; try again, or put a trusted file at {target}"
+        f"{named.as_uri()}: digest {DIGEST[:8]}, not 01234567; try again, or put the file with the listed digest at {target}"
     )
     publish(monkeypatch, named.as_uri(), "f" * 64)
     monkeypatch.delitem(pretrained.BACKBONES, "some")
@@ -159,3 +161,61 @@ def test_every_backbone_of_the_paper_has_an_address():
     assert set(read_scale("coco").backbones) == set(pretrained.BACKBONES)
     for url in pretrained.BACKBONES.values():
         assert re.fullmatch(r"https://\S+-[0-9a-f]{8}\.pth", url)
+
+
+# Digests of files that the user names.
+
+
+@pytest.fixture
+def backbone_file(tmp_path, monkeypatch):
+    """File with weights of a backbone, whose digest is listed."""
+    file = tmp_path / "mine.pth"
+    file.write_bytes(CONTENT)
+    monkeypatch.setitem(pretrained.BACKBONES, "resnet50", f"https://example.org/resnet50-{DIGEST[:8]}.pth")
+    return file
+
+
+def test_a_backbone_s_file_is_named_with_its_digest(backbone_file):
+    assert check_backbone(backbone_file, Backbone(name="resnet50")) == {"file": "mine.pth", "sha256": DIGEST}
+
+
+@pytest.mark.parametrize("content", [b"", CONTENT[:-1], CONTENT + b"x", bytes(len(CONTENT))])
+def test_a_backbone_s_file_with_another_digest_is_refused(backbone_file, content):
+    backbone_file.write_bytes(content)
+    with pytest.raises(WorkbenchError, match=rf"mine.pth: SHA-256 .*, but {DIGEST[:8]} is listed for resnet50; run: w"):
+        check_backbone(backbone_file, Backbone(name="resnet50"))
+
+
+def test_a_missing_file_of_a_backbone_is_reported(tmp_path):
+    with pytest.raises(WorkbenchError, match=r"gone.pth: weights of resnet50 cannot be read .* run: workbench weights"):
+        check_backbone(tmp_path / "gone.pth", Backbone(name="resnet50"))
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [{"name": "resnet18"}, {"name": "resnet50", "stem": 8}, {"name": "resnet50", "channels": (8, 8, 8, 8)},
+     {"name": "resnet50", "layers": (1, 1, 1, 1)}],
+)  # fmt: skip
+def test_a_digest_is_recorded_where_none_is_listed(backbone_file, backbone):
+    backbone_file.write_bytes(b"other")
+    assert check_backbone(backbone_file, Backbone(**backbone))["sha256"] == hashlib.sha256(b"other").hexdigest()
+
+
+@pytest.mark.parametrize("digest", [DIGEST, DIGEST[:8], None])
+def test_published_weights_need_the_listed_digest(tmp_path, monkeypatch, digest):
+    weights = released.Released(publisher="authors", rows={"t3_full_vfl": 1.0}, sha256=digest)
+    monkeypatch.setattr(pretrained, "read_released", lambda: {"some": weights})
+    file = tmp_path / "mine.pth"
+    file.write_bytes(CONTENT)
+    coco = load_row("table3", "t3_full_vfl", "coco").experiment
+    with_data = coco.model_copy(update={"data": coco.data.model_copy(update={"digest": "0" * 32})})
+    for experiment in (coco, with_data, load_row("table3", "t3_raw_vfl", "coco").experiment):
+        assert check_published(file, experiment) == {"file": "mine.pth", "sha256": DIGEST}
+    file.write_bytes(b"other")
+    assert check_published(file, load_row("table3", "t3_full_vfl").experiment)["file"] == "mine.pth"
+    if digest is None:
+        assert check_published(file, coco)["file"] == "mine.pth"
+        return
+    for experiment in (coco, with_data):
+        with pytest.raises(WorkbenchError, match=rf"mine.pth: SHA-256 .*, but {digest} is listed for some; run: workb"):
+            check_published(file, experiment)

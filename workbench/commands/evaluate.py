@@ -54,11 +54,16 @@ def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, 
 def _detection_facts(evaluation: Evaluation, split: SplitDigest) -> dict:
     """Facts about the detections; raise unless the detections were made by this evaluation, on this split."""
     file = evaluation.detection_facts
+    if not file.is_file() or not evaluation.detections.is_file():
+        raise WorkbenchError(
+            f"{evaluation.folder}: no detections with this variant, on these images and annotations; run workbench "
+            "detect with the same options first"
+        )
     facts = read_json(file, "facts of the detection")
     evaluation.check_belongs(facts.get("of") if isinstance(facts, dict) else None, file)
     again = f"delete {evaluation.folder}, and detect again (workbench detect, or the same target)"
     if facts.get("split") != split.facts():
         raise WorkbenchError(f"{file}: the objects were detected on other images or annotations; {again}")
-    if not evaluation.detections.is_file() or facts.get("detections_digest") != file_digest(evaluation.detections):
+    if facts.get("detections_digest") != file_digest(evaluation.detections):
         raise WorkbenchError(f"{evaluation.detections}: not the detections that {file.name} describes; {again}")
     return facts

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from workbench.data import loader
 from workbench.data.batch import Batch
@@ -42,20 +43,22 @@ def detect_data_set(
         ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`` in pixels of the original images, image by image.
 
     Raises:
-        WorkbenchError: the variant has an oracle and the detector is not dense.
+        WorkbenchError: the variant has an oracle and the detector is not dense, or the detector predicts NaN.
     """
     part = replace(data, images=data.images[rank::ranks])
     results: list[dict] = []
-    if variant.oracle is not None:
-        if not isinstance(detector, DenseDetector):
-            raise WorkbenchError(
-                f"oracle: {type(detector).__name__} is not a dense detector; choose a variant without an oracle"
-            )
+    if isinstance(detector, DenseDetector):
         for batch, predictions in predicted_images(detector, part, variant.image, device, workers, reporter):
             results += detections_of_image(detector, data, batch, predictions, variant)
         return results
+    if variant.oracle is not None:
+        raise WorkbenchError(
+            f"oracle: {type(detector).__name__} is not a dense detector; choose a variant without an oracle"
+        )
     for batch in _images(detector, part, variant.image, device, workers, reporter):
-        results += _results(data, batch, detector.detect(batch.images, batch.sizes, variant))
+        detections = detector.detect(batch.images, batch.sizes, variant)
+        _refuse_nan(batch, *(values for one in detections for values in (one.boxes, one.scores)))
+        results += _results(data, batch, detections)
     return results
 
 
@@ -67,9 +70,23 @@ def predicted_images(
     workers: int = 0,
     reporter: Reporter | None = None,
 ) -> Iterator[tuple[Batch, Predictions]]:
-    """Iterate over the images of a data set in file order: a batch of one image, and a dense detector's predictions."""
+    """Iterate over the images of a data set in file order: a batch of one image, and a dense detector's predictions.
+
+    Raises:
+        WorkbenchError: the detector predicts NaN, which post-processing would drop without a word.
+    """
     for batch in _images(detector, data, size, device, workers, reporter):
-        yield batch, detector.infer(batch.images)
+        predictions = detector.infer(batch.images)
+        _refuse_nan(batch, predictions.logits, predictions.boxes, predictions.quality)
+        yield batch, predictions
+
+
+def _refuse_nan(batch: Batch, *predicted: Tensor | None) -> None:
+    if torch.stack([values.isnan().any() for values in predicted if values is not None]).any():
+        raise WorkbenchError(
+            f"{', '.join(batch.file_names)}: the detector predicts NaN for this image, so its training has diverged; "
+            "lower training.learning_rate and train again"
+        )
 
 
 def detections_of_image(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench.layers.deform import ModulatedDeformConv, OffsetPredictor
 from workbench.settings.experiment import Backbone
-from workbench.support.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError, one_line
 
 DEEP_STEMS = ("res2net101d",)
 """Networks whose stem has three 3×3 convolutions instead of one 7×7; timm can set the width of such a stem."""
@@ -83,7 +83,35 @@ class ResidualBackbone(nn.Module):
 
 
 def _network(settings: Backbone) -> nn.ModuleDict:
-    """Build timm's network for C3, C4 and C5 with the widths, depths and convolutions of the settings."""
+    """Build timm's network for C3, C4 and C5 with the widths, depths and convolutions of the settings.
+
+    Raises:
+        WorkbenchError: timm has no such network, or the network does not fit the settings or a pyramid.
+    """
+    name = settings.name
+    # Only a plain name is given to timm, which would read other names as addresses and paths.
+    if not (name.isidentifier() and timm.is_model(name)):
+        raise WorkbenchError(f"backbone '{name}': not a network of timm; correct its settings")
+    for key in ("layers", "channels"):
+        numbers = getattr(settings, key)
+        if numbers is not None and min(numbers) < 1:
+            raise WorkbenchError(f"backbone '{name}': {key} {numbers} contain numbers below 1; increase them")
+    try:
+        return _adapted(settings)
+    except WorkbenchError:
+        raise
+    except IndexError:
+        raise WorkbenchError(
+            f"backbone '{name}': has fewer than the five levels of features of a ResNet; choose another network"
+        ) from None
+    except Exception as error:  # timm's networks fail in many ways
+        raise WorkbenchError(
+            f"backbone '{name}': cannot be built ({type(error).__name__}: {one_line(error)}); correct its settings"
+        ) from None
+
+
+def _adapted(settings: Backbone) -> nn.ModuleDict:
+    """Build a network whose name and depths are valid."""
     name, stem = settings.name, settings.stem
     shape = {"layers": settings.layers, "channels": settings.channels}
     if name in DEEP_STEMS and stem is not None:
@@ -91,14 +119,13 @@ def _network(settings: Backbone) -> nn.ModuleDict:
             raise WorkbenchError(f"backbone '{name}': stem must be even, not {stem}; choose an even width")
         shape["stem_width"] = stem // 2
     options = {key: value for key, value in shape.items() if value is not None}
-    try:
-        net = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), **options)
-    except RuntimeError as error:
-        raise WorkbenchError(f"backbone '{name}': {error}; correct its settings") from None
+    net = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), **options)
     if not all(parameter.numel() for parameter in net.parameters()):
         raise WorkbenchError(
             f"backbone '{name}': channels {settings.channels} leave a block without channels; increase them"
         )
+    if not {"layer1", "layer2", "layer3", "layer4"} <= {child for child, _ in net.named_children()}:
+        _check_other(net, settings)
     if name not in DEEP_STEMS and stem is not None:
         _narrow_stem(net, stem)
     if name.startswith("res2net"):
@@ -108,6 +135,27 @@ def _network(settings: Backbone) -> nn.ModuleDict:
         for stage in ("layer2", "layer3", "layer4"):
             _deform(net[stage])
     return net
+
+
+@torch.no_grad()
+def _check_other(net: nn.Module, settings: Backbone) -> None:
+    """Refuse a network that is not a ResNet, unless it computes a pyramid and no setting needs the parts of a ResNet.
+
+    Raises:
+        WorkbenchError: frozen stages, a stem or DCNv2 are set, or the maps are not a pyramid.
+    """
+    for key in ("frozen_stages", "stem", "dcn"):
+        if getattr(settings, key):
+            raise WorkbenchError(f"backbone '{settings.name}': {key} needs a residual network; leave {key} out")
+    side, strides, channels = 64, net.feature_info.reduction(), net.feature_info.channels()
+    expected = [(1, count, side // stride, side // stride) for count, stride in zip(channels, strides, strict=True)]
+    shapes = [tuple(x.shape) for x in net.eval()(torch.zeros(1, 3, side, side))]
+    net.train()
+    if strides != [8, 16, 32] or shapes != expected:
+        raise WorkbenchError(
+            f"backbone '{settings.name}': its maps {shapes} with strides {strides} are not a pyramid of strides 8, 16 "
+            "and 32; choose a convolutional network with such maps"
+        )
 
 
 def _deform(stage: nn.Module) -> None:

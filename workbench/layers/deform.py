@@ -7,6 +7,7 @@ only exception is the gradient of an offset whose sample is exactly at a pixel, 
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -17,17 +18,28 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.support.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError, one_line
 
 BackEnd = Literal["auto", "torchvision", "mmcv", "sample"]
 
 
 @cache
 def mmcv_ops() -> ModuleType | None:
-    """Module of mmcv's compiled operators; None if mmcv is not installed with operators."""
+    """Module of mmcv's compiled operators; None if mmcv is not installed with operators, or if they do not load.
+
+    Operators that were built for another PyTorch fail in many ways. Such a failure is reported once.
+    """
     try:
         return import_module("mmcv.ops")
-    except ImportError:
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("mmcv"):
+            return None
+        print(
+            f"mmcv.ops: cannot be loaded ({type(error).__name__}: {one_line(error)}), torchvision's operators are used "
+            "instead; install an mmcv that was built for this PyTorch",
+            file=sys.stderr,
+            flush=True,
+        )
         return None
 
 

@@ -152,6 +152,11 @@ class Training:
         return self.checkpoints / "last.pt"
 
     @property
+    def best_checkpoint(self) -> Path:
+        """Checkpoint after the epoch with the highest validation AP."""
+        return self.checkpoints / "best.pt"
+
+    @property
     def growing_curves(self) -> Path:
         """Loss curves of a training in progress."""
         return self.checkpoints / "train.csv"

@@ -5,15 +5,21 @@ Snakemake counts GPUs but does not assign them, so jobs on one machine assign GP
 
 from __future__ import annotations
 
-import fcntl
+import math
 import os
-import tempfile
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from workbench.support.errors import WorkbenchError
+from workbench.support.locks import lock, open_lock, unlock
+
+LOCK = "vfnet-workbench-gpu{}.lock"
+"""Name of the lock file of a GPU."""
+LINE_SECONDS = 60.0
+"""Seconds between two lines that report a wait."""
 
 
 def gpu_indices() -> list[int]:
@@ -25,14 +31,14 @@ def gpu_indices() -> list[int]:
 
 
 @contextmanager
-def reserved_gpus(count: int, folder: Path = Path(tempfile.gettempdir())) -> Iterator[list[int]]:
+def reserved_gpus(count: int, folder: Path = Path("/tmp")) -> Iterator[list[int]]:
     """Reserve ``count`` GPUs for this process, or all GPUs if there are fewer; wait until they are free.
 
     Nothing is reserved if there is no GPU, or if a scheduler has already assigned GPUs (it sets
-    ``CUDA_VISIBLE_DEVICES``). Enter this context before the first use of CUDA.
+    ``CUDA_VISIBLE_DEVICES``). Enter this context before the first use of CUDA. A wait is reported once a minute.
 
     Args:
-        folder: folder of the lock files.
+        folder: folder of the lock files, one for all users of the machine.
 
     Yields:
         Numbers of the reserved GPUs, as in ``gpu_indices``; empty if nothing was reserved.
@@ -41,40 +47,92 @@ def reserved_gpus(count: int, folder: Path = Path(tempfile.gettempdir())) -> Ite
     if "CUDA_VISIBLE_DEVICES" in os.environ or not indices:
         yield []
         return
-    with ExitStack() as locks:
-        reserved: list[int] = []
-        while len(reserved) < min(count, len(indices)):
-            for index in indices:
-                lock = folder / f"vfnet-workbench-gpu{index}.lock"
-                if index not in reserved and len(reserved) < count and _lock(lock, locks):
-                    reserved.append(index)
-            if len(reserved) < min(count, len(indices)):
-                # A job that kept only some of its GPUs could wait for ever for a job that does the same.
-                locks.close()
-                reserved = []
-                time.sleep(1)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(indices.index(index)) for index in reserved)
-        yield reserved
-
-
-def _lock(path: Path, locks: ExitStack) -> bool:
-    """Lock a file and return whether that succeeded; the system also frees the lock when a process is killed."""
-    file = path.open("w")
+    count = min(count, len(indices))
+    last_line = -math.inf
+    while len(reserved := _lock_gpus(count, indices, folder)) < count:
+        if time.monotonic() - last_line >= LINE_SECONDS:
+            last_line = time.monotonic()
+            print(
+                f"GPUs: waiting until {count} of {len(indices)} are free; other jobs of this workbench have locked "
+                f"{folder / LOCK.format('*')}; wait, or set CUDA_VISIBLE_DEVICES to choose GPUs yourself",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(1)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(indices.index(index)) for index in reserved)
+        yield list(reserved)
+    finally:
+        for descriptor in reserved.values():
+            unlock(descriptor)
+
+
+def _lock_gpus(count: int, indices: list[int], folder: Path) -> dict[int, int]:
+    """Lock ``count`` GPUs, or none: two jobs that each keep some of their GPUs could wait for each other for ever.
+
+    Returns:
+        number of a GPU → descriptor of its lock.
+    """
+    reserved: dict[int, int] = {}
+    for index in indices:
+        if len(reserved) < count:
+            descriptor = _open_gpu(folder, index)
+            if lock(descriptor):
+                reserved[index] = descriptor
+            else:
+                unlock(descriptor)
+    if len(reserved) < count:
+        for descriptor in reserved.values():
+            unlock(descriptor)
+        return {}
+    return reserved
+
+
+def _open_gpu(folder: Path, index: int) -> int:
+    """Open the lock file of a GPU: one file for all users; this user's own file if another user spoilt the common one.
+
+    Raises:
+        WorkbenchError: no file can be opened, e.g. because the disk is full.
+    """
+    common = folder / LOCK.format(index)
+    try:
+        descriptor = open_lock(common)
+        status = os.fstat(descriptor)
+        if status.st_uid == os.getuid() and status.st_nlink == 1:
+            os.fchmod(descriptor, 0o644)  # so that other users can lock the file, whatever the umask
+        return descriptor
     except OSError:
-        file.close()
-        return False
-    locks.callback(file.close)
-    return True
+        own = folder / LOCK.format(f"{index}-{os.getuid()}")
+    try:
+        return open_lock(own)
+    except OSError as error:
+        raise WorkbenchError(
+            f"{own}: cannot reserve GPU {index} ({error.strerror}); free some space, or set CUDA_VISIBLE_DEVICES to "
+            "choose GPUs yourself"
+        ) from None
 
 
 def prepare_threads() -> None:
     """Set torch's number of threads to ``OMP_NUM_THREADS``, which the pipeline or the user sets; default: all cores."""
     import torch
 
-    if threads := os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(int(threads))
+    if threads := _stated_threads():
+        torch.set_num_threads(threads)
+
+
+def _stated_threads() -> int | None:
+    """Number in ``OMP_NUM_THREADS``, None if it is not set. OpenMP allows a list; its first number is for us.
+
+    Raises:
+        WorkbenchError: the variable is not a number of threads.
+    """
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if not text:
+        return None
+    first = text.split(",")[0].strip()
+    if not (first.isascii() and first.isdecimal() and len(first) <= 4 and int(first)):
+        raise WorkbenchError(f"OMP_NUM_THREADS: '{text}' is not a number of threads; set it to e.g. 4, or unset it")
+    return int(first)
 
 
 def refuse_cpu() -> None:
@@ -102,5 +160,5 @@ def decoding_processes(workers: int | None, devices: int = 1) -> int:
         return workers
     if not torch.cuda.is_available():
         return 0
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    threads = _stated_threads() or len(os.sched_getaffinity(0))
     return max(1, min(8, threads // devices))

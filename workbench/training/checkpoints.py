@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 
+from workbench.detectors import Detector
+from workbench.runs.folders import Training
 from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.files import write_atomically, write_bytes_atomically, write_json_atomically
 from workbench.support.progress import Reporter
 from workbench.support.provenance import provenance
 from workbench.training.averaging import WeightAverage
+from workbench.training.identity import refuse_others
+from workbench.training.log import TrainLog
 from workbench.training.state import TrainingState
+
+FROM_THE_BEGINNING = "to start from the beginning"
 
 
 def save_checkpoint(state: TrainingState) -> None:
-    """Replace the last checkpoint and the log next to the checkpoint. Only the first rank writes.
+    """Replace the last checkpoint and the log next to the checkpoint. Only the first rank writes, the others wait.
 
     After the best validation so far, the last checkpoint also becomes the best checkpoint.
     """
-    if not state.fabric.is_global_zero:
-        return
+    if state.fabric.is_global_zero:
+        _write(state)
+    # Fabric kills the first process soon after another one has ended, so that one must not end during the writing.
+    state.fabric.barrier()
+
+
+def _write(state: TrainingState) -> None:
+    if state.finished and state.final_facts is None:
+        state.final_facts = _facts(state)
     state.log.flush()
     content = {
+        "identity": state.identity,
         "model": state.detector.state_dict(),
         "optimiser": state.optimiser.state_dict(),
         "step": state.step,
@@ -32,13 +48,12 @@ def save_checkpoint(state: TrainingState) -> None:
         "best_ap": state.best_ap,
         "best_step": state.best_step,
         "average": state.average.state(),
+        "validation_due": state.validation_due,
+        "log": state.log.rows,
+        "final_facts": state.final_facts,
     }
-    write_atomically(_checkpoint(state, "last"), lambda file: torch.save(content, file))
+    write_atomically(state.training.last_checkpoint, lambda file: torch.save(content, file))
     _keep_if_best(state)
-
-
-def _checkpoint(state: TrainingState, name: str) -> Path:
-    return state.training.checkpoints / f"{name}.pt"
 
 
 def _keep_if_best(state: TrainingState) -> None:
@@ -48,33 +63,62 @@ def _keep_if_best(state: TrainingState) -> None:
     """
     if state.best_step != state.step:
         return
-    with _checkpoint(state, "last").open("rb") as last:
-        write_atomically(_checkpoint(state, "best"), lambda file: shutil.copyfileobj(last, file))
+    with state.training.last_checkpoint.open("rb") as last:
+        write_atomically(state.training.best_checkpoint, lambda file: shutil.copyfileobj(last, file))
+
+
+def read_last_checkpoint(
+    training: Training, identity: Mapping[str, Any], device: torch.device | str = "cpu"
+) -> dict[str, Any] | None:
+    """Content of the last checkpoint, with its tensors on a device; None if there is no checkpoint.
+
+    Raises:
+        WorkbenchError: the checkpoint is broken, or it belongs to another training.
+    """
+    path = training.last_checkpoint
+    return _read(path, identity, device, f"delete it {FROM_THE_BEGINNING}") if path.is_file() else None
+
+
+def _read(path: Path, identity: Mapping[str, Any], device: torch.device | str, way_out: str) -> dict[str, Any]:
+    """Content of a checkpoint; a WorkbenchError if the file is broken or belongs to another training."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        stated = content.get("identity") if isinstance(content, dict) else None
+    except Exception as error:
+        raise _broken(path, error, way_out) from None
+    if not isinstance(stated, dict):
+        raise WorkbenchError(
+            f"{path}: not a checkpoint of this run (it states no run, seed and data, so another program or an older "
+            f"version wrote it); {way_out}"
+        )
+    refuse_others(path, stated, identity, way_out)
+    return content
+
+
+def _broken(path: Path, error: Exception, way_out: str) -> WorkbenchError:
+    return WorkbenchError(f"{path}: not a checkpoint of this run ({one_line(error)}); {way_out}")
 
 
 def resume(state: TrainingState, reporter: Reporter) -> None:
-    """Continue from the last checkpoint if there is one; otherwise start the log.
+    """Continue from the last checkpoint if there is one.
 
     Raises:
-        WorkbenchError: the checkpoint is broken or belongs to another run.
+        WorkbenchError: the checkpoint is broken or belongs to another training.
     """
-    path = _checkpoint(state, "last")
-    if not path.is_file():
-        state.log.start()
+    content = read_last_checkpoint(state.training, state.identity, state.fabric.device)
+    if content is None:
         return
     try:
-        content = torch.load(path, map_location=state.fabric.device, weights_only=True)
         state.detector.load_state_dict(content["model"])
         state.optimiser.load_state_dict(content["optimiser"])
         _copy_strides_of_parameters(state.optimiser)
         state.step, state.seconds = content["step"], content["seconds"]
         state.best_ap, state.best_step = content["best_ap"], content["best_step"]
         state.average = WeightAverage(**content["average"])
+        state.validation_due, state.final_facts = content["validation_due"], content["final_facts"]
+        state.log.rows = content["log"]
     except Exception as error:
-        raise WorkbenchError(
-            f"{path}: not a checkpoint of this run ({one_line(error)}); delete it to start from the beginning"
-        ) from None
-    state.log.start(keep_to=state.step)
+        raise _broken(state.training.last_checkpoint, error, f"delete it {FROM_THE_BEGINNING}") from None
     reporter.resume(state.step)
     if state.fabric.is_global_zero:
         _keep_if_best(state)
@@ -89,19 +133,17 @@ def begin_averaging(state: TrainingState, reporter: Reporter) -> None:
         WorkbenchError: the best checkpoint is missing or broken.
     """
     state.fabric.barrier()  # until the first rank has written the checkpoint
-    path = _checkpoint(state, "best")
+    path = state.training.best_checkpoint
+    way_out = f"delete {path.parent} {FROM_THE_BEGINNING}"
+    content = _read(path, state.identity, state.fabric.device, way_out)
     try:
-        content = torch.load(path, map_location=state.fabric.device, weights_only=True)
         state.detector.load_state_dict(content["model"])
     except Exception as error:
-        raise WorkbenchError(
-            f"{path}: not the best checkpoint of this run ({one_line(error)}); "
-            f"delete {path.parent} to start from the beginning"
-        ) from None
+        raise _broken(path, error, way_out) from None
     state.optimiser.state.clear()
     reporter.say(
         f"weight averaging: {state.cycles} cycles of one epoch each, from the weights of step {state.best_step} "
-        f"(val AP {100 * state.best_ap:.1f})"
+        f"(val AP {'n/a' if state.best_ap is None else f'{100 * state.best_ap:.1f}'})"
     )
 
 
@@ -117,24 +159,17 @@ def _copy_strides_of_parameters(optimiser: torch.optim.Optimizer) -> None:
                 moments[name] = torch.empty_like(parameter).copy_(value)
 
 
-def write_results(state: TrainingState, category_ids: tuple[int, ...], class_names: tuple[str, ...]) -> None:
-    """Write the final files atomically. The weights are last, because a training with weights counts as finished."""
-    state.log.flush()
-    facts = {
-        "seed": state.training.stated_seed,
+def _facts(state: TrainingState) -> dict[str, Any]:
+    """Content of ``train.json``."""
+    return {
+        **state.identity,
         "steps": state.step,
         "seconds": round(state.seconds, 1),
-        "micro_batch x ranks x accumulation": str(state.plan),
         "learning_rate": state.plan.learning_rate,
         **_averaging_facts(state),
-        "category_ids": list(category_ids),
-        "class_names": list(class_names),
+        **state.classes,
         **provenance(),
     }
-    write_json_atomically(state.training.facts, facts)
-    state.log.publish(state.training.curves)
-    weights = {name: value.contiguous() for name, value in state.detector.state_dict().items()}
-    write_bytes_atomically(state.training.weights, save(weights))
 
 
 def _averaging_facts(state: TrainingState) -> dict:
@@ -143,3 +178,19 @@ def _averaging_facts(state: TrainingState) -> dict:
     first = state.epoch_steps + 1
     facts = {"first_step": first, "from_weights_of_step": state.best_step, "averaged": state.average.count}
     return {"swa": facts}
+
+
+def finish(state: TrainingState) -> None:
+    """Write the results of a training whose steps are all done."""
+    if state.average.count:
+        state.average.give_to(state.detector)
+    if state.fabric.is_global_zero:
+        write_results(state.training, state.detector, state.log, state.final_facts or _facts(state))
+
+
+def write_results(training: Training, detector: Detector, log: TrainLog, facts: Mapping[str, Any]) -> None:
+    """Write the final files atomically. The weights are last, because a training with weights counts as finished."""
+    write_json_atomically(training.facts, facts)
+    log.publish(training.curves)
+    weights = {name: value.contiguous() for name, value in detector.state_dict().items()}
+    write_bytes_atomically(training.weights, save(weights))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -11,25 +15,62 @@ import torch
 
 PIPELINE = "WORKBENCH_PIPELINE_PID"
 """Environment variable with the process id of the pipeline that started the job."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SAME_REQUEST = 0.5
+"""Seconds in which several signals are one request: ``timeout`` and terminals may send each signal twice."""
 
 
 class StopRequests:
-    """Context in which SIGTERM and SIGINT do not kill the process. A loop calls ``reason`` after each step instead."""
+    """Context in which a first signal does not kill the process. A loop calls ``reason`` after each step instead.
 
-    def __init__(self) -> None:
+    A second signal ends the process at once, whatever it does. A thread receives it, since Python runs handlers of
+    signals only between two operations of the main thread, which may take minutes. SIGHUP keeps its effect where it is
+    ignored (nohup).
+
+    Args:
+        say: function that receives a line about the first signal.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
         self.signal: int | None = None
         self.pipeline = int(os.environ.get(PIPELINE, 0))
+        self._say = say
 
     def __enter__(self) -> StopRequests:
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        caught = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP]
+        self.before = {number: signal.signal(number, self._note) for number in caught}
+        self._receiver, self._sender = os.pipe()
+        os.set_blocking(self._sender, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._sender, warn_on_full_buffer=False)
+        _notified.add(self._sender)
+        threading.Thread(target=self._watch, args=(self._receiver,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        _notified.discard(self._sender)
+        os.close(self._sender)  # ends the thread
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
+        self.signal = self.signal or number
+
+    def _watch(self, receiver: int) -> None:
+        """Report the first signal, and end the process at the next one."""
+        first = None
+        while byte := os.read(receiver, 1):
+            number, now = byte[0], time.monotonic()
+            if number not in self.before:
+                continue
+            if first is None:
+                first = now
+                with contextlib.suppress(OSError, ValueError):  # standard error may be closed
+                    name = signal.Signals(number).name
+                    self._say(f"{name} received, stopping after this step with a checkpoint; repeat it to end at once")
+            elif now - first > SAME_REQUEST:
+                os._exit(128 + number)
+        os.close(receiver)
 
     def reason(self) -> str | None:
         """Reason to stop, or None. If one of several processes has a reason, every process gets a reason."""
@@ -38,12 +79,41 @@ class StopRequests:
             own = f"by {signal.Signals(self.signal).name}"
         elif self.pipeline and not _alive(self.pipeline):
             own = "because the pipeline that started it is gone"
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return own
-        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        requests = torch.tensor(float(own is not None), device=device)
-        torch.distributed.all_reduce(requests)
-        return own or ("by another of its processes" if requests.item() else None)
+        anyone = any_process(own is not None)
+        return own or ("by another of its processes" if anyone else None)
+
+
+_notified: set[int] = set()
+"""Descriptors to which signals are written in this process."""
+
+
+def _leave_signals_to_the_parent() -> None:
+    """Do not write signals of a forked process, such as a decoding worker, to its parent."""
+    if _notified:
+        signal.set_wakeup_fd(-1)
+        _notified.clear()
+
+
+os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
+
+
+def any_process(flag: bool) -> bool:
+    """Return whether ``flag`` is true in any process of this training. Every process must call it at the same point."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return flag
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    flags = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(flags)
+    return bool(flags.item())
+
+
+def keep_dead_workers_quiet() -> None:
+    """Let a loader of images, once started, report a dead worker when a batch is requested.
+
+    PyTorch's loader also installs a handler that raises an error wherever the main thread is, even while it changes
+    weights. No checkpoint could be written after that.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _alive(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Log of a training, ``train.csv``. The log grows during the training; a resume drops the rows after the checkpoint."""
+"""Log of a training, ``train.csv``. Its rows are part of the checkpoints; the growing file on disk is never read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import io
 from pathlib import Path
 
-from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_text_atomically
 
 
@@ -19,20 +18,7 @@ class TrainLog:
 
     def __init__(self, path: Path):
         self.path = path
-        self.rows: list[dict[str, object]] = []
-
-    def start(self, keep_to: int = 0) -> None:
-        """Make the folder of the log. With ``keep_to``, keep the rows on disk up to this step."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WorkbenchError(
-                f"{self.path.parent}: cannot make this folder ({error.strerror}); "
-                "check the path, its permissions and the free space"
-            ) from None
-        if keep_to and self.path.is_file():
-            with self.path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= keep_to]
+        self.rows: list[dict[str, int | str]] = []
 
     def add(
         self,
@@ -41,10 +27,9 @@ class TrainLog:
         rate: float,
         terms: dict[str, float],
         images_per_second: float,
-        val_ap: float | None,
         stage: str | None = None,
     ) -> None:
-        """Add a row."""
+        """Add a row, without a validation."""
         self.rows.append(
             {
                 "step": step,
@@ -52,11 +37,16 @@ class TrainLog:
                 "lr": f"{rate:.6g}",
                 "loss": f"{sum(terms.values()):.6g}",
                 **{f"loss_{name}": f"{value:.6g}" for name, value in terms.items()},
-                "val_ap": "" if val_ap is None else f"{val_ap:.5f}",
+                "val_ap": "",
                 "images_per_second": f"{images_per_second:.4g}",
                 **({"stage": stage} if stage else {}),
             }
         )
+
+    def add_validation(self, ap: float | None) -> None:
+        """Add the AP of a validation to the last row; None for validation images without objects."""
+        if ap is not None:
+            self.rows[-1]["val_ap"] = f"{ap:.5f}"
 
     def _text(self) -> str:
         text = io.StringIO()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 
 from workbench.data.augmentation import Augmentation
 from workbench.data.coco import CocoDetection, read_coco
@@ -18,6 +17,7 @@ from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError
 from workbench.support.progress import Reporter
 from workbench.training.log import TrainLog
+from workbench.training.processes import is_first_process
 from workbench.training.schedule import make_optimiser
 from workbench.training.state import Plan, TrainingState
 
@@ -36,27 +36,8 @@ def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None 
     if pretrained is not None:
         detector.backbone.load_pretrained(pretrained)
     elif experiment.backbone.pretrained:
-        is_first_process = "LOCAL_RANK" not in os.environ  # Fabric sets it in the processes that it starts
-        Reporter(title, 0, quiet=not is_first_process).say(RANDOM_BACKBONE)
+        Reporter(title, 0, quiet=not is_first_process()).say(RANDOM_BACKBONE)
     return detector
-
-
-def open_fabric(devices: int) -> Fabric:
-    """Launcher of processes: on GPUs if any are available, else on the CPU. Other accelerators lack some operators.
-
-    The environment is set explicitly, because a Slurm job has one task, and Fabric would start no second process.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if 0 < gpus < devices:
-        raise WorkbenchError(
-            f"{devices} GPUs requested, but only {gpus} available; request fewer (gpus= in Snakemake, --devices)"
-        )
-    return Fabric(
-        accelerator="cuda" if gpus else "cpu",
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        plugins=LightningEnvironment(),
-    )
 
 
 def read_training_data(root: Path, experiment: Experiment) -> CocoDetection:
@@ -92,7 +73,9 @@ def start_state(
     detector: Detector,
     experiment: Experiment,
     training: Training,
+    identity: dict[str, Any],
     plan: Plan,
+    data: CocoDetection,
     batches_per_epoch: int,
 ) -> TrainingState:
     """Move the detector to its device, make the optimiser, and return the state before the first step."""
@@ -102,11 +85,14 @@ def start_state(
     module, optimiser = fabric.setup(detector, optimiser)
     log = TrainLog(training.growing_curves)
     steps_per_epoch = -(-batches_per_epoch // plan.accumulate)
-    return TrainingState(fabric, experiment, training, plan, detector, module, optimiser, log, steps_per_epoch)
+    classes = {"category_ids": list(data.category_ids), "class_names": list(data.class_names)}
+    return TrainingState(
+        fabric, experiment, training, identity, classes, plan, detector, module, optimiser, log, steps_per_epoch
+    )
 
 
 def announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) -> None:
-    """Report skipped data, a scaled learning rate, accumulated gradients and a rehearsal's backbone, one line each."""
+    """Report in one line each: skipped data, unusual rates and batches, and a rehearsal's backbone."""
     training, plan = state.experiment.training, state.plan
     for reason, count in skipped.items():
         if count:
@@ -115,6 +101,12 @@ def announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) 
         reporter.say(
             f"learning rate {plan.learning_rate:g}: scaled linearly from {training.learning_rate:g} for "
             f"{training.reference_batch} images per step to {plan.batch}"
+        )
+    steps = training.epochs * state.steps_per_epoch
+    if training.warmup_steps > steps:
+        reporter.say(
+            f"warm-up of {training.warmup_steps} steps, but the schedule has only {steps}, so the learning rate never "
+            "reaches its value; lower training.warmup_steps"
         )
     if plan.accumulate > 1:
         reporter.say(

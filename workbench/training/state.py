@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -65,6 +66,8 @@ class TrainingState:
 
     Attributes:
         training: folder of the training for checkpoints and results, and the seed.
+        identity: facts that decide what is learnt; see ``workbench.training.identity``.
+        classes: ids and names of the categories, in the order of the detector's outputs.
         detector: the detector itself; ``module`` is the same detector, wrapped for several processes.
         steps_per_epoch: steps of one epoch, or of one cycle of weight averaging.
         step: steps done.
@@ -72,11 +75,15 @@ class TrainingState:
         best_ap: best validation AP of the epochs so far, a fraction; None before the first validation.
         best_step: step after which ``best_ap`` was measured.
         average: mean of the weights at the ends of the cycles so far.
+        validation_due: whether the weights after the last step still need their validation.
+        final_facts: content of ``train.json``; None before the end of the training.
     """
 
     fabric: Fabric
     experiment: Experiment
     training: Training
+    identity: dict[str, Any]
+    classes: dict[str, list]
     plan: Plan
     detector: Detector
     module: torch.nn.Module
@@ -88,6 +95,13 @@ class TrainingState:
     best_ap: float | None = None
     best_step: int | None = None
     average: WeightAverage = field(default_factory=WeightAverage)
+    validation_due: bool = False
+    final_facts: dict[str, Any] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps and their validations are done."""
+        return self.step == self.total_steps and not self.validation_due
 
     @property
     def epoch_steps(self) -> int:
@@ -111,7 +125,10 @@ class TrainingState:
         """Stage of the next step, ``epochs`` or ``swa``; None for a training without weight averaging."""
         return ("epochs" if self.step < self.epoch_steps else "swa") if self.cycles else None
 
-    def note_validation(self, ap: float) -> None:
-        """Record the AP after the last step if it is the best so far. In a tie, the earlier step is kept."""
-        if self.best_ap is None or ap > self.best_ap:
+    def note_validation(self, ap: float | None) -> None:
+        """Record the AP after the last step if it is the best so far. In a tie, the earlier step is kept.
+
+        Without objects in the validation images, every AP is None, and the first step is kept.
+        """
+        if self.best_step is None or (ap is not None and (self.best_ap is None or ap > self.best_ap)):
             self.best_ap, self.best_step = ap, self.step

@@ -8,6 +8,8 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
+from workbench.settings.catalog import find_row
+from workbench.settings.experiment import Backbone, Experiment
 from workbench.settings.released import read_released
 from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.files import move_into_place
@@ -42,7 +44,8 @@ def fetch_weights(name: str, file: Path) -> None:
             actual = hashlib.file_digest(content, "sha256").hexdigest()
         if digest is not None and not actual.startswith(digest):
             raise WorkbenchError(
-                f"{url}: digest {actual[: len(digest)]}, not {digest}; try again, or put a trusted file at {file}"
+                f"{url}: digest {actual[: len(digest)]}, not {digest}; try again, or put the file with the listed "
+                f"digest at {file}"
             )
         move_into_place(temporary, file)
     except (OSError, HTTPException) as error:  # HTTPException: the answer is not HTTP
@@ -51,6 +54,61 @@ def fetch_weights(name: str, file: Path) -> None:
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_backbone(file: Path, backbone: Backbone) -> dict[str, str]:
+    """Return name and SHA-256 of a file with weights of a backbone, for ``train.json``.
+
+    Raises:
+        WorkbenchError: the file cannot be read, or its digest differs from the listed one. Digests are listed of whole
+            networks, not of narrower or shallower ones.
+    """
+    is_whole = backbone.layers is None and backbone.channels is None and backbone.stem is None
+    url = BACKBONES.get(backbone.name) if is_whole else None
+    listed = {_digest_in(url)} if url else set()
+    return check_file(file, listed, backbone.name, f"run: workbench weights {backbone.name} FILE")
+
+
+def check_published(file: Path, experiment: Experiment) -> dict[str, str]:
+    """Return name and SHA-256 of a file with published weights of a detector, for ``train.json``.
+
+    Raises:
+        WorkbenchError: the file cannot be read, or weights are listed for this experiment (on COCO) with other digests.
+    """
+    listed = {}
+    for name, weights in read_released().items():
+        rows = (find_row(row, "coco").experiment for row in weights.rows)
+        if weights.sha256 and any(row.model_copy(update={"data": experiment.data}) == experiment for row in rows):
+            listed[weights.sha256] = name
+    names = ", ".join(listed.values()) or "a detector"
+    return check_file(file, set(listed), names, f"run: workbench weights {names} FILE")
+
+
+def check_file(file: Path, listed: set[str], name: str, remedy: str) -> dict[str, str]:
+    """Return name and SHA-256 of a file of weights.
+
+    Args:
+        listed: first digits of the SHA-256, one of which the file must have; empty if no digest is listed.
+        name: name of the weights in the message.
+
+    Raises:
+        WorkbenchError: the file cannot be read, or has another digest.
+    """
+    try:
+        with file.open("rb") as content:
+            actual = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise WorkbenchError(f"{file}: weights of {name} cannot be read ({error.strerror}); {remedy}") from None
+    if listed and not any(actual.startswith(digits) for digits in listed):
+        raise WorkbenchError(
+            f"{file}: SHA-256 {actual}, but {' or '.join(sorted(listed))} is listed for {name}; {remedy}"
+        )
+    return {"file": file.name, "sha256": actual}
+
+
+def _digest_in(url: str) -> str:
+    """First digits of the SHA-256 in a file name such as ``resnet50-0676ba61.pth``."""
+    return url.rsplit("-", 1)[1].removesuffix(".pth")
 
 
 def _download(url: str, file: Path) -> None:
@@ -65,7 +123,7 @@ def _download(url: str, file: Path) -> None:
 def _source(name: str, file: Path) -> tuple[str, str | None]:
     """Address of a file, and the first digits of its SHA-256 or None if no digest is published."""
     if name in BACKBONES:
-        return BACKBONES[name], BACKBONES[name].rsplit("-", 1)[1].removesuffix(".pth")
+        return BACKBONES[name], _digest_in(BACKBONES[name])
     released = read_released()
     choose(name, [*BACKBONES, *released], "weights", "workbench weights")
     weights = released[name]

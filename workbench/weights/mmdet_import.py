@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from workbench.detectors import build_detector
 from workbench.runs.folders import Training
 from workbench.settings.data import COCO_IDS, COCO_NAMES
 from workbench.settings.experiment import Experiment
+from workbench.settings.ids import run_id
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_bytes_atomically, write_json_atomically
 from workbench.support.provenance import provenance
+from workbench.weights.download import check_published
 from workbench.weights.mmdet_file import Checkpoint, read_checkpoint
 from workbench.weights.mmdet_names import CONSTANTS, Place, renamer
 
@@ -117,7 +118,8 @@ def import_checkpoint(file: Path, training: Training, data_root: Path | None, sa
         say: function that receives each note, and each difference before the error.
 
     Raises:
-        WorkbenchError: the file is unreadable, its weights do not fit the run's detector, or its classes are unknown.
+        WorkbenchError: the file is unreadable, has another digest than the one that is listed for the run, its weights
+            do not fit the run's detector, or its classes are unknown.
     """
     experiment = training.run.read_experiment()
     checkpoint = read_checkpoint(file)
@@ -131,12 +133,10 @@ def import_checkpoint(file: Path, training: Training, data_root: Path | None, sa
             "detector that it belongs to"
         )
     category_ids, class_names = _classes(checkpoint, experiment, data_root, file)
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
     facts = {
+        "run": run_id(experiment),
         "seed": "released",
-        "file": file.name,
-        "sha256": digest,
+        **check_published(file, experiment),
         "published": checkpoint.facts,
         "category_ids": list(category_ids),
         "class_names": list(class_names),

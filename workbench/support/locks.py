@@ -1,0 +1,63 @@
+"""Locks between processes (flock): the system frees a lock when its process ends, also after a kill."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+_open_locks: set[int] = set()
+"""Descriptors of the locks of this process."""
+
+
+def _close_inherited() -> None:
+    """Close the locks in a forked process, such as a decoding worker, which may outlive the owner of a lock."""
+    for descriptor in _open_locks:
+        os.close(descriptor)
+    _open_locks.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
+def open_lock(path: Path) -> int:
+    """Open a lock file, and make it if necessary. Neither links nor anything but plain files are followed or changed.
+
+    A file of another user is opened for reading, which is enough for a lock on a local disk.
+
+    Raises:
+        OSError: the file cannot be opened, or is not a plain file.
+    """
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # without O_NONBLOCK, a named pipe would block
+    try:
+        descriptor = os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o600)
+    except PermissionError:
+        descriptor = os.open(path, flags | os.O_RDONLY)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return descriptor
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open file if no other process has locked it, and return whether that succeeded.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    _open_locks.add(descriptor)
+    return True
+
+
+def unlock(descriptor: int) -> None:
+    """Close a file, and free its lock if it is locked."""
+    if descriptor in _open_locks:
+        _open_locks.remove(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)

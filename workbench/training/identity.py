@@ -1,0 +1,99 @@
+"""Identity of a training: what decides its result. Checkpoints and ``train.json`` state it; others are refused."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.data.embedded import MARKER
+from workbench.settings.data import EmbeddedData
+from workbench.settings.digest import TRAIN, SplitDigest, drawn_digest, split_digest
+from workbench.settings.experiment import Experiment
+from workbench.settings.ids import run_id
+from workbench.support.errors import WorkbenchError
+from workbench.support.files import read_json
+from workbench.support.strict_yaml import validated
+from workbench.training.state import Plan
+
+LAYOUT = "micro_batch x ranks x accumulation"
+"""Key of the layout of a step. It decides the order of the images and the normalisers of the loss."""
+REMEDIES = {
+    "data": "name the data set of this training with --data-root",
+    LAYOUT: "choose the --devices and --micro-batch of this training",
+    "pretrained": "name the --pretrained file of this training",
+}
+"""Ways to continue a training with another command, by key of an identity."""
+
+
+def identity(
+    experiment: Experiment, seed: int, data_root: Path, plan: Plan, pretrained: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Return the facts that decide what a training learns, as JSON values.
+
+    Args:
+        pretrained: name and SHA-256 of the file with which the backbone starts; None for random weights.
+
+    Raises:
+        WorkbenchError: the training data cannot be read, or they are not the data of the run.
+    """
+    data = data_digest(data_root, experiment)
+    stated = experiment.data.digest if experiment.data.kind == "coco" else None
+    if stated not in (None, data.annotations):
+        raise WorkbenchError(
+            f"{data_root}: the training annotations have the digest {data.annotations}, but those of "
+            f"{run_id(experiment)} have {stated}; name the data set of this run with --data-root, or train the row "
+            "again by its name, which makes a run of its own for this data set"
+        )
+    return {
+        "run": run_id(experiment),
+        "seed": seed,
+        "data": {TRAIN: data.facts()},
+        LAYOUT: str(plan),
+        "pretrained": None if pretrained is None else dict(pretrained),
+    }
+
+
+def data_digest(root: Path, experiment: Experiment) -> SplitDigest:
+    """Digest of the training split: of its files, or of the settings that decide every byte of a drawn data set."""
+    if experiment.data.kind == "embedded":
+        with contextlib.suppress(WorkbenchError):  # not a data set that this version has drawn
+            drawn = validated(EmbeddedData, read_json(root / MARKER, "settings"), MARKER)
+            return drawn_digest(drawn, TRAIN)
+    return split_digest(root, TRAIN)
+
+
+def refuse_others(file: Path, stated: Mapping[str, Any], own: Mapping[str, Any], otherwise: str) -> None:
+    """Raise a WorkbenchError if a file states another identity.
+
+    Args:
+        file: place of the message.
+        stated: content of the file. Keys of an identity that it lacks are not compared.
+        own: identity of this training.
+        otherwise: way out if no other command can continue with the file.
+    """
+    differing = [key for key in own if key in stated and stated[key] != own[key]]
+    if not differing:
+        return
+    remedies = [REMEDIES[key] for key in differing if key in REMEDIES]
+    ways = [*remedies, otherwise] if len(remedies) == len(differing) else [otherwise]
+    listed = "; ".join(line for key in differing for line in _differences(key, stated[key], own[key]))
+    raise WorkbenchError(f"{file}: belongs to another training ({listed}); {', or '.join(ways)}")
+
+
+def _differences(name: str, stated: Any, own: Any) -> Iterator[str]:
+    """Texts such as ``seed 0, not 1``, one for each value that differs."""
+    if isinstance(stated, Mapping) and isinstance(own, Mapping):
+        for key in sorted(stated.keys() | own.keys()):
+            if stated.get(key) != own.get(key):
+                yield from _differences(f"{name} {key}", stated.get(key), own.get(key))
+    else:
+        yield f"{name} {_short(stated)}, not {_short(own)}"
+
+
+def _short(value: Any) -> str:
+    """Text of a value in one line."""
+    if isinstance(value, Mapping):
+        return " ".join(str(part) for part in value.values())
+    return "none" if value is None else str(value)
