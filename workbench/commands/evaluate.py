@@ -11,9 +11,9 @@ from workbench.evaluation.resampling import matches_of
 from workbench.runs.folders import Evaluation
 from workbench.settings.digest import VAL, SplitDigest, file_digest
 from workbench.settings.variant import Variant
+from workbench.support.code_digest import EVALUATION, code_digest
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json, write_json_atomically
-from workbench.support.provenance import EVALUATION, code_digest
 
 
 def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path) -> dict:
@@ -44,7 +44,7 @@ def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, 
         "code_digest": facts["code_digest"],
         "training": facts,
         "detection": detection,
-        "evaluation": {"code_digest": code_digest(EVALUATION)},
+        "evaluation": {"code_digest": code_digest(evaluation.training.run.read_experiment(), EVALUATION)},
     }
     write_bootstrap(evaluation.bootstrap, bootstrap(matches, split.short), belongs)
     write_json_atomically(evaluation.metrics, belongs | metrics)

@@ -129,7 +129,7 @@ def write_results(state: TrainingState, category_ids: tuple[int, ...], class_nam
         **_averaging_facts(state),
         "category_ids": list(category_ids),
         "class_names": list(class_names),
-        **provenance(),
+        **provenance(state.experiment),
     }
     write_json_atomically(state.training.facts, facts)
     state.log.publish(state.training.curves)
