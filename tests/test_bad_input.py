@@ -341,6 +341,36 @@ MISTAKES = {
         lambda s: (s.seed / "train.json").write_text("{}"),
         ["train.json: ", "train again"],
     ),
+    "facts are a list": (
+        "detect",
+        lambda s: (s.seed / "train.json").write_text("[]"),
+        ["train.json: facts of the training are not an object; delete the file, and run the step"],
+    ),
+    "facts with NaN": (
+        "detect",
+        lambda s: (s.seed / "train.json").write_text('{"seconds": NaN}'),
+        ["train.json: facts of the training have the number NaN", "write or copy the file again"],
+    ),
+    "settings with text for a number": (
+        "train",
+        experiment(training={"learning_rate": "0.01"}),
+        ["experiment.json: training.learning_rate: input should be a valid number (found '0.01')"],
+    ),
+    "settings with true for a number": (
+        "train",
+        experiment(training={"epochs": True}),
+        ["experiment.json: training.epochs: input should be a valid integer (found True)"],
+    ),
+    "settings nested deeply": (
+        "train",
+        lambda s: (s.run / "experiment.json").write_text("[" * 100_000),
+        ["experiment.json: settings of the run are nested too deeply"],
+    ),
+    "variant is a pipe": (
+        "detect",
+        lambda s: (s.variant.unlink(), os.mkfifo(s.variant)),
+        ["quick.json: settings of an evaluation cannot be read (this is a pipe or a device, not a file)"],
+    ),
     "test image missing": ("detect", lambda s: s.image("val2017").unlink(), ["val2017/", ": no such image; copy"]),
     "no space for detections": (
         "detect",

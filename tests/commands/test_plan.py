@@ -101,6 +101,51 @@ def test_finished_trainings_are_not_in_the_total(tmp_path):
     )
 
 
+WRONG_FACTS = {
+    "list": "[]",
+    "text": '"a"',
+    "null": "null",
+    "empty": "",
+    "time as text": '{"seconds": "90"}',
+    "negative time": '{"seconds": -1}',
+    "time without a number": '{"seconds": NaN}',
+    "memory as text": '{"peak_memory_mb": "700"}',
+    "huge memory": '{"peak_memory_mb": 1' + "0" * 400 + "}",
+    "device is a list": '{"device": ["a toaster"]}',
+    "layout without numbers": '{"micro_batch x ranks x accumulation": "a x b x c"}',
+    "no device": '{"micro_batch x ranks x accumulation": "8 x 0 x 1"}',
+    "layout is a number": '{"micro_batch x ranks x accumulation": 8}',
+}
+WRONG_LOGS = {
+    "letters": "abc\n",
+    "empty": "",
+    "another column": "step,epoch\n1,0\n",
+    "uneven": "step,epoch,images_per_second\n1,0\n",
+    "text for a number": "step,epoch,images_per_second\n1,0,fast\n",
+    "infinite": "step,epoch,images_per_second\n1,0,inf\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [*(("train.json", t) for t in WRONG_FACTS.values()), *(("train.csv", t) for t in WRONG_LOGS.values())],
+)
+def test_a_file_of_the_wrong_form_is_reported_in_one_line(name, text, tmp_path):
+    write_training(tmp_path / "mini", FULL, [4, 5])
+    file = next(tmp_path.rglob(name))
+    file.write_text(text)
+    with pytest.raises(WorkbenchError, match=f"^{file}: ") as error:
+        read_trainings(ScaleFolder(tmp_path / "mini"))
+    assert "\n" not in str(error.value)
+
+
+def test_facts_of_earlier_versions_and_of_published_weights_are_read(tmp_path):
+    write_training(tmp_path / "mini", FULL, [])
+    next(tmp_path.rglob("train.json")).write_text('{"seed": "released", "sha256": "0"}')
+    [training] = read_trainings(ScaleFolder(tmp_path / "mini"))
+    assert (training.device, training.seconds, training.memory_mb) == ("an unknown device", None, None)
+
+
 def test_the_best_source_of_the_speed_is_used(tmp_path):
     folder, rehearsal = (tmp_path / name for name in ("mini", "mini-rehearsal"))
 

@@ -6,7 +6,6 @@ Measurements are read from the files of trainings, finished or in progress.
 from __future__ import annotations
 
 import contextlib
-import csv
 import mmap
 import os
 import re
@@ -15,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.runs.folders import Run, ScaleFolder
 from workbench.runs.folders import Training as TrainingFolder
@@ -23,7 +23,8 @@ from workbench.settings.data import AnyData, is_coco
 from workbench.settings.experiment import Experiment, Training
 from workbench.settings.ids import run_id
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json
+from workbench.support.files import read_csv, read_json
+from workbench.support.strict_yaml import validated
 
 COCO_TRAIN, COCO_VAL = 117_266, 5_000
 """Number of images of train2017 with annotations, which make an epoch, and of val2017."""
@@ -131,36 +132,46 @@ def read_trainings(folder: ScaleFolder) -> list[TrainingOnDisk]:
 def _on_disk(training: TrainingFolder) -> TrainingOnDisk:
     finished = training.weights.is_file()
     curves = training.curves if finished else training.growing_curves
-    facts = read_json(training.facts, "facts of the training") if finished else {}
+    facts = _Facts()
+    if finished:
+        facts = validated(_Facts, read_json(training.facts, "facts of the training"), str(training.facts))
     rate, epoch = _read_log(curves) if curves.is_file() else (None, None)
-    ranks, seconds = _ranks(facts), facts.get("seconds")
     return TrainingOnDisk(
         run=training.run.name,
         seed=training.name,
         finished=finished,
         experiment=_experiment(training.run),
-        images_per_second=rate and rate / ranks,
-        device=facts.get("device", "an unknown device") if finished else None,
-        seconds=None if seconds is None else seconds * ranks,
-        memory_mb=facts.get("peak_memory_mb"),
+        images_per_second=rate and rate / facts.ranks,
+        device=facts.device if finished else None,
+        seconds=None if facts.seconds is None else facts.seconds * facts.ranks,
+        memory_mb=facts.peak_memory_mb,
         epoch=epoch,
     )
 
 
+class _Facts(BaseModel):
+    """Facts in ``train.json`` on which costs depend. Results of earlier versions, and published weights, lack some."""
+
+    model_config = ConfigDict(strict=True)
+    device: str = "an unknown device"
+    seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+    peak_memory_mb: int | None = Field(None, ge=0)
+    layout: str = Field("1 x 1 x 1", alias="micro_batch x ranks x accumulation", pattern=r"^\d+ x [1-9]\d{0,3} x \d+$")
+
+    @property
+    def ranks(self) -> int:
+        """Number of devices."""
+        return int(self.layout.split(" x ")[1])
+
+
 def _read_log(path: Path) -> tuple[float | None, int | None]:
     """Read a ``train.csv``: median of the images per second of all devices together, and the last epoch."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [(float(row["images_per_second"]), int(row["epoch"])) for row in csv.DictReader(file)]
-    except (KeyError, TypeError, ValueError, csv.Error):
-        raise WorkbenchError(f"{path}: not the log of a training; delete it") from None
-    return (statistics.median(rate for rate, _ in rows), rows[-1][1]) if rows else (None, None)
-
-
-def _ranks(facts: dict[str, Any]) -> int:
-    """Return the number of devices of a finished training; 1 if the facts do not contain it."""
-    parts = str(facts.get("micro_batch x ranks x accumulation")).split(" x ")
-    return int(parts[1]) if len(parts) == 3 else 1
+    columns = ("images_per_second", "epoch")
+    rows = read_csv(path, "loss curves", columns, columns)
+    rates = [row["images_per_second"] for row in rows if row["images_per_second"] is not None]
+    if not rates:
+        return None, None
+    return statistics.median(rates), int(rows[-1]["epoch"] or 0)
 
 
 def _experiment(run: Run) -> Experiment | None:

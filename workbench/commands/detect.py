@@ -39,7 +39,7 @@ def write_detections(
         "detections_digest": file_digest(evaluation.detections),
         "detection_seconds": seconds,
         "variant": variant.model_dump(mode="json", exclude_none=True),
-        **provenance(),
+        **provenance(evaluation.training.run.read_experiment()),
     }
     write_json_atomically(evaluation.detection_facts, facts)
 

@@ -11,9 +11,9 @@ from workbench.evaluation.resampling import matches_of
 from workbench.runs.folders import Evaluation
 from workbench.settings.digest import VAL, SplitDigest, file_digest
 from workbench.settings.variant import Variant
+from workbench.support.code_digest import EVALUATION, code_digest
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json, write_json_atomically
-from workbench.support.provenance import EVALUATION, code_digest
+from workbench.support.files import read_json, read_object, write_json_atomically
 
 
 def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path) -> dict:
@@ -38,13 +38,13 @@ def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, 
     metrics, matches = metrics_of(evaluated), matches_of(evaluated)
     del evaluated  # frees gigabytes of memory on COCO
     belongs = {"of": evaluation.identity(), "split": split.facts()}
-    facts = read_json(evaluation.training.facts, "facts of the training")
+    facts = read_object(evaluation.training.facts, "facts of the training", ("code_digest",))
     metrics["provenance"] = {
         "seed": evaluation.training.stated_seed,
         "code_digest": facts["code_digest"],
         "training": facts,
         "detection": detection,
-        "evaluation": {"code_digest": code_digest(EVALUATION)},
+        "evaluation": {"code_digest": code_digest(evaluation.training.run.read_experiment(), EVALUATION)},
     }
     write_bootstrap(evaluation.bootstrap, bootstrap(matches, split.short), belongs)
     write_json_atomically(evaluation.metrics, belongs | metrics)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,8 @@ class RunCall(Call):
 
 
 def _seed(text: str) -> str:
-    if text != "released" and not text.isdecimal():
-        raise typer.BadParameter("not a seed; give a number, 0 or more, or 'released'")
+    if text != "released" and not re.fullmatch(r"[0-9]{1,9}", text):
+        raise typer.BadParameter("not a seed; give a number from 0 to 999999999, or 'released'")
     return text if text == "released" else str(int(text))
 
 

@@ -15,7 +15,7 @@ from workbench.runs.folders import RELEASED, Training
 from workbench.settings.config import read_config
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError, one_line
-from workbench.support.files import read_json
+from workbench.support.files import read_object
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def load_training(training: Training) -> TrainedRun:
             remedy = "import the published weights first (workbench import-checkpoint)"
         raise WorkbenchError(f"{training.weights}: not found; {remedy}")
     again = "import them again" if published else "train again"
-    facts = read_json(training.facts, "facts of the training")
+    facts = read_object(training.facts, "facts of the training")
     detector = build_detector(experiment)
     try:
         detector.load_state_dict(load_file(training.weights))

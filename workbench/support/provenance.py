@@ -2,66 +2,16 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import platform
 import resource
 import subprocess
 import sys
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1]
-TRAINING = ("boxes.py", "losses", "assigners", "settings", "layers", "data", "detectors", "training")
-"""Rooms whose code decides what is learnt."""
-EVALUATION = (*TRAINING, "evaluation")
-"""Rooms whose code decides metrics and the conclusions from metrics, such as intervals."""
+from pydantic import BaseModel
 
-
-@cache
-def code_digest(rooms: tuple[str, ...] = TRAINING) -> str:
-    """Digest (eight hex digits) of the code in some rooms of the package, equal on every version of Python.
-
-    The digest covers definitions and constants. Comments, docstrings, imports, file names and the order of definitions
-    do not change it. A function can therefore move to another file of these rooms.
-    """
-    statements = []
-    for room in rooms:
-        for path in sorted((PACKAGE / room).rglob("*.py")) or [PACKAGE / room]:
-            statements += _statements(ast.parse(path.read_text(encoding="utf-8")))
-    return hashlib.sha256("\n".join(sorted(statements)).encode()).hexdigest()[:8]
-
-
-def _statements(module: ast.Module) -> list[str]:
-    """Top-level statements of a module as text, without docstrings, imports and blocks of ``if TYPE_CHECKING``."""
-    type_checking = (
-        isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING" for node in module.body
-    )
-    return [
-        _text(node) for node, skip in zip(module.body, type_checking, strict=True) if not (skip or _has_no_effect(node))
-    ]
-
-
-def _text(node: object) -> str:
-    """Text of a syntax tree. The text of ``ast.dump`` depends on the version of Python; this text does not.
-
-    Empty fields are left out, since newer versions of Python add fields.
-    """
-    if isinstance(node, list):
-        return "[" + ",".join(_text(item) for item in node if not _has_no_effect(item)) + "]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    named = ((name, value) for name, value in ast.iter_fields(node) if name not in ("ctx", "kind", "type_comment"))
-    fields = (f"{name}={_text(value)}" for name, value in named if value is not None and value != [])
-    return f"{type(node).__name__}({','.join(fields)})"
-
-
-def _has_no_effect(node: object) -> bool:
-    """Whether a statement decides no number: an import, or a docstring (of a constant, too)."""
-    return isinstance(node, ast.Import | ast.ImportFrom) or (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    )
+from workbench.support.code_digest import PACKAGE, code_digest
 
 
 def git_commit() -> str:
@@ -114,11 +64,11 @@ def peak_memory_mb() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units)
 
 
-def provenance() -> dict:
-    """Return the provenance of a number that this process computes, for a JSON file."""
+def provenance(experiment: BaseModel) -> dict:
+    """Return the provenance of a number that this process computes for an experiment, for a JSON file."""
     return {
         "git_commit": git_commit(),
-        "code_digest": code_digest(),
+        "code_digest": code_digest(experiment),
         "versions": versions(),
         "device": device_name(),
         "peak_memory_mb": peak_memory_mb(),

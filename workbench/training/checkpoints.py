@@ -168,7 +168,7 @@ def _facts(state: TrainingState) -> dict[str, Any]:
         "learning_rate": state.plan.learning_rate,
         **_averaging_facts(state),
         **state.classes,
-        **provenance(),
+        **provenance(state.experiment),
     }
 
 

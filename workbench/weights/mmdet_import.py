@@ -140,7 +140,7 @@ def import_checkpoint(file: Path, training: Training, data_root: Path | None, sa
         "published": checkpoint.facts,
         "category_ids": list(category_ids),
         "class_names": list(class_names),
-        **provenance(),
+        **provenance(experiment),
     }
     target = training.weights
     write_json_atomically(training.facts, facts)

@@ -229,8 +229,25 @@ def test_a_note_warns_of_mixed_versions_of_the_code(tmp_path):
     assert "Warning" not in table_markdown("T", [RAW, FULL])
     other = replace(FULL, measured=(metrics(0.4, code_digest="beef"), metrics(0.4, seed=1)))
     text = table_markdown("T", [RAW, other])
-    assert "**Warning:** these rows were trained by 2 versions of the training code (`beef`, `c0de`)" in text
+    assert "**Warning:** these rows were trained by 2 versions of the training code (shared: `beef`, `c0de`)" in text
     assert read_csv(tmp_path, [RAW, other])[1]["code_digest"] == "beef c0de"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("shared:1 varifocal:2 vfnet:3", "focal:4 shared:1 vfnet:3", None),
+        ("shared:1 varifocal:2 vfnet:3", "shared:1 varifocal:5 vfnet:3", "2 versions of the training code (varifocal: `2`, `5`)"),
+        ("shared:1 vfnet:3", "shared:2 vfnet:4", "2 versions of the training code (shared: `1`, `2`; vfnet: `3`, `4`)"),
+        ("beef", "shared:1 vfnet:4", "2 versions of the training code (shared: `1`, `beef`)"),
+        ("beef", "beef", None),
+    ],
+)  # fmt: skip
+def test_only_parts_of_the_code_that_two_rows_share_are_compared(one, other, expected):
+    rows = [replace(row, measured=(metrics(0.4, code_digest=d),)) for row, d in ((RAW, one), (FULL, other))]
+    text = table_markdown("T", rows)
+    assert ("Warning" in text) == (expected is not None)
+    assert (expected or "") in text
 
 
 def test_a_note_reports_that_no_row_was_run():

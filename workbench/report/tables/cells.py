@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.evaluation.intervals import Bootstrap, difference_interval, mean_interval
+from workbench.support.code_digest import SHARED
 from workbench.support.errors import WorkbenchError
 
 TEST_DEV = "test-dev"  # part of the name of a metric that was published for this split
@@ -92,7 +93,11 @@ def table_cells(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
         line |= {f"{name}_published": row.published.get(name, NOTHING) for name in published}
         if "AP" in published:
             line["AP_difference"] = _difference(line["AP"], line["AP_published"])
-        line |= {"run": row.run or "literature", "seeds": _seeds(row), "code_digest": _digests(row)}
+        line |= {
+            "run": row.run or "literature",
+            "seeds": _seeds(row),
+            "code_digest": " ".join(sorted(_digests(row))) or _absent(row),
+        }
         if any(r.note for r in rows):
             line["note"] = row.note or NOTHING
         table.append(line)
@@ -214,10 +219,17 @@ def _seeds(row: TableRow) -> str:
     return " ".join(sorted((str(m["provenance"]["seed"]) for m in row.measured), key=lambda s: (len(s), s)))
 
 
-def code_digests(rows: Iterable[TableRow]) -> list[str]:
-    """Return the digests of the training code with which the rows were trained, sorted."""
-    return sorted({str(m["provenance"]["code_digest"]) for r in rows for m in r.measured})
+def code_parts(rows: Iterable[TableRow]) -> dict[str, list[str]]:
+    """Return the parts of the code with which the rows were trained, each with its digests, sorted.
+
+    A digest of results before the code had parts covers the whole code; it counts as a digest of the shared part.
+    """
+    parts: dict[str, list[str]] = {}
+    for part in sorted({part for row in rows for part in _digests(row)}):
+        name, _, digest = part.rpartition(":")
+        parts.setdefault(name or SHARED, []).append(digest)
+    return {name: sorted(digests) for name, digests in parts.items()}
 
 
-def _digests(row: TableRow) -> str:
-    return " ".join(code_digests([row])) or _absent(row)
+def _digests(row: TableRow) -> set[str]:
+    return {part for m in row.measured for part in str(m["provenance"]["code_digest"]).split()}

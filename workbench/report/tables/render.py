@@ -16,7 +16,7 @@ from workbench.report.tables.cells import (
     NOTHING,
     TEST_DEV,
     TableRow,
-    code_digests,
+    code_parts,
     has_interval,
     label_names,
     mean,
@@ -201,11 +201,12 @@ def _on_rows_not_run(rows: Sequence[TableRow]) -> list[str]:
 
 
 def _on_mixed_code(rows: Sequence[TableRow]) -> list[str]:
-    digests = code_digests(rows)
-    if len(digests) < 2:
+    mixed = {part: digests for part, digests in code_parts(rows).items() if len(digests) > 1}
+    if not mixed:
         return []
+    listed = "; ".join(f"{part}: {', '.join(f'`{d}`' for d in digests)}" for part, digests in mixed.items())
     return [
-        f"**Warning:** these rows were trained by {len(digests)} versions of the training code "
-        f"({', '.join(f'`{d}`' for d in digests)}). Differences between rows may come from the code; "
-        "the column code_digest of the CSV lists the version of each row."
+        f"**Warning:** these rows were trained by {max(map(len, mixed.values()))} versions of the training code "
+        f"({listed}). Differences between rows may come from the code; "
+        "the column code_digest of the CSV lists the versions of each row."
     ]
