@@ -123,24 +123,26 @@ def draw_table(name: str, folder: ScaleFolder, out_png: Path, out_pdf: Path) -> 
 
 def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder) -> dict[str, list[pandas.DataFrame]]:
     """Data of a figure: name of a run in the legend → one data frame per training with a file."""
-    import pandas
-
-    from workbench.report.tables.cells import row_names
+    from workbench.report.tables.cells import row_names, told_apart
+    from workbench.report.tables.read import read_log, read_ranking
 
     def source(training: Training) -> Path:
         return training.ranking if kind == "ranking" else training.curves
+
+    read = read_ranking if kind == "ranking" else read_log
 
     _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     trainings = trainings_of(rows, settings)
     first = {row.run: row for row in reversed(rows)}
     ordered = [row for row in rows if first[row.run] is row]
-    names = row_names([row.labels for row in ordered])
+    labels = row_names([row.labels for row in ordered])
+    # If the labels of a row do not identify its run, the name is the detector's title.
+    names = [label or row.experiment.detector.title for row, label in zip(ordered, labels, strict=True)]
     frames = {}
-    for row, label in zip(ordered, names, strict=True):
+    for row, name in zip(ordered, told_apart(names, [row.id for row in ordered]), strict=True):
         files = [source(folder.training(row, seed)) for seed in trainings[row.run]]
-        curves = [pandas.read_csv(path) for path in files if path.is_file()]
-        if curves:  # if the labels of a row do not identify its run, the name is the detector's title
-            frames[label or row.experiment.detector.title] = curves
+        if curves := [read(path) for path in files if path.is_file()]:
+            frames[name] = curves
     return frames
 
 
