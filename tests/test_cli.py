@@ -107,23 +107,19 @@ def test_the_file_for_the_evaluation_server(trained, tiny_data, tmp_path):
 
 
 def test_predict_draws_images_and_lists_boxes(trained, tmp_path):
+    """One broken picture between two good ones: one line on stderr, and exit code 1."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    Image.new("L", (300, 100), 90).save(pictures / "grey_wide.png")
-    turned = Image.new("RGB", (64, 200), (200, 30, 40))
-    exif = turned.getexif()
-    exif[0x0112] = 6  # viewers rotate the image by 90 degrees
-    turned.save(pictures / "turned.jpg", exif=exif)
+    for name in ("1.png", "3.png"):
+        Image.new("L", (300, 100), 90).save(pictures / name)
+    (pictures / "2.jpg").write_bytes(b"letters")
     result = workbench("predict", pictures, "--run", trained.folder, "--out", tmp_path / "out", "--min-score", 0)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1
     assert result.stdout.count(" objects; drawn picture: ") == 2
-    listed = json.loads((tmp_path / "out" / "detections.json").read_text())
-    for entry in listed:
-        width, height = (300, 100) if entry["file"].endswith("wide.png") else (200, 64)
-        x1, y1, x2, y2 = entry["box"]
-        assert 0 <= x1 <= x2 <= width
-        assert 0 <= y1 <= y2 <= height
-    assert Image.open(tmp_path / "out" / "turned.png").width > Image.open(tmp_path / "out" / "turned.png").height
+    assert result.stderr.startswith(f"workbench: {pictures}/2.jpg: damaged, or not JPEG")
+    assert result.stderr.count("\n") == 1
+    assert len(list((tmp_path / "out").glob("*.detections.png"))) == 2
+    assert isinstance(json.loads((tmp_path / "out" / "detections.json").read_text()), list)
 
 
 def test_mistakes_are_one_line(trained, tmp_path, tiny_data):
@@ -165,7 +161,7 @@ def test_mistakes_are_one_line(trained, tmp_path, tiny_data):
 def test_an_experiment_of_another_run_is_refused(trained, tmp_path):
     other = trained.run.folder.with_name("vfnet-focal-resnet50-00000000")
     shutil.copytree(trained.run.folder, other)
-    result = workbench("predict", tmp_path, "--run", other, "--seed", 1)
+    result = workbench("predict", tmp_path / "x.png", "--run", other, "--seed", 1)
     assert result.returncode == 1
     assert f"this is the experiment of {trained.run.name}, not of {other.name}; delete the file" in result.stderr
 

@@ -288,15 +288,27 @@ def plan(
 @with_options(RUN, WORLD)
 def predict(
     call: RunCall,
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the drawn images and detections.json.")] = Path("predictions"),
+    images: Annotated[
+        list[Path], typer.Argument(readable=False, help="Images, or folders of images, with their subfolders.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the drawn images and JSON files.")] = Path("predictions"),
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of the boxes that are kept.")] = 0.3,
 ) -> None:
     """Detect objects in your own images, and write the images with boxes and a JSON file."""
     from workbench.commands.predict import predict_images
+    from workbench.support.devices import prepare_threads, reserved_gpus
 
-    for line in predict_images(images, call.training, out, min_score):
-        print(line)
+    failed = False
+    with reserved_gpus(1):
+        prepare_threads()
+        for outcome in predict_images(images, call.training, out, min_score):
+            if isinstance(outcome, WorkbenchError):
+                failed = True
+                print(f"workbench: {outcome}", file=sys.stderr)
+            else:
+                print(outcome)
+    if failed:
+        sys.exit(1)
 
 
 @bench.command()

@@ -143,6 +143,7 @@ def test_trained_rows_are_timed_on_images_of_the_data_set(tmp_path, tiny_data, m
     for training in ("released", "seed10", "seed3"):
         facts = {"category_ids": [1, 3, 4, 8, 13, 21], "class_names": list("abcdef")}
         write_json_atomically(run / training / "train.json", facts)
+        (run / training / "train.csv").touch()
         save_file({k: v + (training == "seed3") for k, v in weights.items()}, run / training / "model.safetensors")
     detectors = []
     time_detector = timing.time_detector

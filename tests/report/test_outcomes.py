@@ -1,8 +1,12 @@
 """Figures of measured rows: the runs that are drawn, and their names in the legend."""
 
+import re
+
 import pytest
 
 from workbench.report import outcomes
+from workbench.runs.folders import scale_folder
+from workbench.settings import files
 from workbench.settings.catalog import load_table
 from workbench.settings.config import read_config
 from workbench.support.errors import WorkbenchError
@@ -34,6 +38,45 @@ def test_a_run_is_drawn_once_with_all_its_seeds_and_named_by_its_labels(tmp_path
         "VFNet, R-50, 480-960": 1,
         "VFNet-X-800, R2-101-DCN, 500-1400": 2,
     }
+
+
+def same_labels(experiments, labels):
+    """Give three rows of table 3, which are different runs, the same labels."""
+    file = experiments / "vfnet/table3.yaml"
+    text = file.read_text()
+    for row in ("t3_raw_vfl", "t3_star_vfl", "t3_full_vfl"):
+        text = re.sub(rf"(  {row}:\n(?:    .*\n)*?    labels: )\{{.*\}}", rf"\g<1>{labels}", text)
+    assert text.count(f"labels: {labels}") == 3
+    file.write_text(text)
+    files.forget()
+
+
+@pytest.mark.parametrize("labels", ["{model: same}", "{model: same, VFL: true}", "{}"])
+def test_rows_with_equal_labels_are_all_drawn_and_told_apart(tmp_path, drawn, experiments, labels):
+    same_labels(experiments, labels)
+    for row in load_table("table3", "mini")[1]:
+        log_training(tmp_path, row.run, 0)
+    outcomes.draw_figure("table3", "loss", SETTINGS, tmp_path)
+    assert len(drawn[0]) == 5
+    told_apart = {name.partition(" (")[2].rstrip(")") for name in drawn[0]} - {""}
+    # Without labels, a row has the name of its detector; two of them have the same one.
+    assert told_apart >= ({"t3_raw_vfl", "t3_star_vfl", "t3_full_vfl"} if "same" in labels else set())
+
+
+@pytest.mark.parametrize("kind", ["loss", "ranking", "ap"])
+def test_a_csv_of_letters_is_one_line_that_names_the_file(tmp_path, kind):
+    row = load_table("table3", "mini")[1][0]
+    training = scale_folder(tmp_path, "mini").training(row, 0)
+    ranking = training.evaluation(row.ranking_folder).ranking
+    table = scale_folder(tmp_path, "mini").table("table3")
+    file = {"loss": training.curves, "ranking": ranking, "ap": table}[kind]
+    file.parent.mkdir(parents=True)
+    file.write_text("letters\n")
+    with pytest.raises(WorkbenchError) as error:
+        outcomes.draw_figure("table3", kind, SETTINGS, tmp_path)
+    assert str(error.value).startswith(f"{file}: not a ")
+    assert "\n" not in str(error.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
 
 def test_a_run_without_distinctive_labels_is_named_by_its_detector(tmp_path, drawn):

@@ -1,92 +1,213 @@
-"""Detection of objects in a user's own pictures: ``workbench predict``."""
+"""Detection of objects in a user's own pictures: ``workbench predict``.
+
+Each picture is judged for itself: if one cannot be read, the rest goes on. A second call replaces the files of an
+earlier call, and no other file. To know its files, the command writes digests: a drawing contains the digest of its
+pixels, and ``images.json`` contains the digests of itself and of ``detections.json``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
+from workbench.commands.pictures import SUFFIXES, find_pictures, read_picture
 from workbench.data import transforms
 from workbench.data.coco import ImageRecord
 from workbench.detectors.postprocess import to_original_pixels
 from workbench.detectors.predictions import Detections
 from workbench.report.figures.detections import draw_detections
+from workbench.report.text import json_text, visible
 from workbench.runs.folders import Training
 from workbench.runs.load import TrainedRun, load_training
-from workbench.support.errors import WorkbenchError
-from workbench.support.files import write_json_atomically
+from workbench.support.errors import WorkbenchError, one_line
+from workbench.support.files import read_json, write_bytes_atomically
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+ENDING = ".detections.png"
+LONGEST_NAME = 200  # bytes of a drawing's name; file systems allow 255
+MARK = "workbench predict"  # key of the digest in a drawing, and author of images.json
 
 
-def predict_images(paths: list[Path], training: Training, out: Path, min_score: float) -> Iterator[str]:
-    """Write a drawing of each picture with its detections, and one ``detections.json``; yield one line per picture.
+def predict_images(
+    paths: Sequence[Path], training: Training, out: Path, min_score: float
+) -> Iterator[str | WorkbenchError]:
+    """Detect objects in pictures; yield one line per picture, or the error of a picture that cannot be read.
+
+    The files in ``out``:
+
+    - ``<name>.detections.png`` for each picture, a drawing of its detections. The name is the picture's path below the
+      folder that all named files and folders have in common.
+    - ``detections.json``, COCO's results format: a list of ``{image_id, category_id, bbox, score, file_name}``.
+      ``image_id`` counts the pictures from 1 in the order in which they are listed, a picture that cannot be read too.
+      ``bbox`` is ``[x, y, w, h]`` in pixels of the picture as shown, i.e. turned by its EXIF orientation.
+    - ``images.json``, the pictures and the categories in the form of COCO's annotations:
+      ``COCO("images.json").loadRes("detections.json")`` reads both.
+
+    Nothing is written if no picture can be read.
 
     Args:
-        paths: pictures, or folders of pictures.
-        training: training whose weights are used.
+        paths: pictures, or folders of pictures, which are searched with their subfolders.
+        training: training whose weights are used, on a GPU if there is one.
         out: folder to which the files are written.
         min_score: boxes with a lower score are left out.
+
+    Raises:
+        WorkbenchError: there are no pictures, the run is not trained, or a file would replace one that another program
+            has written. Nothing is written.
     """
+    pictures, errors = find_pictures(paths, out, _is_own_drawing)
+    if not pictures and not errors:
+        places, suffixes = ", ".join(map(visible, paths)), ", ".join(sorted(SUFFIXES))
+        raise WorkbenchError(f"{places}: no pictures; name files or folders with pictures ({suffixes})")
+    drawings = [out / picture.name.with_name(_drawing_name(picture.name.name)) for picture in pictures]
+    _check_lists(out)
+    for drawing in drawings:
+        _check_own(drawing, _is_own_drawing)
     trained = load_training(training)
-    entries = []
-    for path in _pictures(paths):
-        image, detections = detect_picture(trained, path)
-        keep = detections.scores >= min_score
-        boxes, scores, labels = detections.boxes[keep], detections.scores[keep], detections.labels[keep]
-        drawn = draw_detections(
-            image, boxes.tolist(), scores.tolist(), labels.tolist(), trained.class_names, min_score=min_score
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        target = out / f"{path.stem}.png"
-        drawn.save(target)
-        entries += [
-            {
-                "file": str(path),
-                "class": trained.class_names[label],
-                "score": round(score, 4),
-                "box": [round(v, 1) for v in box],
-            }
-            for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)
-        ]
-        yield f"{path}: {len(boxes)} objects; drawn picture: {target}"
-    write_json_atomically(out / "detections.json", entries)
+    trained.detector.to("cuda" if torch.cuda.is_available() else "cpu")
+    yield from errors
+    images, detections = [], []
+    for image_id, (picture, drawing) in enumerate(zip(pictures, drawings, strict=True), 1):
+        try:
+            image, found = detect_picture(trained, picture.path, min_score)
+            _write_drawing(drawing, _draw(trained, image, found, min_score))
+        except WorkbenchError as error:
+            yield error
+            continue
+        name = json_text(picture.path)
+        images.append({"id": image_id, "file_name": name, "width": image.width, "height": image.height})
+        detections += _entries(trained, found, image_id, name)
+        yield f"{visible(picture.path)}: {len(found.scores)} objects; drawn picture: {visible(drawing)}"
+    if images:
+        _write_lists(out, trained, images, detections)
 
 
-def detect_picture(trained: TrainedRun, path: Path) -> tuple[Image.Image, Detections]:
-    """Read a picture and detect its objects; boxes are in pixels of the picture."""
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise WorkbenchError(f"{path}: not a readable picture ({error}); remove it, or convert it to PNG") from None
+def detect_picture(trained: TrainedRun, path: Path, min_score: float) -> tuple[Image.Image, Detections]:
+    """Read a picture, and detect its objects on the detector's device; boxes are in pixels of the picture.
+
+    Raises:
+        WorkbenchError: the picture cannot be read, or the memory does not suffice.
+    """
+    image = read_picture(path)
     size = trained.experiment.image
     height, width = transforms.resized_size(image.height, image.width, size.long, size.short)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     record = ImageRecord(
         0, path.name, path, image.width, image.height, np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     )
-    batch = transforms.collate(
-        [transforms.Sample(transforms.resize_image(pixels, height, width), record.boxes, record.labels, record)]
-    )
-    (detections,) = to_original_pixels(trained.detector.detect(batch.images, batch.sizes), batch)
-    return image, detections
+    try:
+        pixels = transforms.resize_image(torch.from_numpy(np.array(image)).permute(2, 0, 1), height, width)
+        batch = transforms.collate([transforms.Sample(pixels, record.boxes, record.labels, record)])
+        batch = batch.to(next(trained.detector.parameters()).device)
+        (found,) = to_original_pixels(trained.detector.detect(batch.images, batch.sizes), batch)
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError if the memory does not suffice
+        raise WorkbenchError(f"{visible(path)}: no detection ({one_line(error)}); scale the picture down") from None
+    keep = found.scores >= min_score
+    return image, Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
 
 
-def _pictures(paths: list[Path]) -> list[Path]:
-    """Return the named files, and the pictures in the named folders."""
-    pictures = []
-    for path in paths:
-        if path.is_dir():
-            pictures += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        elif path.is_file():
-            pictures.append(path)
-        else:
-            raise WorkbenchError(f"{path}: no such file or folder; check the path")
-    if not pictures:
-        places, suffixes = ", ".join(map(str, paths)), ", ".join(sorted(SUFFIXES))
-        raise WorkbenchError(f"{places}: no pictures; name files or folders with pictures ({suffixes})")
-    return pictures
+def _entries(trained: TrainedRun, found: Detections, image_id: int, name: str) -> list[dict[str, Any]]:
+    """Return the detections of a picture in COCO's results format, with the name of the file."""
+    corners = found.boxes.double().round(decimals=2)
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).round(decimals=2)
+    scores = found.scores.double().round(decimals=4)
+    return [
+        {"image_id": image_id, "category_id": trained.category_ids[label], "bbox": box, "score": score}
+        | {"file_name": name}
+        for box, score, label in zip(boxes.tolist(), scores.tolist(), found.labels.tolist(), strict=True)
+    ]
+
+
+def _draw(trained: TrainedRun, image: Image.Image, found: Detections, min_score: float) -> Image.Image:
+    boxes, scores, labels = found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
+    return draw_detections(image, boxes, scores, labels, trained.class_names, min_score=min_score)
+
+
+def _drawing_name(name: str) -> str:
+    """Return the name of a picture's drawing; a name that is too long for the file system is cut."""
+    if len(os.fsencode(name)) <= LONGEST_NAME - len(ENDING):
+        return name + ENDING
+    start = os.fsencode(name)[: LONGEST_NAME - len(ENDING) - 9].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}{ENDING}"
+
+
+def _write_drawing(path: Path, drawing: Image.Image) -> None:
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text(MARK, _digest(drawing.tobytes()))
+    content = io.BytesIO()
+    drawing.save(content, format="PNG", pnginfo=mark)
+    _check_own(path, _is_own_drawing)
+    write_bytes_atomically(path, content.getvalue())
+
+
+def _write_lists(out: Path, trained: TrainedRun, images: list[dict], detections: list[dict]) -> None:
+    """Write ``images.json``, then ``detections.json``."""
+    _check_lists(out)
+    names = map(json_text, trained.class_names)
+    categories = [{"id": id_, "name": name} for id_, name in zip(trained.category_ids, names, strict=True)]
+    listed = json.dumps(detections, indent=2).encode() + b"\n"
+    earlier = out / "detections.json"  # still there if the command is killed between the two files
+    digests = {_digest(listed)} | ({_digest(earlier.read_bytes())} if earlier.is_file() else set())
+    content = {"images": images, "annotations": [], "categories": categories, "detections.json": sorted(digests)}
+    content["info"] = {"description": f"written by {MARK}", "sha256": _digest(json.dumps(content).encode())}
+    write_bytes_atomically(out / "images.json", json.dumps(content, indent=2).encode() + b"\n")
+    write_bytes_atomically(out / "detections.json", listed)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_own_drawing(path: Path) -> bool:
+    """Return whether a file is a drawing of this command, and has not been changed since."""
+    if not path.name.endswith(ENDING) or not path.is_file():
+        return False
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.info.get(MARK) == _digest(image.tobytes())
+    except Exception:  # damaged, so not as this command wrote it
+        return False
+
+
+def _digests_of(out: Path) -> list[str]:
+    """Return the digests of ``detections.json`` in ``images.json``; none if this command did not write the file."""
+    path = out / "images.json"
+    try:
+        content = read_json(path, "pictures") if path.is_file() else None
+        digest = content.pop("info")["sha256"]
+        digests = content["detections.json"]
+    except (WorkbenchError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return []
+    return digests if digest == _digest(json.dumps(content).encode()) else []
+
+
+def _check_folder(path: Path) -> None:
+    """Fail if a folder can be neither made nor written."""
+    nearest = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    problem = "no permission to write" if os.path.isdir(nearest) else "not a folder"
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
+        raise WorkbenchError(f"{visible(nearest)}: {problem}; choose another folder with --out")
+
+
+def _check_lists(out: Path) -> None:
+    """Fail if ``images.json`` or ``detections.json`` exists and is not as this command wrote it."""
+    digests = _digests_of(out)
+    _check_own(out / "images.json", lambda path: bool(digests))
+    _check_own(out / "detections.json", lambda path: _digest(path.read_bytes()) in digests)
+
+
+def _check_own(path: Path, is_own: Callable[[Path], bool]) -> None:
+    """Fail if a path exists and is not an unchanged file of this command. Links are not followed."""
+    _check_folder(path.parent)
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or not is_own(path)):
+        raise WorkbenchError(
+            f"{visible(path)}: not a file that {MARK} wrote, or changed since; choose another folder with --out, or "
+            "move the file"
+        )

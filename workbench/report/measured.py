@@ -11,7 +11,7 @@ from workbench.runs.folders import RELEASED, Evaluation, ScaleFolder, Training, 
 from workbench.settings.catalog import Row
 from workbench.settings.config import PipelineConfig
 from workbench.settings.released import trainings_of
-from workbench.support.errors import WorkbenchError, one_line
+from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json
 
 if TYPE_CHECKING:
@@ -104,22 +104,17 @@ def read_ranking(evaluation: Evaluation) -> pandas.DataFrame:
     Raises:
         WorkbenchError: the file belongs to another evaluation, or has a value that is not a fraction.
     """
-    import pandas
+    from workbench.report.tables.read import read_ranking_file
 
     path = evaluation.ranking
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline()
     try:
-        with path.open(encoding="utf-8") as file:
-            first = file.readline()
-            stated = json.loads(first.removeprefix("#")) if first.startswith("#") else None
-            evaluation.check_belongs(stated, path)
-            locations = pandas.read_csv(file)
-        values = locations.to_numpy(float)
-        fits = list(locations.columns) == ["iou", "score"] and ((values >= 0) & (values <= 1)).all()
-    except (ValueError, OSError) as error:  # pandas' errors of parsing are ValueErrors
-        raise WorkbenchError(f"{path}: not readable as a ranking ({one_line(error)}); {AGAIN}") from None
-    if not fits:
-        raise WorkbenchError(f"{path}: not columns iou and score with numbers from 0 to 1; {AGAIN}")
-    return locations
+        stated = json.loads(first.removeprefix("#")) if first.startswith("#") else None
+    except ValueError:
+        stated = None
+    evaluation.check_belongs(stated, path)
+    return read_ranking_file(path)
 
 
 def ranking_text(evaluation: Evaluation, locations: pandas.DataFrame) -> str:

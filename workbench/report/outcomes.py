@@ -128,24 +128,25 @@ def draw_table(name: str, folder: ScaleFolder, out_png: Path, out_pdf: Path) -> 
 
 def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder) -> dict[str, list[pandas.DataFrame]]:
     """Data of a figure: name of a run in the legend → one data frame per training with a file."""
-    import pandas
-
-    from workbench.report.tables.cells import row_names
+    from workbench.report.tables.cells import row_names, told_apart
+    from workbench.report.tables.read import read_log
 
     _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     first = {row.run: row for row in reversed(rows)}
     ordered = [row for row in rows if first[row.run] is row]
-    names = row_names([row.labels for row in ordered])
+    labels = row_names([row.labels for row in ordered])
+    # If the labels of a row do not identify its run, the name is the detector's title.
+    names = [label or row.experiment.detector.title for row, label in zip(ordered, labels, strict=True)]
     frames = {}
-    for row, label in zip(ordered, names, strict=True):
+    for row, name in zip(ordered, told_apart(names, [row.id for row in ordered]), strict=True):
         trainings = shown_trainings(folder, row, settings)
         if kind == "ranking":
             evaluations = [training.evaluation(row.ranking_folder) for training in trainings]
             drawn = [read_ranking(evaluation) for evaluation in evaluations if evaluation.ranking.is_file()]
         else:
-            drawn = [pandas.read_csv(training.curves) for training in trainings if training.curves.is_file()]
-        if drawn:  # if the labels of a row do not identify its run, the name is the detector's title
-            frames[label or row.experiment.detector.title] = drawn
+            drawn = [read_log(training.curves) for training in trainings if training.curves.is_file()]
+        if drawn:
+            frames[name] = drawn
     return frames
 
 

@@ -5,8 +5,11 @@ The same table gives the same bytes. The page loads no other file.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from workbench.report.text import LETTERS, markdown, plain
 
 STYLE = "td.gt_right, td.gt_center { white-space: nowrap; }"
 """CSS that keeps a number and its interval on one line; text may break."""
@@ -14,10 +17,10 @@ STYLE = "td.gt_right, td.gt_center { white-space: nowrap; }"
 
 @dataclass(frozen=True)
 class TableView:
-    """Table as readers see it. The cells are Markdown.
+    """Table as readers see it. The cells are Markdown; `report.text.markdown` makes them from text of users.
 
     Attributes:
-        headings: headings of the columns.
+        headings: headings of the columns, plain text.
         lines: one entry per row, with one cell per column.
         alignment: "left", "right" or "centre" for each column.
         notes: paragraphs below the table.
@@ -31,7 +34,7 @@ class TableView:
 
 def markdown_table(view: TableView) -> str:
     """Return the table in GitHub's Markdown. The columns are aligned in the source text, too."""
-    texts = [view.headings, *view.lines]
+    texts = [[markdown(heading, LETTERS) for heading in view.headings], *view.lines]
     widths = [max(3, *(len(line[i]) for line in texts)) for i in range(len(view.headings))]
     pads = {"left": str.ljust, "centre": str.center, "right": str.rjust}
     rows = [
@@ -43,7 +46,11 @@ def markdown_table(view: TableView) -> str:
 
 
 def page(title: str, view: TableView) -> str:
-    """Return the HTML page. A column that is empty in all rows is left out."""
+    """Return the HTML page. A column that is empty in all rows is left out.
+
+    Args:
+        title: plain text.
+    """
     import pandas as pd
     from great_tables import GT, md
 
@@ -52,9 +59,9 @@ def page(title: str, view: TableView) -> str:
     frame = pd.DataFrame([[line[i] for i in filled] for line in view.lines], columns=names)
     table = (
         GT(frame, id="table")
-        .tab_header(title=title)
+        .tab_header(title=plain(title))
         .fmt_markdown(columns=names)
-        .cols_label({name: view.headings[i] for name, i in zip(names, filled, strict=True)})
+        .cols_label({name: md(markdown(view.headings[i], LETTERS)) for name, i in zip(names, filled, strict=True)})
         .tab_options(table_font_size="13px", data_row_padding="3px", heading_align="left")
     )
     for name, i in zip(names, filled, strict=True):
@@ -62,9 +69,5 @@ def page(title: str, view: TableView) -> str:
     for note in view.notes:
         table = table.tab_source_note(md(note))
     head = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    head += f"<title>{_escaped(title)}</title><style>{STYLE}</style></head><body>\n"
+    head += f"<title>{html.escape(plain(title), quote=False)}</title><style>{STYLE}</style></head><body>\n"
     return f"{head}{table.as_raw_html()}\n</body></html>\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,12 +1,16 @@
 """Loss curves: any number of rows and seeds, different terms, gaps, and the same bytes each time."""
 
+import warnings
+
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.report.odd_text import ODD_TEXTS
 from workbench.report.figures.curves import _caption, _curve, _epochs, _panels, _style, draw_loss_curves, loss_figure
-from workbench.report.figures.style import WIDTH
+from workbench.report.figures.style import STYLE, WIDTH
 from workbench.support.errors import WorkbenchError
 
 
@@ -106,6 +110,26 @@ def test_bad_input_is_an_error_and_writes_nothing(tmp_path):
     with pytest.raises(WorkbenchError, match=r"row a: .*lacks the column loss, step"):
         draw(tmp_path, {"row a": train_csv().drop(columns=["step", "loss"])})
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_with_odd_names_are_all_in_the_legend():
+    names = list(ODD_TEXTS.values())
+    with warnings.catch_warnings(action="error"), mpl.rc_context(STYLE):
+        curves = {name: train_csv(steps=20, terms=("loss_$x$",)) for name in names}
+        figure = loss_figure(curves, ODD_TEXTS["100 letters"])
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert len(set(shown)) == len(names)
+    assert all(text.get_window_extent().x1 < figure.bbox.x1 for text in figure.texts)
+    assert legend.get_window_extent().width < figure.bbox.width
+
+
+def test_names_that_are_equal_when_shortened_are_told_apart():
+    names = ["a" * 60 + end + "b" * 60 for end in "xy"]
+    figure = loss_figure({name: train_csv(steps=20) for name in names}, "Table")
+    legend = next(legend for axis in (figure, *figure.axes) if (legend := getattr(axis, "legend_", None)))
+    assert len({text.get_text() for text in legend.get_texts()}) == 2
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

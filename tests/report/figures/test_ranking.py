@@ -1,11 +1,17 @@
 """Score against IoU: any number of runs and seeds, the same bytes each time, vectors in the PDF."""
 
+import warnings
+
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from workbench.report.figures.ranking import _medians, draw_rankings
+from tests.report.odd_text import ODD_TEXTS
+from workbench.report.figures.fonts import drawable
+from workbench.report.figures.ranking import _figure, _medians, draw_rankings
+from workbench.report.figures.style import STYLE
 from workbench.support.errors import WorkbenchError
 
 
@@ -46,3 +52,14 @@ def test_only_bins_with_enough_locations_have_a_median():
     middles, medians = _medians(pd.DataFrame({"iou": iou, "score": score}))
     np.testing.assert_allclose(middles, [0.05, 0.95])
     np.testing.assert_allclose(medians, [0.3, 0.3])
+
+
+def test_odd_names_are_drawn_without_formulas(tmp_path):
+    names = ["formula of TeX", "HTML", "100 letters", "Chinese", "newline", "hidden from a legend"]
+    with warnings.catch_warnings(action="error"), mpl.rc_context(STYLE):
+        draw(tmp_path, {ODD_TEXTS[name]: [locations()] for name in names})
+        figure = _figure({drawable(ODD_TEXTS[name]): [locations()] for name in names}, "Table")
+        figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[-1].get_yticklabels(which="both")]  # of the colour bar
+    assert labels
+    assert not any("$" in label for label in labels)

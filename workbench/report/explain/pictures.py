@@ -16,12 +16,14 @@ from workbench.data.batch import Batch
 from workbench.data.coco import ImageRecord, read_coco
 from workbench.data.embedded import draw_image
 from workbench.data.transforms import Sample, collate, decode_image, resize_boxes, resize_image, resized_size
+from workbench.report.figures.fonts import drawable
 from workbench.settings.catalog import embedded_settings
 from workbench.settings.data import CATEGORIES, ImageSize
 from workbench.settings.files import read_scale
 from workbench.support.errors import WorkbenchError
 
 SPLIT = 1  # number of val2017 in the embedded data set
+NAME_LETTERS = 24  # most letters of a class name in a title
 PALE = 0.65  # share of white in a picture under a drawing
 
 
@@ -46,10 +48,13 @@ class Picture:
 
     @property
     def names(self) -> list[str]:
-        """Class of each object, with the size of its box in pixels."""
+        """Class of each object as figures can draw it, with the size of its box in pixels."""
         sizes = (self.boxes[:, 2:] - self.boxes[:, :2]).round().int().tolist()
         labels = self.batch.labels[0].tolist()
-        return [f"{self.class_names[label]} {w}×{h}" for label, (w, h) in zip(labels, sizes, strict=True)]
+        return [
+            f"{drawable(self.class_names[label], NAME_LETTERS)} {w}×{h}"
+            for label, (w, h) in zip(labels, sizes, strict=True)
+        ]
 
     def largest(self, most: int) -> list[int]:
         """Return the numbers of the objects with the largest boxes, in ascending order."""

@@ -11,7 +11,7 @@ from workbench.report.figures.bars import PUBLISHED, ap_figure
 from workbench.report.figures.curves import loss_figure
 from workbench.report.figures.drawing import drawing
 from workbench.report.tables.cells import AP_LIMITS, MEASURED
-from workbench.report.tables.read import read_table_file
+from workbench.report.tables.read import read_log, read_table_file
 from workbench.runs.folders import ScaleFolder
 
 Table = pd.DataFrame
@@ -39,7 +39,7 @@ def read_curves(results: Path | str, table: Table) -> dict[str, Sequence[Table]]
     curves = {}
     for name, run in table["run"].drop_duplicates().items():
         files = [training.curves for training in ScaleFolder(Path(results)).run(run).trainings()]
-        if frames := [pd.read_csv(file) for file in files if file.is_file()]:
+        if frames := [read_log(file) for file in files if file.is_file()]:
             curves[name] = frames
     return curves
 

@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from workbench.report.figures.style import COLOURS, DASHES, STYLE, WIDTH, write_figure
+from workbench.report.figures.fonts import drawable, legend_names
+from workbench.report.figures.style import COLOURS, DASHES, STYLE, TITLE_LETTERS, WIDTH, write_figure
+from workbench.report.text import width
 from workbench.support.errors import WorkbenchError
 
 Curves = Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]
@@ -37,9 +39,9 @@ def draw_loss_curves(curves: Curves, out_png: Path, out_pdf: Path, title: str) -
     """Draw the losses of a table's rows over the epochs: a panel for the total and for each term that some row has.
 
     Args:
-        curves: row's name → the frame of its train.csv, or one frame per seed. Rows are in the order of the legend; up
-            to about 15 are legible. Columns: `step`, `epoch` (integers), `loss`, `loss_<term>`, and optionally `val_ap`
-            (a fraction, NaN at steps without validation), which has its own panel.
+        curves: row's name (any text) → the frame of its train.csv, or one frame per seed. Rows are in the order of the
+            legend; up to about 15 are legible. Columns: `step`, `epoch` (integers), `loss`, `loss_<term>`, and
+            optionally `val_ap` (a fraction, NaN at steps without validation), which has its own panel.
         out_png: path of the figure with 200 dots per inch, 7 inches wide.
         out_pdf: path of the figure as vectors.
         title: title above all panels.
@@ -53,7 +55,8 @@ def draw_loss_curves(curves: Curves, out_png: Path, out_pdf: Path, title: str) -
 
 def loss_figure(curves: Curves, title: str) -> Figure:
     """Return the figure that `draw_loss_curves` writes, in the current style of matplotlib."""
-    rows = {name: _seeds_of(name, frames) for name, frames in curves.items()}
+    names, title = legend_names(curves), drawable(title, TITLE_LETTERS)
+    rows = {name: _seeds_of(name, frames) for name, frames in zip(names, curves.values(), strict=True)}
     rows = {name: frames for name, frames in rows.items() if any(np.isfinite(f["loss"]).any() for f in frames)}
     if not rows:
         raise WorkbenchError(f"{title}: no training has logged a loss yet; train a row of the table first")
@@ -125,7 +128,7 @@ def _panels(rows: dict[str, list[pd.DataFrame]]) -> list[str]:
 
 def _legend_columns(rows: dict[str, list[pd.DataFrame]]) -> int:
     """Return how many columns fit the width, at 0.068 inches per letter and 0.7 inches for the line before a name."""
-    return max(1, min(len(rows), 4, int(WIDTH / (0.7 + 0.068 * max(map(len, rows))))))
+    return max(1, min(len(rows), 4, int(WIDTH / (0.7 + 0.068 * max(map(width, rows))))))
 
 
 def _caption(rows: dict[str, list[pd.DataFrame]]) -> str:
@@ -157,7 +160,7 @@ def _draw_panel(axis: Axes, rows: dict[str, list[pd.DataFrame]], column: str) ->
             raw = curves[0][0]
             axis.plot(raw.index, raw, color=style["color"], alpha=1.4 / (3 + len(rows)), linewidth=0.4, zorder=1)
         drawn.append(values.ravel())
-    axis.set_title(_NAMES.get(column, f"Loss {column.removeprefix('loss_').replace('_', ' ')}"))
+    axis.set_title(_NAMES.get(column) or drawable(f"Loss {column.removeprefix('loss_').replace('_', ' ')}", 40))
     axis.grid(True)
     axis.set_xlim(left=0)
     axis.tick_params(labelbottom=True)

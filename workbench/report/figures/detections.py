@@ -6,9 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from workbench.report.figures.fonts import Pen, drawable
+from workbench.report.text import shortened
 
 MIN_SIDE = 640  # pixels: an image is enlarged by an integer factor if its longer side has fewer
+NAME_LETTERS = 40  # most letters of a class name
 
 Rectangle = tuple[int, int, int, int]
 
@@ -29,11 +33,11 @@ def draw_detections(
         boxes: `[N, 4]` as x1, y1, x2, y2 in pixels of `image`. Parts outside the image are cut off.
         scores: `[N]` in [0, 1].
         labels: `[N]`, indices into `class_names`.
-        class_names: names of the classes, by label.
+        class_names: names of the classes, by label, in any script. A long name is shortened, also to the image's width.
         min_score: detections with a lower score are left out.
 
     Returns:
-        RGB image with the size of the input times the factor.
+        RGB image with the size of the input times the factor. Lines and text are in proportion to the image.
     """
     factor = max(1, math.ceil(MIN_SIDE / max(image.size)))
     canvas = image.convert("RGB")
@@ -46,12 +50,14 @@ def draw_detections(
     for i in np.argsort(-scores, kind="stable"):
         rectangle = _inside(boxes[i], canvas.size)
         if scores[i] >= min_score and rectangle is not None:
-            shown.append((rectangle, f"{class_names[labels[i]]} {scores[i]:.2f}", _colour(int(labels[i]))))
+            name = drawable(class_names[labels[i]], NAME_LETTERS)
+            shown.append((rectangle, name, f" {scores[i]:.2f}", _colour(int(labels[i]))))
     draw = ImageDraw.Draw(canvas)
-    width = max(2, round(max(canvas.size) / 450))
-    for rectangle, _, colour in reversed(shown):  # the highest score on top
+    side = math.sqrt(canvas.width * canvas.height)  # for lines and text, also of long narrow images
+    width = max(2, round(side / 400))
+    for rectangle, *_, colour in reversed(shown):  # the highest score on top
         draw.rectangle(rectangle, outline=colour, width=width)
-    _draw_texts(draw, shown, canvas.size)
+    _draw_texts(draw, Pen(draw, max(13, round(side / 52))), shown, canvas.size)
     return canvas
 
 
@@ -78,21 +84,30 @@ def _text_colour(background: tuple[int, int, int]) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
 
 
-def _draw_texts(draw: ImageDraw.ImageDraw, shown: list, size: tuple[int, int]) -> None:
+def _draw_texts(draw: ImageDraw.ImageDraw, pen: Pen, shown: list, size: tuple[int, int]) -> None:
     """Write the texts, the highest score first. Each text takes the place where it covers other texts least."""
-    font = ImageFont.load_default(size=max(13, round(max(size) / 60)))
+    margin = round(pen.size / 4)
     occupied: list[Rectangle] = []
     labels = []
-    for rectangle, text, colour in shown:
+    for rectangle, name, score, colour in shown:
+        text = _fitted(pen, name, score, size[0] - 2 * margin)
         # The height of a line, not of these letters, so that all labels have the same height.
-        width, height = math.ceil(draw.textlength(text, font=font)) + 6, sum(font.getmetrics()) + 2
+        width, height = math.ceil(pen.length(text)) + 2 * margin, pen.height + 2
         places = [_within(left, top, width, height, size) for left, top in _places(rectangle, width, height)]
         place = min(places, key=lambda p: sum(_overlap(p, other) for other in occupied))  # in a tie, the first place
         occupied.append(place)
         labels.append((place, text, colour))
     for place, text, colour in reversed(labels):
         draw.rectangle(place, fill=colour)
-        draw.text((place[0] + 3, place[1] + 1), text, fill=_text_colour(colour), font=font)
+        pen.write(place[0] + margin, place[1] + 1, text, _text_colour(colour))
+
+
+def _fitted(pen: Pen, name: str, score: str, width: int) -> str:
+    """Return name and score; the name is shortened until both are at most so many pixels wide."""
+    letters = 2 * len(name)  # wide letters count twice
+    while letters > 2 and pen.length(shortened(name, letters) + score) > width:
+        letters -= 1
+    return shortened(name, letters) + score
 
 
 def _places(rectangle: Rectangle, width: int, height: int) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from typing import ParamSpec
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from workbench.report.figures.fonts import set_fonts
 from workbench.report.figures.style import DOTS, STYLE
 
 P = ParamSpec("P")
@@ -50,6 +51,7 @@ def drawing(make: Callable[P, Figure]) -> Callable[P, Drawing]:
         # Matplotlib makes ticks when it draws them, so the style must be active until the picture exists.
         with mpl.rc_context(STYLE):
             figure = make(*args, **kwargs)
+            set_fonts(figure)
             content = io.BytesIO()
             figure.savefig(content, format="png", dpi=DOTS, metadata={"Software": None})
         return Drawing(figure, content.getvalue())

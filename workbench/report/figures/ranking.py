@@ -17,15 +17,18 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from workbench.evaluation.correlation import kendall, spearman
-from workbench.report.figures.style import STYLE, WIDTH, write_figure
+from workbench.report.figures.fonts import drawable, legend_names
+from workbench.report.figures.style import STYLE, TITLE_LETTERS, WIDTH, write_figure
+from workbench.report.text import wrapped
 from workbench.support.errors import WorkbenchError
 
 COLUMNS = 3
 SIDE = 1.75  # inches: side of a panel
 LETTERS = 17  # letters of the caption per inch
-NAME_LETTERS = 26  # letters of a run's name per line
+NAME_LETTERS = 22  # letters of a run's name per line
 HEXAGONS = 28  # hexagons across a panel
 SHADES = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.22, 1, 40)))  # a single location is darker than white
 BINS = 10  # bins of IoU for the median
@@ -38,8 +41,9 @@ def draw_rankings(points: Points, out_png: Path, out_pdf: Path, title: str) -> N
     """Draw score against IoU, one panel per run, with Spearman's and Kendall's rank correlation.
 
     Args:
-        points: run's name → one frame per seed, in the order of the panels. Columns: `iou` and `score`, both in [0, 1];
-            one line per foreground location. All seeds are drawn together; correlations are means over seeds.
+        points: run's name (any text) → one frame per seed, in the order of the panels. Columns: `iou` and `score`,
+            both in [0, 1]; one line per foreground location. All seeds are drawn together; correlations are means over
+            seeds.
         out_png: path of the figure with 200 dots per inch.
         out_pdf: path of the figure as vectors.
         title: title above all panels.
@@ -47,12 +51,13 @@ def draw_rankings(points: Points, out_png: Path, out_pdf: Path, title: str) -> N
     Raises:
         WorkbenchError: no run has a foreground location, or a file cannot be written.
     """
-    points = {name: [f for f in frames if len(f)] for name, frames in points.items()}
+    names = legend_names(points)
+    points = {name: [f for f in frames if len(f)] for name, frames in zip(names, points.values(), strict=True)}
     points = {name: frames for name, frames in points.items() if frames}
     if not points:
         raise WorkbenchError(f"{out_png}: no run has a foreground location; use images with objects")
     with mpl.rc_context(STYLE):
-        write_figure(_figure(points, title), out_png, out_pdf)
+        write_figure(_figure(points, drawable(title, TITLE_LETTERS)), out_png, out_pdf)
 
 
 def _figure(points: Points, title: str) -> Figure:
@@ -66,7 +71,7 @@ def _figure(points: Points, title: str) -> Figure:
     )
     caption = textwrap.wrap(caption, int(LETTERS * width))
     top, bottom = 0.3, 0.15 + 0.13 * len(caption)  # inches
-    names = {name: "\n".join(textwrap.wrap(name, NAME_LETTERS)) for name in points}
+    names = {name: wrapped(name, NAME_LETTERS) for name in points}
     above = 0.4 + 0.13 * (max(name.count("\n") for name in names.values()))
     height = top + (above + SIDE + 0.2) * lines + 0.2 + bottom
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -87,9 +92,11 @@ def _figure(points: Points, title: str) -> Figure:
         axis.axis("off")
     for axis in axes[::columns]:
         axis.set_ylabel("Score of the object's class")
-    figure.colorbar(
+    bar = figure.colorbar(
         drawn[0], ax=list(axes), label="locations", format="%g", shrink=min(1, 1.2 / lines), aspect=25, pad=0.02
     )
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bar.ax.yaxis.set_minor_locator(NullLocator())  # its labels would be formulas
     return figure
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from workbench.report.figures.fonts import set_fonts
 from workbench.support.files import write_bytes_atomically
 
 WIDTH = 7.0  # inches: the text width of a page
 DOTS = 200  # dots per inch of a PNG
+TITLE_LETTERS = 66  # most letters of a title above all panels
 
 # Okabe & Ito, "Color Universal Design" (2008), without the yellow, which is hard to see on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
@@ -32,11 +34,15 @@ STYLE = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "pdf.fonttype": 42,
+    # A label may contain dollars and backslashes, which are no formulas.
+    "text.parse_math": False,
+    "text.usetex": False,
 }
 
 
 def write_figure(figure: Figure, out_png: Path, out_pdf: Path) -> None:
     """Write a figure as PNG with 200 dots per inch and as vector PDF. Each file is written completely or not at all."""
+    set_fonts(figure)
     for path, options in (
         (out_png, {"format": "png", "dpi": DOTS, "metadata": {"Software": None}}),
         (out_pdf, {"format": "pdf", "dpi": DOTS, "metadata": {"CreationDate": None}}),

@@ -5,7 +5,9 @@ This module imports neither torch nor the schema of experiments: a row is plain 
 """
 
 import math
+import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,16 +122,27 @@ def row_names(labels: Sequence[Mapping[str, object]]) -> list[str]:
     return [", ".join(filter(None, (_in_words(name, line.get(name)) for name in varying))) for line in labels]
 
 
+def told_apart(names: Sequence[str], rows: Sequence[str]) -> list[str]:
+    """Return names of which no two are equal: a name that several rows have gets the row's id in brackets.
+
+    Args:
+        names: name of each row; "" for none, which the row's id replaces.
+        rows: id of each row.
+    """
+    unique, counts = [], Counter(names)
+    for name, row in zip(names, rows, strict=True):
+        name = (name if counts[name] == 1 else f"{name} ({row})") if name else row
+        unique.append(name if name not in unique else f"{name} ({row})")
+    return unique
+
+
 def _in_words(name: str, value: object) -> str:
     text = str(value)
     if text == "True":
         return name
     if value is None or text in ("False", NOTHING):
         return ""
-    try:
-        return f"{name} {float(text):g}"
-    except ValueError:
-        return text
+    return f"{name} {float(text):g}" if re.fullmatch(r"[+-]?\d{1,15}(\.\d+)?", text, re.ASCII) else text
 
 
 def _published_names(rows: Sequence[TableRow]) -> list[str]:

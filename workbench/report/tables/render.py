@@ -23,6 +23,7 @@ from workbench.report.tables.cells import (
     references,
     table_cells,
 )
+from workbench.report.text import LETTERS, code, csv_text, markdown
 from workbench.support.files import write_text_atomically
 
 OTHER_IMAGES = (
@@ -51,7 +52,7 @@ def table_markdown(title: str, rows: Sequence[TableRow], on_coco: bool = True) -
     The columns are aligned in the source text, too. The best measured AP and the best published AP are bold.
     """
     view = table_view(rows, on_coco)
-    return "\n\n".join([f"## {title}", markdown_table(view), *view.notes]) + "\n"
+    return "\n\n".join([f"## {markdown(title)}", markdown_table(view), *view.notes]) + "\n"
 
 
 def table_view(rows: Sequence[TableRow], on_coco: bool = True) -> TableView:
@@ -75,14 +76,16 @@ def table_view(rows: Sequence[TableRow], on_coco: bool = True) -> TableView:
 
 
 def _table_csv(rows: Sequence[TableRow]) -> str:
-    """Return CSV with a header and `\\n` line ends. Measured figures have two decimals; other values are unchanged."""
+    """Return CSV with a header and `\\n` line ends. Measured figures have two decimals; text is no formula."""
     cells = table_cells(rows)
     two_decimals = {*MEASURED, "AP_std", *AP_LIMITS, *DIFFERENCE, "AP_difference"}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(cells[0])
+    writer.writerow(map(csv_text, cells[0]))
     for line in cells:
-        writer.writerow([f"{v:.2f}" if c in two_decimals and isinstance(v, float) else str(v) for c, v in line.items()])
+        writer.writerow(
+            [f"{v:.2f}" if c in two_decimals and isinstance(v, float) else csv_text(str(v)) for c, v in line.items()]
+        )
     return text.getvalue()
 
 
@@ -106,9 +109,11 @@ def _markdown_cell(column: str, line: dict[str, Any], best: dict[str, float | No
     if isinstance(value, bool):
         return "✓" if value else ""
     if isinstance(value, str):
-        text = " ".join(value.replace("|", r"\|").split())
-        is_id = column in ("row", "run", COMPARED) and value not in ("literature", NOTHING)
-        return f"`{text}`" if is_id else "–" if text == NOTHING else text
+        if value == NOTHING:
+            return "–"
+        if column in ("row", "run", COMPARED) and value != "literature":
+            return code(value)
+        return markdown(value, None if column == "note" else LETTERS)
     if column == DIFFERENCE[0]:
         return (f"{value:+.2f}" + _limits(line, DIFFERENCE[1:], "+.2f")).replace("-", "−")
     if column == "AP_difference":
@@ -160,9 +165,9 @@ def _on_intervals(rows: Sequence[TableRow]) -> list[str]:
     )
     notes = [text] if any(map(has_interval, measured)) else []
     if measured and compared:
-        other = f"`{compared[0]}`" if len(compared) == 1 else 'the row in "compared with"'
+        other = code(compared[0]) if len(compared) == 1 else 'the row in "compared with"'
         notes.append(f"The difference is the measured AP minus the measured AP of {other}, on the same images.")
-    without = [f"`{r.row}`" for r in measured if not has_interval(r)]
+    without = [code(r.row) for r in measured if not has_interval(r)]
     if without:
         notes.append(
             f"Intervals are missing for {', '.join(without)}; run Snakemake or workbench evaluate to add them."
@@ -193,7 +198,7 @@ def _on_splits(rows: Sequence[TableRow]) -> list[str]:
 
 def _on_rows_not_run(rows: Sequence[TableRow]) -> list[str]:
     runs = [r for r in rows if r.run]
-    missing = [f"`{r.row}`" for r in runs if not r.measured]
+    missing = [code(r.row) for r in runs if not r.measured]
     if missing and len(missing) == len(runs):
         return ["None of these rows was run."]
     verb = "was" if len(missing) == 1 else "were"
@@ -204,7 +209,7 @@ def _on_mixed_code(rows: Sequence[TableRow]) -> list[str]:
     mixed = {part: digests for part, digests in code_parts(rows).items() if len(digests) > 1}
     if not mixed:
         return []
-    listed = "; ".join(f"{part}: {', '.join(f'`{d}`' for d in digests)}" for part, digests in mixed.items())
+    listed = "; ".join(f"{part}: {', '.join(map(code, digests))}" for part, digests in mixed.items())
     return [
         f"**Warning:** these rows were trained by {max(map(len, mixed.values()))} versions of the training code "
         f"({listed}). Differences between rows may come from the code; "
