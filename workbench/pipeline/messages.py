@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from workbench.runs.folders import ScaleFolder
+from workbench.settings.config import PipelineConfig
 from workbench.support.strict_yaml import near_miss
 
 FAILED_JOB = re.compile(r"^ +log: (.+?) \(check log file|^Command '.*tee (\S+?)\)'", re.MULTILINE)
@@ -32,7 +33,16 @@ def last_lines(snakemake_logs: str | Iterable[str]) -> list[str]:
 
 
 def unknown_target(target: str, known: Iterable[str], rows: Iterable[str]) -> str:
-    """Message about an unknown target, with the nearest name, or with all names except the ids of rows."""
+    """Message about an unknown target, with the nearest name, or with all names except the ids of rows.
+
+    A setting without ``--config`` is a target for Snakemake.
+    """
+    setting = target.split("=")[0]
+    if "=" in target and setting in PipelineConfig.model_fields:
+        return (
+            f"workbench: unknown target '{target}': this is a setting; put --config between the targets and the "
+            f"settings: snakemake --cores all table3 --config {target}"
+        )
     known, rows = list(known), set(rows)
     listed = ", ".join(name for name in known if name not in rows)
     hint = near_miss(target, known) or f"; known: {listed}, and the id of each row, for example {min(rows)}"
