@@ -330,6 +330,9 @@ def run_training(experiment, checkpoints, results, data, on_cpu):
 def test_a_training_is_resumed_on_another_device(tiny_experiment, tiny_data, tmp_path, first_on_cpu):
     """The second epoch starts from the first epoch's checkpoint, and the losses are as on a single device."""
     one_epoch, two_epochs = (with_training(tiny_experiment, epochs=epochs) for epochs in (1, 2))
+    train_experiment(one_epoch, tmp_path / "one", tiny_data, seed=0)
+    shutil.copytree(tmp_path / "one" / "checkpoints", tmp_path / "seed0" / "checkpoints")
+    state_as(tmp_path / "seed0" / "checkpoints" / "last.pt", two_epochs)
     train_experiment(two_epochs, tmp_path / "seed0", tiny_data, seed=0)
     _, first = run_training(one_epoch, None, tmp_path, tiny_data, on_cpu=first_on_cpu)
     steps = len(losses_of(first.folder))
