@@ -1,17 +1,21 @@
 """Speed of single images: medians with a simulated clock, files with the real clock."""
 
 import csv
+import html
 import re
 import time
 from dataclasses import replace
 
+import multimark
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.report.odd_text import ODD_TEXTS
 from workbench import cli
 from workbench.commands.bench import speed, timing
 from workbench.detectors import DenseDetector, Detector, build_detector
+from workbench.report.text import plain
 from workbench.runs.find import data_folder
 from workbench.settings.catalog import load_row, load_table
 from workbench.support.errors import WorkbenchError
@@ -237,3 +241,19 @@ def test_a_label_may_not_hide_a_column(monkeypatch, tmp_path):
     monkeypatch.setattr(speed, "load_table", lambda *_: (named, rows))
     with pytest.raises(WorkbenchError, match="weights is the name of a column; rename the label"):
         speed.bench_speed("table3", [], "mini", None, 1, tmp_path)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+def test_odd_labels_are_shown_and_are_no_formulas(tmp_path, text):
+    line = {"row": "a", "name": text, f"x{text}": "-0.3", "weights": "random"}
+    for _ in range(2):  # the second time the file exists
+        speed._write(tmp_path / "speed.csv", [line], ["a"])
+    with (tmp_path / "speed.csv").open(encoding="utf-8", newline="") as file:
+        header, cells = csv.reader(file)
+    assert not [cell for cell in (*header, *cells) if re.match(r"\s*[=+@＝\t]|\s*-(?![\d.]+$|$)", cell)]
+    assert cells[2] == "-0.3"
+    page = multimark.markdown_to_html(
+        speed._markdown(text, [line], ["name"], CPU, False), unsafe=True, extensions=["table"]
+    )
+    texts = [" ".join(html.unescape(cell).split()) for cell in re.findall(r"<td[^>]*>([^<]*)</td>", page)]
+    assert texts == ["a", plain(text, 60), "-0.3", "random"]

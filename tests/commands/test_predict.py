@@ -5,25 +5,23 @@ import hashlib
 import io
 import json
 import os
-import socket
 import sys
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.torch import save_file
 
+from tests.commands.pictures import BROKEN, draw, made
 from workbench import cli
 from workbench.commands import predict
-from workbench.commands.pictures import find_pictures, read_picture
+from workbench.commands.pictures import find_pictures
 from workbench.detectors import build_detector
 from workbench.runs.folders import scale_folder
 from workbench.settings.catalog import load_row
 from workbench.settings.data import CATEGORIES
 from workbench.settings.ids import run_id
-from workbench.support.errors import WorkbenchError
 
 ODD_NAMES = ("a|b\n<script>", "中国", "$x$ \\frac", "=1+1", "猫" * 60, "\N{REPLACEMENT CHARACTER}")
 
@@ -70,12 +68,6 @@ def call(training, tmp_path, monkeypatch, capsys):
         return errors, output.out.splitlines()
 
     return predict
-
-
-def draw(path, size=(40, 30), colour=(200, 60, 30), mode="RGB", **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path, **options)
-    return path
 
 
 def tree(folder, without=()):
@@ -221,11 +213,6 @@ def test_drawings_in_another_output_folder_are_no_pictures(call, tmp_path):
     assert len(call("photos", out="photos/second")[1]) == 1
 
 
-def made(path, content=b"mine"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
 FOREIGN = {
     "detections.json": lambda out: made(out / "detections.json", b"[]"),
     "images.json": lambda out: made(out / "images.json", b'{"info": {"sha256": "x"}}'),
@@ -300,93 +287,11 @@ def test_a_read_only_folder_is_refused_before_any_work(call, tmp_path, monkeypat
 # --- every picture is judged for itself -----------------------------------------------------------------------------------
 
 
-def cut(path):
-    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def pipe(path):
-    os.mkfifo(path)
-
-
-def bind(path):
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as one:
-        here = os.getcwd()
-        os.chdir(path.parent)  # the path of a socket is short
-        one.bind(path.name)
-        os.chdir(here)
-
-
-def bomb(path):
-    Image.new("1", (14_000, 13_000)).save(path.with_suffix(".png"))
-    path.with_suffix(".png").rename(path)
-
-
-def infinite(path):
-    Image.fromarray(np.full((9, 9), np.inf, np.float32)).save(path, format="TIFF")
-
-
-def signed(path):
-    Image.fromarray(np.full((9, 9), -5, np.int32)).save(path, format="TIFF")
-
-
-def float_64(path):
-    """A TIFF with three channels of 64-bit floating-point numbers, which Pillow cannot decode."""
-    draw(path, format="TIFF")
-    content = bytearray(path.read_bytes())
-    at = content.index((258).to_bytes(2, "little") + (3).to_bytes(2, "little"))
-    content[at + 8 : at + 12] = (64).to_bytes(4, "little")
-    path.write_bytes(content)
-
-
-def program(path):
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
-
-
-BROKEN = {
-    "cut.jpg": (cut, "image file is truncated"),
-    "cut.png": (cut, "not a readable picture|damaged"),
-    "cut.gif": (cut, "not a readable picture|damaged"),
-    "cut.webp": (cut, "not a readable picture|damaged"),
-    "cut.bmp": (cut, "not a readable picture|damaged"),
-    "cut.tif": (cut, "not a readable picture|damaged"),
-    "letters.png": (lambda path: path.write_bytes(b"letters"), "damaged, or not JPEG"),
-    "empty.jpg": (lambda path: path.write_bytes(b""), "the file is empty"),
-    "pipe.jpg": (pipe, "a pipe, a socket or a device"),
-    "socket.png": (bind, "a pipe, a socket or a device"),
-    "device.png": (lambda path: path.symlink_to("/dev/zero"), "a pipe, a socket or a device"),
-    "link.jpg": (lambda path: path.symlink_to("nowhere"), "no such file"),
-    "loop.jpg": (lambda path: path.symlink_to(path.name), "symbolic links"),
-    "bomb.png": (bomb, "more than 179 megapixels; scale"),
-    "infinite.tif": (infinite, "pixels from inf to inf"),
-    "signed.tif": (signed, "pixels from -5 to -5"),
-    "float64.tif": (float_64, "damaged, or not JPEG|not a readable picture"),
-    "program.jpg": (program, "damaged, or not JPEG"),
-}
-
-
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("broken")
-    for name, (make, _) in BROKEN.items():
-        make(folder / name)
-    return folder
-
-
-@pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.filterwarnings("error")
-def test_a_picture_that_cannot_be_read_is_one_line(broken, name):
-    with pytest.raises(WorkbenchError, match=BROKEN[name][1]) as error:
-        read_picture(broken / name)
-    assert str(error.value).startswith(f"{broken / name}: ")
-    assert "; " in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_the_rest_goes_on(call, tmp_path, broken):
+def test_the_rest_goes_on(call, tmp_path, tmp_path_factory):
     """Broken pictures before and after good ones, and a file that does not exist: one line each."""
+    broken = tmp_path_factory.mktemp("broken")
+    for name, (make, _) in BROKEN.items():
+        make(broken / name)
     draw(tmp_path / "good/1.png")
     draw(tmp_path / "good/2.png")
     before = tree(tmp_path)
@@ -427,146 +332,6 @@ def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     assert [str(e) for e in errors] == [
         f"{tmp_path / 'a/closed'}: Permission denied; check the path and its permissions"
     ]
-
-
-# --- pixels ---------------------------------------------------------------------------------------------------------------
-
-RAMP = np.tile(np.linspace(0, 1, 64), (48, 1))
-
-
-def saved(array, suffix, mode=None):
-    content = io.BytesIO()
-    Image.fromarray(array, mode).save(content, suffix) if mode else Image.fromarray(array).save(content, suffix)
-    return content.getvalue()
-
-
-def big_endian_ramp():
-    """A TIFF of 12 bits per pixel is not written by Pillow; 16 bits big endian are."""
-    image = Image.fromarray((RAMP * 65535).astype(">u2"))
-    content = io.BytesIO()
-    image.save(content, "TIFF")
-    return content.getvalue()
-
-
-def rgb_16():
-    """PNG with three channels of 16 bits, which Pillow reads but does not write."""
-    import struct
-    import zlib
-
-    values = np.repeat((RAMP * 65535).astype(">u2")[:, :, None], 3, 2)
-    lines = b"".join(b"\0" + line.tobytes() for line in values)
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", 64, 48, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-
-
-DEEP = {
-    "16-bit grey PNG": lambda: saved((RAMP * 65535).astype(np.uint16), "PNG"),
-    "16-bit colour PNG": rgb_16,
-    "16-bit TIFF": lambda: saved((RAMP * 65535).astype(np.uint16), "TIFF"),
-    "16-bit big-endian TIFF": big_endian_ramp,
-    "32-bit TIFF": lambda: saved((RAMP * 65535).astype(np.int32), "TIFF"),
-    "32-bit TIFF up to 255": lambda: saved((RAMP * 255).astype(np.int32), "TIFF"),
-    "float TIFF up to 1": lambda: saved(RAMP.astype(np.float32), "TIFF"),
-    "float TIFF up to 255": lambda: saved((RAMP * 255).astype(np.float32), "TIFF"),
-    "float TIFF up to 65535": lambda: saved((RAMP * 65535).astype(np.float32), "TIFF"),
-}
-
-
-@pytest.mark.parametrize("name", DEEP)
-def test_deep_pixels_are_scaled(tmp_path, name):
-    made(tmp_path / "x.png", DEEP[name]())
-    image = np.asarray(read_picture(tmp_path / "x.png")).astype(int)
-    assert image.shape == (48, 64, 3)
-    assert abs(image - (RAMP * 255)[:, :, None]).max() <= 1
-
-
-def test_a_dark_16_bit_picture_stays_dark(tmp_path):
-    made(tmp_path / "x.png", saved(np.full((9, 9), 30_000, np.uint16), "PNG"))
-    assert set(np.asarray(read_picture(tmp_path / "x.png")).ravel()) == {117}
-
-
-def shades(mode):
-    """Picture of two halves, red and white as far as the mode allows, with what is right."""
-    red, white = (220, 30, 40), (255, 255, 255)
-    image = Image.new("RGB", (40, 30), red)
-    image.paste(white, (20, 0, 40, 30))
-    if mode == "RGBA":  # hidden under the transparent half is black
-        image = image.convert("RGBA")
-        image.paste((0, 0, 0, 0), (20, 0, 40, 30))
-    elif mode == "P with transparency":
-        image = image.quantize(4)
-        image.info["transparency"] = image.getpixel((30, 5))
-    elif mode == "CMYK":
-        image = image.convert("CMYK")
-    elif mode in ("1", "L", "LA", "P"):
-        image = image.convert(mode)
-        red = {"1": None, "P": red}.get(mode, (88, 88, 88))
-    return image, red
-
-
-@pytest.mark.parametrize(
-    ("mode", "form"),
-    [
-        *(
-            ("RGBA", "PNG"),
-            ("RGBA", "WEBP"),
-            ("RGBA", "TIFF"),
-            ("P with transparency", "PNG"),
-            ("P with transparency", "GIF"),
-        ),
-        *(
-            ("CMYK", "JPEG"),
-            ("CMYK", "TIFF"),
-            ("1", "PNG"),
-            ("1", "TIFF"),
-            ("L", "JPEG"),
-            ("LA", "PNG"),
-            ("P", "PNG"),
-            ("P", "BMP"),
-        ),
-    ],
-)
-def test_pictures_of_any_mode_are_right(tmp_path, mode, form):
-    image, red = shades(mode)
-    image.save(tmp_path / "x.png", form, **({"lossless": True} if form == "WEBP" else {}))
-    pixels = np.asarray(read_picture(tmp_path / "x.png")).astype(int)
-    assert abs(pixels[5, 35] - 255).max() < 12
-    if red:
-        assert abs(pixels[5, 5] - red).max() < 45
-    else:
-        assert 20 < pixels[:, :20].mean() < 150  # dots
-
-
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_picture_of_an_animation_is_taken(tmp_path, form):
-    frames = [Image.new("RGB", (30, 20), colour) for colour in ((200, 10, 10), (10, 10, 200))]
-    frames[0].save(tmp_path / "x.png", form, save_all=True, append_images=frames[1:])
-    with Image.open(tmp_path / "x.png") as image:
-        assert len(list(ImageSequence.Iterator(image))) == 2
-    assert abs(np.asarray(read_picture(tmp_path / "x.png"))[5, 5].astype(int) - (200, 10, 10)).max() < 12
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_orientation_is_applied_once(tmp_path, orientation):
-    shown = Image.fromarray((RAMP * 200).astype(np.uint8)).convert("RGB")
-    shown.paste((255, 0, 0), (0, 0, 20, 10))
-    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # from the shown to the stored picture
-    stored = shown.transpose(Image.Transpose(turns[orientation])) if orientation > 1 else shown
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored.save(tmp_path / "x.png", exif=exif)
-    image = read_picture(tmp_path / "x.png")
-    assert image.size == shown.size
-    assert np.array_equal(np.asarray(image), np.asarray(shown))
-
-
-def test_damaged_exif_data_does_not_matter(tmp_path):
-    draw(tmp_path / "x.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff\x01\x00\x12\x01")
-    assert read_picture(tmp_path / "x.jpg").size == (40, 30)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (3000, 2)])

@@ -49,6 +49,9 @@ def find_pictures(
     Returns:
         Pictures in the order of the names, files of a folder before its subfolders; and one error for each folder that
         cannot be read.
+
+    Raises:
+        WorkbenchError: there are no pictures.
     """
     places = [_absolute(path) for path in paths]
     common = Path(
@@ -64,6 +67,9 @@ def find_pictures(
             # The folder without links and the name identify a file; a link to a file has a name of its own.
             key = os.path.realpath(file.parent), file.name
             pictures.setdefault(key, Picture(file, (place / file.relative_to(path)).relative_to(common)))
+    if not pictures and not errors:
+        named, suffixes = ", ".join(map(visible, paths)), ", ".join(sorted(SUFFIXES))
+        raise WorkbenchError(f"{named}: no pictures; name files or folders with pictures ({suffixes})")
     return list(pictures.values()), errors
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from workbench.commands.pictures import SUFFIXES, find_pictures, read_picture
+from workbench.commands.pictures import find_pictures, read_picture
 from workbench.data import transforms
 from workbench.data.coco import ImageRecord
 from workbench.detectors.postprocess import to_original_pixels
@@ -64,9 +64,6 @@ def predict_images(
             has written. Nothing is written.
     """
     pictures, errors = find_pictures(paths, out, _is_own_drawing)
-    if not pictures and not errors:
-        places, suffixes = ", ".join(map(visible, paths)), ", ".join(sorted(SUFFIXES))
-        raise WorkbenchError(f"{places}: no pictures; name files or folders with pictures ({suffixes})")
     drawings = [out / picture.name.with_name(_drawing_name(picture.name.name)) for picture in pictures]
     _check_lists(out)
     for drawing in drawings:

@@ -86,3 +86,18 @@ def test_curves_are_the_logs_of_all_seeds_of_a_run(results, table):
     curves = read_curves(results, table)
     assert {name: len(frames) for name, frames in curves.items()} == {"raw": 2}
     assert draw_curves(curves, "Training").png.startswith(b"\x89PNG")
+
+
+def test_rows_with_equal_labels_have_curves_of_their_own(tmp_path):
+    labels = {"a": "same", "b": "same", "c": "other"}
+    rows = [TableRow(row, {"model": label}, {}, f"run-{row}") for row, label in labels.items()]
+    write_table("Table", rows, tmp_path / "tables/table3.csv", tmp_path / "tables/table3.md")
+    for row in "ab":
+        log = tmp_path / "runs" / f"run-{row}" / "seed0/train.csv"
+        log.parent.mkdir(parents=True)
+        log.write_text("step,epoch,loss\n1,1,2.0\n")
+    curves = read_curves(tmp_path, read_tables(tmp_path)["table3"])
+    assert list(curves) == ["same (a)", "same (b)"]
+    log.write_text("letters")
+    with pytest.raises(WorkbenchError, match=r"run-b/seed0/train.csv: not a log of a training"):
+        read_curves(tmp_path, read_tables(tmp_path)["table3"])

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from workbench.report.figures.detections import _colour, draw_detections
+from workbench.report.figures.detections import _colour, _fitted, draw_detections
+from workbench.report.figures.fonts import Pen
 
 NAMES = ["cube", "ball", "ring"]
 GREY = (90, 90, 90)
@@ -70,3 +71,24 @@ def test_neighbouring_classes_have_distant_colours():
     colours = np.array([_colour(label) for label in range(20)], dtype=float)
     assert np.abs(np.diff(colours, axis=0)).sum(axis=1).min() > 150
     assert len({tuple(c) for c in colours}) == 20
+
+
+@pytest.mark.parametrize("size", [(800, 600), (4000, 3000), (8000, 1000), (1000, 8000)])
+def test_lines_and_text_are_in_proportion_to_the_image(size):
+    side = (size[0] * size[1]) ** 0.5
+    box = [size[0] * 0.1, size[1] * 0.4, size[0] * 0.9, size[1] * 0.9]
+    mask = changed(Image.new("RGB", size, GREY), [box])[1]
+    lines = mask[round(size[1] * 0.5) :, size[0] // 2].sum()
+    assert lines == pytest.approx(side / 400, abs=1)
+    text = mask[: round(box[1]) - 1].any(axis=1).sum()
+    assert 0.02 * side < text < 0.035 * side
+
+
+@pytest.mark.parametrize("name", ["x" * 40, "猫" * 20, "two words " * 4])
+def test_a_long_name_is_shortened_to_the_width_and_keeps_its_score(name):
+    pen = Pen(ImageDraw.Draw(Image.new("RGB", (100, 800))), 13)
+    text = _fitted(pen, name, " 0.90", 80)
+    assert text.startswith(name[:1])
+    assert text.endswith(" 0.90")
+    assert pen.length(text) <= 80
+    assert _fitted(pen, name, " 0.90", 1000) == f"{name} 0.90"

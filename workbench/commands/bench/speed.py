@@ -18,6 +18,7 @@ from workbench.detectors import Detector, build_detector
 from workbench.layers.deform import fastest_back_end
 from workbench.report.page import TableView, markdown_table
 from workbench.report.tables.cells import NOTHING
+from workbench.report.text import LETTERS, csv_text, markdown
 from workbench.runs.find import data_folder
 from workbench.runs.folders import Run, check_folders, scale_folder
 from workbench.runs.load import load_training
@@ -156,6 +157,7 @@ def _versions(device: torch.device) -> dict[str, str]:
 
 def _write(path: Path, lines: list[dict[str, str]], order: list[str]) -> None:
     """Write the CSV with rows in ``order``; rows of an existing file that are not measured now are kept."""
+    lines = [{csv_text(name): csv_text(value) for name, value in line.items()} for line in lines]
     columns, kept = list(lines[0]), {}
     with contextlib.suppress(OSError, ValueError, csv.Error), path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, strict=True)
@@ -164,14 +166,14 @@ def _write(path: Path, lines: list[dict[str, str]], order: list[str]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(kept[id_] for id_ in order if id_ in kept)
+    writer.writerows(kept[id_] for id_ in map(csv_text, order) if id_ in kept)
     write_text_atomically(path, text.getvalue())
 
 
 def _markdown(title: str, lines: list[dict[str, str]], labels: list[str], device: torch.device, noise: bool) -> str:
     """Return the table and its notes."""
     marks = {"True": "✓", "False": "", NOTHING: "–"}
-    cells = [[marks.get(cell, cell.replace("|", r"\|")) for cell in line.values()] for line in lines]
+    cells = [[marks[cell] if cell in marks else markdown(cell, LETTERS) for cell in line.values()] for line in lines]
     texts = {"row", "weights", "image_size", *labels}
     alignment = ["left" if name in texts else "right" for name in lines[0]]
     table = markdown_table(TableView([name.replace("_", " ") for name in lines[0]], cells, alignment, notes=()))
@@ -186,4 +188,4 @@ def _markdown(title: str, lines: list[dict[str, str]], labels: list[str], device
         notes.append(f"No data set is available: the images are noise of {width}x{height} pixels, resized.")
     if any(line["weights"] == RANDOM for line in lines):
         notes.append("With random weights few scores pass the threshold, so post-processing takes almost no time.")
-    return "\n\n".join([f"## {title}, speed", table, *notes])
+    return "\n\n".join([f"## {markdown(title)}, speed", table, *notes])
