@@ -233,10 +233,14 @@ MISTAKES = {
     ),
     "duplicate image id": ("train", twice("images"), [TRAIN, "image id ", " occurs 2 times; make the ids unique"]),
     "duplicate annotation id": ("train", twice("annotations"), [TRAIN, "annotation id ", "make the ids unique"]),
-    "duplicate category id": ("train", twice("categories"), [TRAIN, "category id ", "make the ids unique"]),
+    "duplicate category id": (
+        "train",
+        document(lambda c: c["categories"].append(c["categories"][0] | {"name": "other"})),
+        [TRAIN, "category id ", "make the ids unique"],
+    ),
     "no images": ("train", emptied("images", "annotations"), [TRAIN, "no images are left", "check the file"]),
     "no annotations": ("train", emptied("annotations"), [TRAIN, "24 images without annotations", "check the file"]),
-    "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty; add at least one category"]),
+    "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty", "; add at least one category"]),
     "too few classes": (
         "train",
         document(lambda c: c["categories"].pop()),
@@ -372,13 +376,13 @@ MISTAKES = {
     ),
     "categories removed later": (
         "evaluate",
-        document(lambda c: c["categories"].clear(), "val2017"),
-        [VAL, "detections of unknown categories (ids ", "use the annotations from"],
+        document(lambda c: (c["categories"].clear(), c["annotations"].clear()), "val2017"),
+        [VAL, "'categories' is empty; add at least one category"],
     ),
     "box damaged later": (
         "evaluate",
         entry("annotations", "val2017", bbox=[1, 2, float("nan"), 4]),
-        [VAL, "annotation 0 "],
+        [VAL, "annotation ", " has a box with NaN or infinity"],
     ),
 }
 

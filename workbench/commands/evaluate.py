@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from workbench.data.annotations import read_annotations
 from workbench.data.coco import annotation_path
 from workbench.evaluation.coco_metrics import metrics_of, read_detections, run_evaluation
 from workbench.evaluation.intervals import bootstrap, write_bootstrap
@@ -26,7 +27,7 @@ def write_metrics(training: Training, variant: Variant, data_root: Path) -> dict
     annotations = annotation_path(data_root, SPLIT)
     ids = None
     if variant.limit_images is not None:
-        ids = [image["id"] for image in read_json(annotations, "annotations")["images"][: variant.limit_images]]
+        ids = read_annotations(annotations).image_ids[: variant.limit_images].tolist()
     evaluation = run_evaluation(annotations, read_detections(folder.detections), ids)
     metrics, matches = metrics_of(evaluation), matches_of(evaluation)
     del evaluation  # frees gigabytes of memory on COCO

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from workbench.data.coco import CocoDetection, read_coco
+from workbench.data.splits import refuse_other_categories
 from workbench.detectors import Detector, build_detector
 from workbench.runs.folders import RELEASED, Training, find_training
 from workbench.settings.config import read_config
@@ -107,9 +108,6 @@ def load_training_for(
     """
     trained = load_training(training)
     data = read_coco(data_root, split, training=False, limit=limit)
-    if trained.category_ids != data.category_ids:
-        raise WorkbenchError(
-            f"{data_root}: categories {data.category_ids}, but {training.run.name} was trained on "
-            f"{trained.category_ids}; name the data set of its training"
-        )
+    owner = f"{training.run.name} was trained on"
+    refuse_other_categories(data, trained.category_ids, trained.class_names, str(data_root), owner)
     return trained, data

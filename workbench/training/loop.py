@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workbench.data.batch import Batch
-from workbench.data.coco import CocoDetection, annotation_path, read_coco
+from workbench.data.coco import CocoDetection, annotation_path
 from workbench.data.loader import TrainingBatches
 from workbench.detectors import Detector
 from workbench.evaluation.coco_metrics import evaluate_detections
@@ -67,15 +67,16 @@ def train(
     """
     fabric = open_fabric(machine.devices)
     fabric.launch()
-    data = read_training_data(data_root, experiment)
+    quiet = not fabric.is_global_zero
+    data, validation = read_training_data(data_root, experiment, Reporter(training.title, 0, quiet).say)
     plan = plan_steps(experiment, fabric.world_size, machine.micro_batch)
     batches = micro_batches_of_rank(data, experiment, plan, int(training.seed), fabric.global_rank, machine.workers)
     state = start_state(fabric, detector, experiment, training, plan, batches.batches_per_epoch)
-    reporter = Reporter(training.title, state.total_steps, quiet=not fabric.is_global_zero)
-    announce(reporter, state, data.skipped)
+    reporter = Reporter(training.title, state.total_steps, quiet)
+    announce(reporter, state, data, validation)
     resume(state, reporter)
     with StopRequests() as requests, reporter:
-        _loop(state, batches, _validator(state, data, machine.workers), reporter, requests)
+        _loop(state, batches, _validator(state, validation, machine.workers), reporter, requests)
     if state.average.count:
         state.average.give_to(state.detector)
     if fabric.is_global_zero:
@@ -184,17 +185,11 @@ def _end_epoch(
     return ap
 
 
-def _validator(state: TrainingState, trained_on: CocoDetection, workers: int) -> Callable[[], float] | None:
+def _validator(state: TrainingState, data: CocoDetection, workers: int) -> Callable[[], float] | None:
     """Return a function that measures the validation AP of the detector; None in a rehearsal, without validation."""
     if state.experiment.training.limit_steps:
         return None
-    data = read_coco(trained_on.root, "val2017", training=False)
-    annotations = annotation_path(trained_on.root, "val2017")
-    if data.category_ids != trained_on.category_ids:
-        raise WorkbenchError(
-            f"{annotations}: categories {data.category_ids}, but the training images have {trained_on.category_ids}; "
-            "give both splits the same categories"
-        )
+    annotations = annotation_path(data.root, data.split)
     variant = published_variant(state.experiment)
     rank, ranks = state.fabric.global_rank, state.fabric.world_size
 

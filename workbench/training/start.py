@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,8 +11,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 
 from workbench.data.augmentation import Augmentation
-from workbench.data.coco import CocoDetection, read_coco
+from workbench.data.coco import CocoDetection
 from workbench.data.loader import TrainingBatches, training_batches
+from workbench.data.splits import read_splits
 from workbench.detectors import Detector, build_detector
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
@@ -59,15 +61,21 @@ def open_fabric(devices: int) -> Fabric:
     )
 
 
-def read_training_data(root: Path, experiment: Experiment) -> CocoDetection:
-    """Read ``train2017`` and check that it has the number of categories that the experiment states."""
-    data = read_coco(root, "train2017", training=True)
+def read_training_data(
+    root: Path, experiment: Experiment, say: Callable[[str], None] | None = None
+) -> tuple[CocoDetection, CocoDetection]:
+    """Read and check ``train2017`` and ``val2017``, with the number of categories that the experiment states.
+
+    Args:
+        say: function that receives lines of progress.
+    """
+    data, validation = read_splits(root, say)
     if len(data.class_names) != experiment.data.classes:
         raise WorkbenchError(
             f"{root}: {len(data.class_names)} categories, but the scale states data.classes: "
             f"{experiment.data.classes}; name another data set or correct the scale"
         )
-    return data
+    return data, validation
 
 
 def micro_batches_of_rank(
@@ -105,12 +113,15 @@ def start_state(
     return TrainingState(fabric, experiment, training, plan, detector, module, optimiser, log, steps_per_epoch)
 
 
-def announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) -> None:
-    """Report skipped data, a scaled learning rate, accumulated gradients and a rehearsal's backbone, one line each."""
+def announce(reporter: Reporter, state: TrainingState, data: CocoDetection, validation: CocoDetection) -> None:
+    """Report data, a scaled learning rate, accumulated gradients and a rehearsal's backbone, one line each."""
     training, plan = state.experiment.training, state.plan
-    for reason, count in skipped.items():
-        if count:
-            reporter.say(f"data: {count} {reason}")
+    for reason, count in data.skipped.items():
+        reporter.say(f"data: {count} {reason}")
+    for note in data.notes:
+        reporter.say(f"data: {note}")
+    for note in validation.notes:
+        reporter.say(f"validation data: {note}")
     if plan.batch != training.reference_batch:
         reporter.say(
             f"learning rate {plan.learning_rate:g}: scaled linearly from {training.learning_rate:g} for "
