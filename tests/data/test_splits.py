@@ -16,6 +16,8 @@ from workbench.data.splits import read_splits, refuse_other_categories
 from workbench.data.transforms import decode_image
 from workbench.support.errors import WorkbenchError
 
+CLASSES = 2
+
 
 @pytest.fixture
 def root(write, document):
@@ -41,7 +43,7 @@ def picture(path, width=100, height=80, orientation=None, **options):
 
 
 def test_sound_splits_are_read_without_a_note(root):
-    train, val = read_splits(root)
+    train, val = read_splits(root, CLASSES)
     assert [len(split.images) for split in (train, val)] == [2, 2]
     assert train.notes == val.notes == ()
     assert (train.split, val.split) == ("train2017", "val2017")
@@ -77,7 +79,7 @@ def test_long_lists_of_categories_are_shown_from_the_first_difference(root, writ
     for split, swapped in (("train2017", names), ("val2017", [*names[:50], names[51], names[50], *names[52:]])):
         document["categories"] = [{"id": i, "name": name} for i, name in enumerate(swapped)]
         write(document, images=True, split=split)
-    message = refusal(root)
+    message = refusal(root, 80)
     assert "…, 50 'class 51', 51 'class 50'," in message
     assert "…, 50 'class 50', 51 'class 51'," in message
     assert len(message) < 800
@@ -92,9 +94,9 @@ def test_categories_of_a_training_are_compared_by_name(root):
         refuse_other_categories(data, [1, 2], ["dog", "cat"], "x", "the training has")
 
 
-def refusal(root):
+def refusal(root, classes=CLASSES):
     with pytest.raises(WorkbenchError) as error:
-        read_splits(root)
+        read_splits(root, classes)
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
 
@@ -193,13 +195,13 @@ def test_images_that_are_turned_by_their_orientation_are_counted(root, orientati
     width, height = TURNED[orientation]
     picture(root / "train2017" / "1.jpg", width, height, orientation)
     picture(root / "val2017" / "2.jpg", width, height, orientation)
-    train, val = read_splits(root)
+    train, val = read_splits(root, CLASSES)
     assert train.notes == val.notes == ("1 images are turned by their EXIF orientation",)
 
 
 def test_images_that_are_not_turned_in_spite_of_their_orientation_are_counted(root):
     picture(root / "train2017" / "1.jpg", 100, 80, 6)
-    assert "1 images are not turned by their EXIF orientation" in read_splits(root)[0].notes[0]
+    assert "1 images are not turned by their EXIF orientation" in read_splits(root, CLASSES)[0].notes[0]
 
 
 def test_a_missing_size_is_that_of_the_shown_image(root, write, document):
@@ -225,44 +227,44 @@ def test_backslashes_are_slashes_where_only_that_image_exists(root, write, docum
     document["images"][0]["file_name"] = name
     write(document)
     (folder / name).unlink()
-    train = read_splits(root)[0]
+    train = read_splits(root, CLASSES)[0]
     assert train.images[0].path == folder / name.replace("\\", "/")
     assert train.notes == ("1 names of images have backslashes, which are read as slashes",)
     train.images[0].path.rename(folder / name)  # a file name on this system
     assert read_coco(root, "train2017", training=True).images[0].path == folder / name
     (folder / name).unlink()
-    for read in (read_splits, lambda root: read_coco(root, "train2017", training=True)):
+    for headers in (True, False):
         with pytest.raises(WorkbenchError, match="no such image, nor one with slashes for the backslashes of Windows"):
-            read(root)
+            read_coco(root, "train2017", training=True, headers=headers)
 
 
 def test_headers_are_cached_by_the_state_of_the_files(root, cache, monkeypatch):
-    read_splits(root)
+    read_splits(root, CLASSES)
     assert len(list(cache.iterdir())) == 2
     moved = root.with_name("moved")
     shutil.copytree(root, moved)  # with the dates of the files
     monkeypatch.setattr(images, "read_header", lambda path: pytest.fail(f"{path} is read again"))
-    assert [len(split.images) for split in read_splits(moved)] == [2, 2]
+    assert [len(split.images) for split in read_splits(moved, CLASSES)] == [2, 2]
     monkeypatch.undo()
     os.utime(moved / "train2017" / "1.jpg", (0, 0))
     picture(moved / "train2017" / "1.jpg", 10, 10)
     with pytest.raises(WorkbenchError, match="10x10 pixels"):
-        read_splits(moved)
+        read_splits(moved, CLASSES)
 
 
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "[[1, 2, 3]]", '[[100, 80, "1"], [100, 80, 1]]', "[" * 9999, "null"]
 )
 def test_a_broken_cache_is_ignored(root, cache, content):
-    read_splits(root)
+    read_splits(root, CLASSES)
     for file in cache.iterdir():
         file.write_text(content)
-    assert [len(split.images) for split in read_splits(root)] == [2, 2]
+    assert [len(split.images) for split in read_splits(root, CLASSES)] == [2, 2]
 
 
 def test_a_cache_that_cannot_be_written_is_no_fault(root, cache):
     cache.parent.write_text("")
-    assert [len(split.images) for split in read_splits(root)] == [2, 2]
+    assert [len(split.images) for split in read_splits(root, CLASSES)] == [2, 2]
 
 
 def test_faults_are_not_cached(root, cache):
@@ -274,7 +276,7 @@ def test_faults_are_not_cached(root, cache):
 def test_other_data_behind_an_image_is_no_fault(root):
     path = root / "train2017" / "1.jpg"
     path.write_bytes(path.read_bytes() + b"video" * 1000)
-    read_splits(root)
+    read_splits(root, CLASSES)
     assert decode_image(path, 80, 100).shape == (3, 80, 100)
 
 
@@ -291,7 +293,7 @@ def test_damaged_exif_data_are_no_orientation(tmp_path, order):
 def test_progress_is_reported(root, monkeypatch):
     monkeypatch.setattr(images, "REPORT_SECONDS", -1)
     lines = []
-    read_splits(root, lines.append)
+    read_splits(root, CLASSES, lines.append)
     assert lines == ["data: headers of 2/2 images are read"] * 2
 
 

@@ -59,11 +59,14 @@ class Columns:
     notes: tuple[str, ...]
 
 
-def read_annotations(path: Path) -> Columns:
+def read_annotations(path: Path, *, named: bool = True) -> Columns:
     """Read an annotation file, check all of it, and convert it to columns.
 
     Numbers and ids may be text, ids of annotations and sizes of images may be missing; see ``values`` and ``Columns``.
     A file ``image_info_*.json`` describes test images: its annotations are not read.
+
+    Args:
+        named: whether all images must have a file name; an evaluation needs none.
 
     Raises:
         WorkbenchError: the file is unreadable, or entries are wrong; the message lists each kind of fault.
@@ -75,7 +78,7 @@ def read_annotations(path: Path) -> Columns:
     categories = _categories(document.get("categories"), annotations, findings)
     category_ids, image_ids = values.ids(categories), values.ids(images)
     names = _names(categories, "name")
-    file_names = _names(images, "file_name")
+    file_names = _names(images, "file_name", needed=named)
     _note_equal_names(names, category_ids.numbers, findings)
     _check_pictures(file_names, image_ids.numbers, findings)
     widths, heights = _sizes(images)
@@ -147,11 +150,13 @@ def _key(category: dict[str, Any], number: int) -> object:
     return (str(id_), name) if isinstance(id_, int | str) and isinstance(name, str) else number
 
 
-def _names(entries: Entries, key: str) -> list[str]:
-    """Names of one key: text that can be written to a file, or numbers."""
+def _names(entries: Entries, key: str, needed: bool = True) -> list[str]:
+    """Names of one key: text that can be written to a file, or numbers; an empty name for a missing one."""
     raw = entries.values(key)
     names = [str(value) if type(value) is int or (type(value) is float and isfinite(value)) else value for value in raw]
+    names = ["" if name is None else name for name in names]
     wrong = [i for i, name in enumerate(names) if not isinstance(name, str) or not name.strip()]
+    wrong = [i for i in wrong if needed or raw[i] is not None]
     if wrong:
         first = raw[wrong[0]]
         entries.fault(wrong, f"has no '{key}'" if first is None else f"has the '{key}' {shown(first)}", "enter a name")

@@ -13,16 +13,24 @@ LISTED = 8
 """Most categories of a list in a message, from the first difference on."""
 
 
-def read_splits(root: Path, say: Callable[[str], None] | None = None) -> tuple[CocoDetection, CocoDetection]:
+def read_splits(
+    root: Path, classes: int, say: Callable[[str], None] | None = None
+) -> tuple[CocoDetection, CocoDetection]:
     """Read ``train2017`` for training and ``val2017`` for evaluation, and check annotations, images and categories.
 
     Args:
+        classes: number of categories that the scale states.
         say: function that receives lines of progress.
 
     Raises:
-        WorkbenchError: a split has faults, or the splits have different categories.
+        WorkbenchError: a split has faults, or the splits have different categories or another number of categories.
     """
     train = read_coco(root, TRAIN, training=True, headers=True, say=say)
+    if len(train.class_names) != classes:
+        raise WorkbenchError(
+            f"{root}: {len(train.class_names)} categories, but the scale states data.classes: {classes}; name another "
+            "data set or correct the scale"
+        )
     val = read_coco(root, VAL, training=False, headers=True, say=say)
     place, other = annotation_path(root, VAL), annotation_path(root, TRAIN).name
     refuse_other_categories(val, train.category_ids, train.class_names, f"{place}", f"{other} has")

@@ -51,7 +51,7 @@ def run_evaluation(annotations: Path, detections: list[dict], image_ids: Sequenc
         WorkbenchError: the file is not in COCO format, there is no image to evaluate, or the file lacks image or
             category ids of the detections.
     """
-    columns = read_annotations(Path(annotations))
+    columns = read_annotations(Path(annotations), named=False)
     file_ids = set(columns.image_ids.tolist())
     chosen = file_ids if image_ids is None else {int(i) for i in image_ids}
     _refuse_unknown(chosen, file_ids, f"{annotations}: images to evaluate that are not in the file")

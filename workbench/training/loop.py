@@ -18,6 +18,7 @@ from torch import Tensor
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection, annotation_path
 from workbench.data.loader import TrainingBatches
+from workbench.data.splits import read_splits
 from workbench.detectors import Detector
 from workbench.evaluation.coco_metrics import evaluate_detections
 from workbench.evaluation.inference import detect_data_set
@@ -29,7 +30,7 @@ from workbench.support.progress import Reporter
 from workbench.training.checkpoints import begin_averaging, resume, save_checkpoint, write_results
 from workbench.training.interrupts import StopRequests
 from workbench.training.schedule import rate_factor
-from workbench.training.start import announce, micro_batches_of_rank, open_fabric, read_training_data, start_state
+from workbench.training.start import announce, micro_batches_of_rank, open_fabric, start_state
 from workbench.training.state import Machine, TrainingState, plan_steps
 
 CHECKPOINT_SECONDS = 600
@@ -68,7 +69,7 @@ def train(
     fabric = open_fabric(machine.devices)
     fabric.launch()
     quiet = not fabric.is_global_zero
-    data, validation = read_training_data(data_root, experiment, Reporter(training.title, 0, quiet).say)
+    data, validation = read_splits(data_root, experiment.data.classes, Reporter(training.title, 0, quiet).say)
     plan = plan_steps(experiment, fabric.world_size, machine.micro_batch)
     batches = micro_batches_of_rank(data, experiment, plan, int(training.seed), fabric.global_rank, machine.workers)
     state = start_state(fabric, detector, experiment, training, plan, batches.batches_per_epoch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,7 +12,6 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from workbench.data.augmentation import Augmentation
 from workbench.data.coco import CocoDetection
 from workbench.data.loader import TrainingBatches, training_batches
-from workbench.data.splits import read_splits
 from workbench.detectors import Detector, build_detector
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
@@ -59,23 +57,6 @@ def open_fabric(devices: int) -> Fabric:
         strategy="ddp" if devices > 1 else "auto",
         plugins=LightningEnvironment(),
     )
-
-
-def read_training_data(
-    root: Path, experiment: Experiment, say: Callable[[str], None] | None = None
-) -> tuple[CocoDetection, CocoDetection]:
-    """Read and check ``train2017`` and ``val2017``, with the number of categories that the experiment states.
-
-    Args:
-        say: function that receives lines of progress.
-    """
-    data, validation = read_splits(root, say)
-    if len(data.class_names) != experiment.data.classes:
-        raise WorkbenchError(
-            f"{root}: {len(data.class_names)} categories, but the scale states data.classes: "
-            f"{experiment.data.classes}; name another data set or correct the scale"
-        )
-    return data, validation
 
 
 def micro_batches_of_rank(
