@@ -132,6 +132,9 @@ FAULTY = {  # damage to an image, part of the message
     "text": (lambda p: p.write_text("no image at all"), "not a readable JPEG, PNG, WebP or GIF image (unknown format)"),
     "JPEG cut in two": (cut, "image file is truncated"),
     "JPEG cut in its header": (lambda p: p.write_bytes(p.read_bytes()[:100]), "not a readable JPEG"),
+    "JPEG of padding": (lambda p: p.write_bytes(b"\xff\xd8" + b"\xff" * 9_000_000), "no frame header"),
+    "JPEG of zeros": (lambda p: p.write_bytes(b"\xff\xd8\xff" + bytes(9_000_000)), "no frame header"),
+    "JPEG of markers": (lambda p: p.write_bytes(b"\xff\xd8" + b"\xff\xd0" * 4_000_000), "no frame header"),
     "PNG cut in two": (lambda p: (picture(p, format="PNG"), cut(p)), "not a readable JPEG"),
     "PNG cut in its header": (lambda p: (picture(p, format="PNG"), p.write_bytes(p.read_bytes()[:20])), "truncated"),
     "BMP": (in_place(format="BMP"), "unknown format"),
@@ -282,7 +285,7 @@ def test_other_data_behind_an_image_is_no_fault(root):
 
 @pytest.mark.parametrize("order", ["big", "little"])
 def test_damaged_exif_data_are_no_orientation(tmp_path, order):
-    """The first directory lies behind the end, or has more entries than bytes."""
+    """The first directory is behind the end, or has more entries than bytes."""
     mark = b"MM\0*" if order == "big" else b"II*\0"
     for place, count in ((1000, 1), (8, 65535)):
         exif = b"Exif\0\0" + mark + place.to_bytes(4, order) + count.to_bytes(2, order)

@@ -46,7 +46,7 @@ def stored(path, image, orientation):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_shown_as_its_exif_orientation_says(tmp_path, orientation, suffix):
+def test_an_image_is_turned_by_its_exif_orientation(tmp_path, orientation, suffix):
     path = tmp_path / f"a.{suffix}"
     shown = stored(path, pixels(20, 30), orientation)
     decoded = transforms.decode_image(path, *shown.shape[:2])

@@ -7,6 +7,7 @@ does not import torch. Source of the format: Lin et al., Microsoft COCO, and htt
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
@@ -25,6 +26,7 @@ ONE_CLASS = "object"
 """Name of the class of a file that lists no categories, and whose annotations are of one category."""
 LARGEST = 1e9
 """Largest coordinate in pixels; single precision cannot represent larger ones to a hundred pixels."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +79,8 @@ def read_annotations(path: Path, *, named: bool = True) -> Columns:
     annotations = entries_of(document["annotations"], "annotation", findings)
     categories = _categories(document.get("categories"), annotations, findings)
     category_ids, image_ids = values.ids(categories), values.ids(images)
-    names = _names(categories, "name")
-    file_names = _names(images, "file_name", needed=named)
+    names = _class_names(categories)
+    file_names = _file_names(images, needed=named)
     _note_equal_names(names, category_ids.numbers, findings)
     _check_pictures(file_names, image_ids.numbers, findings)
     widths, heights = _sizes(images)
@@ -151,7 +153,7 @@ def _key(category: dict[str, Any], number: int) -> object:
 
 
 def _names(entries: Entries, key: str, needed: bool = True) -> list[str]:
-    """Names of one key: text that can be written to a file, or numbers; an empty name for a missing one."""
+    """Names of one key: text or numbers; an empty name for a missing one."""
     raw = entries.values(key)
     names = [str(value) if type(value) is int or (type(value) is float and isfinite(value)) else value for value in raw]
     names = ["" if name is None else name for name in names]
@@ -160,15 +162,28 @@ def _names(entries: Entries, key: str, needed: bool = True) -> list[str]:
     if wrong:
         first = raw[wrong[0]]
         entries.fault(wrong, f"has no '{key}'" if first is None else f"has the '{key}' {shown(first)}", "enter a name")
-    names = [name if isinstance(name, str) else "" for name in names]
-    try:
-        usable = "\0" not in "".join(names).encode().decode()
-    except UnicodeEncodeError:
-        usable = False
-    if not usable:
-        odd = [i for i, name in enumerate(names) if "\0" in name or any("\ud800" <= c <= "\udfff" for c in name)]
-        problem = f"has the '{key}' {shown(names[odd[0]])} with a zero byte or half of a surrogate pair"
-        entries.fault(odd, problem, "correct the name")
+    return [name if isinstance(name, str) else "" for name in names]
+
+
+def _class_names(categories: Entries) -> list[str]:
+    """Names of the categories. Half of a surrogate pair, which no file can contain, becomes a replacement character."""
+    names = _names(categories, "name")
+    whole = [_SURROGATE.sub("\ufffd", name) for name in names]
+    if whole != names:
+        first = next(i for i, name in enumerate(names) if whole[i] != name)
+        categories.findings.notes.append(
+            f"the name {shown(names[first])} contains half of a surrogate pair; the class is called {whole[first]!r}"
+        )
+    return whole
+
+
+def _file_names(images: Entries, needed: bool) -> list[str]:
+    names = _names(images, "file_name", needed)
+    if not "".join(names).isprintable():  # true of few files, so that the search below rarely runs
+        odd = [i for i, name in enumerate(names) if "\0" in name or _SURROGATE.search(name)]
+        if odd:
+            problem = f"has the 'file_name' {shown(names[odd[0]])} with a zero byte or half of a surrogate pair"
+            images.fault(odd, problem, "correct the name")
     return names
 
 

@@ -1,7 +1,7 @@
 """Files of an embedded data set on disk: names, the marker, and removal of nothing but these files.
 
 A folder is a data set of the workbench if its marker is exactly what the workbench writes, and if it contains nothing
-but files with the names of this data set. A user's file, link or pipe in the folder makes it the user's.
+but files with the names of this data set. A folder with any other file, link or pipe belongs to the user.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ def _write_annotations(path: Path, settings: EmbeddedData, images: list[tuple[di
 def _write_all(
     settings: EmbeddedData, folder: Path, processes: int | None, progress: Callable[[int, int], None] | None
 ) -> None:
-    drawn.write_marker(folder, settings)  # first, so that an unfinished data set is known as ours
+    drawn.write_marker(folder, settings)  # first, so that an unfinished data set is recognised
     for name in drawn.FOLDERS:
         (folder / name).mkdir()
     counts = (settings.train_images, settings.val_images)

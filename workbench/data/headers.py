@@ -19,6 +19,8 @@ from PIL import Image, UnidentifiedImageError
 ORIENTATION = 0x0112
 """EXIF tag of the orientation: 1 as stored, 2 to 4 mirrored or turned by 180 degrees, 5 to 8 turned by a quarter."""
 FORMATS = "JPEG, PNG, WebP or GIF image"
+SEGMENTS, BETWEEN = 1000, 4096
+"""Most segments of a JPEG in front of its frame header, and most bytes between two segments."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -115,16 +117,9 @@ def _parse_jpeg(file: BinaryIO) -> Header:
     """Header of a JPEG: its first frame header, and the EXIF segment in front of it."""
     file.seek(2)
     orientation = 1
-    while True:
-        marker = file.read(1)
-        while marker not in (b"\xff", b""):  # bytes between segments, which decoders skip
-            marker = file.read(1)
-        while marker == b"\xff":
-            marker = file.read(1)
-        if not marker:
-            raise ValueError("no frame header")
-        code = marker[0]
-        if code in (0x00, 0x01) or 0xD0 <= code <= 0xD8:  # markers without a segment
+    for _ in range(SEGMENTS):
+        code = _next_marker(file)
+        if code == 0x01 or 0xD0 <= code <= 0xD8:  # markers without a segment
             continue
         if code in (0xD9, 0xDA):
             raise ValueError("no frame header")
@@ -140,10 +135,22 @@ def _parse_jpeg(file: BinaryIO) -> Header:
                 orientation = _tiff_orientation(segment[6:])
         else:
             file.seek(length - 2, os.SEEK_CUR)
+    raise ValueError("no frame header")
+
+
+def _next_marker(file: BinaryIO) -> int:
+    """Code of the next marker of a JPEG. Other bytes between segments are skipped, as decoders do."""
+    previous = b""
+    for _ in range(BETWEEN):
+        byte = file.read(1)
+        if previous == b"\xff" and byte not in (b"\xff", b"\0", b""):
+            return byte[0]
+        previous = byte
+    raise ValueError("no frame header")
 
 
 def _parse_png(file: BinaryIO) -> Header:
-    """Header of a PNG, with an EXIF chunk in front of the pixels: decoders show those behind them too late."""
+    """Header of a PNG; decoders do not look for an EXIF chunk behind the pixels."""
     file.seek(8)
     width = height = 0
     orientation = 1
