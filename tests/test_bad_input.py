@@ -169,6 +169,19 @@ def without_category(content: dict) -> None:
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] != category]
 
 
+def swapped_names(content: dict) -> None:
+    one, other = content["categories"][:2]
+    one["name"], other["name"] = other["name"], one["name"]
+
+
+def upside_down(scene: Scene) -> None:
+    """Store an image turned by 180 degrees, and set its EXIF orientation."""
+    exif = Image.Exif()
+    exif[274] = 3
+    with Image.open(scene.image()) as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(scene.image(), exif=exif)
+
+
 def twice(key):
     return document(lambda content: content[key].append(content[key][0]))
 
@@ -237,10 +250,14 @@ MISTAKES = {
     ),
     "duplicate image id": ("train", twice("images"), [TRAIN, "image id ", " occurs 2 times; make the ids unique"]),
     "duplicate annotation id": ("train", twice("annotations"), [TRAIN, "annotation id ", "make the ids unique"]),
-    "duplicate category id": ("train", twice("categories"), [TRAIN, "category id ", "make the ids unique"]),
+    "duplicate category id": (
+        "train",
+        document(lambda c: c["categories"].append(c["categories"][0] | {"name": "other"})),
+        [TRAIN, "category id ", "make the ids unique"],
+    ),
     "no images": ("train", emptied("images", "annotations"), [TRAIN, "no images are left", "check the file"]),
     "no annotations": ("train", emptied("annotations"), [TRAIN, "24 images without annotations", "check the file"]),
-    "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty; add at least one category"]),
+    "no categories": ("train", emptied("categories"), [TRAIN, "'categories' is empty", "; add at least one category"]),
     "too few classes": (
         "train",
         document(lambda c: c["categories"].pop()),
@@ -249,7 +266,27 @@ MISTAKES = {
     "other classes in validation": (
         "train",
         document(lambda c: (c["categories"].pop(), c["annotations"].clear()), "val2017"),
-        [VAL, "categories", "give both splits the same categories"],
+        [VAL, "categories are 1 'triangle'", "instances_train2017.json has 1 'tri", "give both the same categories"],
+    ),
+    "names of classes swapped in validation": (
+        "train",
+        document(swapped_names, "val2017"),
+        [VAL, "categories are 1 'box', 3 'triangle'", "instances_train2017.json has 1 'triangle', 3 'box'"],
+    ),
+    "names of classes swapped later": (
+        "detect",
+        document(swapped_names, "val2017"),
+        ["data: the categories are 1 'box', 3 'triangle'", "was trained on 1 'triangle', 3 'box'", "; give both"],
+    ),
+    "validation area is a list": (
+        "train",
+        entry("annotations", "val2017", area=[3]),
+        [VAL, "has the 'area' [3]; use a"],
+    ),
+    "validation image truncated": (
+        "train",
+        truncated(lambda s: s.image("val2017")),
+        ["/val2017/", ": not a readable", "copy or convert it again"],
     ),
     "checkpoint of another head": (
         "train",
@@ -443,6 +480,14 @@ UNUSUAL = {
     "unknown category": (entry("annotations", category_id=999), "data: 1 annotations of unknown categories"),
     "category without annotations": (document(without_category), ""),
     "no annotations in validation": (document(lambda c: c["annotations"].clear(), "val2017"), "val AP n/a"),
+    "area as text": (entry("annotations", "val2017", area="300"), "validation data: 'area' of "),
+    "crowd as text": (entry("annotations", "val2017", iscrowd="0"), "validation data: 'iscrowd' of "),
+    "byte order mark": (lambda s: s.annotations().write_bytes(b"\xef\xbb\xbf" + s.annotations().read_bytes()), ""),
+    "half of a surrogate pair in a name": (
+        lambda s: [entry("categories", split, name="a\ud800")(s) for split in ("train2017", "val2017")],
+        "data: the name 'a\\ud800' contains half of a surrogate pair",
+    ),
+    "image turned by its EXIF tag": (upside_down, "data: 1 images are turned by their EXIF orientation"),
     "only one image with a box": (
         document(lambda c: c.update(annotations=c["annotations"][-1:])),
         "23 images without",

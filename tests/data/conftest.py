@@ -26,24 +26,25 @@ def document() -> dict:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Function that writes a document (or text) as the annotations of ``train2017`` and returns the root.
+    """Function that writes a document (or text or bytes) as the annotations of a split and returns the root.
 
     With ``images`` it also draws the images; otherwise the image files are empty.
     """
 
-    def write(document: dict | str, *, images: bool = False) -> Path:
+    def write(document: dict | str | bytes, *, images: bool = False, split: str = "train2017") -> Path:
         root = tmp_path / "set"
         (root / "annotations").mkdir(parents=True, exist_ok=True)
-        text = document if isinstance(document, str) else json.dumps(document)
-        (root / "annotations" / "instances_train2017.json").write_text(text)
-        (root / "train2017").mkdir(exist_ok=True)
-        entries = [] if isinstance(document, str) else document.get("images", [])
+        content = document if isinstance(document, str | bytes) else json.dumps(document)
+        content = content.encode() if isinstance(content, str) else content
+        (root / "annotations" / f"instances_{split}.json").write_bytes(content)
+        (root / split).mkdir(exist_ok=True)
+        entries = [] if isinstance(document, str | bytes) else document.get("images", [])
         for image in entries:
             if isinstance(image, dict) and isinstance(image.get("file_name"), str):
-                (root / "train2017" / image["file_name"]).touch()
+                (root / split / image["file_name"]).touch()
         for image in entries if images else ():
             pixels = np.random.default_rng(image["id"]).integers(0, 256, (image["height"], image["width"], 3), np.uint8)
-            Image.fromarray(pixels).save(root / "train2017" / image["file_name"], quality=95)
+            Image.fromarray(pixels).save(root / split / image["file_name"], quality=95)
         return root
 
     return write

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from workbench.data import transforms
 from workbench.data.coco import ImageRecord
@@ -33,16 +35,47 @@ def test_no_side_is_resized_to_zero():
     assert transforms.resized_size(1, 10_000, 1333, 800) == (1, 1333)
 
 
-def test_decoding_ignores_the_orientation_in_exif_data(tmp_path):
-    image = pixels(20, 30)
+def stored(path, image, orientation):
+    """Write an image with an EXIF orientation, and return the pixels as Pillow shows them."""
     exif = Image.Exif()
-    exif[274] = 6  # "rotate by 90 degrees", which boxes do not take into account
-    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
-    decoded = transforms.decode_image(tmp_path / "a.png", 20, 30)
+    exif[274] = orientation
+    Image.fromarray(image).save(path, exif=exif, quality=95)
+    with Image.open(path) as file:
+        return np.array(ImageOps.exif_transpose(file))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_by_its_exif_orientation(tmp_path, orientation, suffix):
+    path = tmp_path / f"a.{suffix}"
+    shown = stored(path, pixels(20, 30), orientation)
+    decoded = transforms.decode_image(path, *shown.shape[:2])
     assert decoded.dtype == torch.uint8
+    atol = {"jpg": 2, "png": 0, "webp": 40}[suffix]  # Pillow's and torchvision's decoders differ by rounding
+    np.testing.assert_allclose(decoded.permute(1, 2, 0).numpy().astype(int), shown.astype(int), atol=atol)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_an_image_stays_as_stored_if_only_its_stored_size_is_the_stated_one(tmp_path, orientation):
+    image = pixels(20, 30)
+    stored(tmp_path / "a.png", image, orientation)
+    decoded = transforms.decode_image(tmp_path / "a.png", 20, 30)
     np.testing.assert_array_equal(decoded.permute(1, 2, 0).numpy(), image)
-    Image.fromarray(image).save(tmp_path / "a.jpg", exif=exif)
-    assert transforms.decode_image(tmp_path / "a.jpg", 20, 30).shape == (3, 20, 30)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_unknown_orientation_is_none(tmp_path, orientation):
+    image = pixels(20, 20)
+    stored(tmp_path / "a.png", image, orientation)
+    np.testing.assert_array_equal(transforms.decode_image(tmp_path / "a.png", 20, 20).permute(1, 2, 0).numpy(), image)
+
+
+def test_the_orientation_is_named_where_neither_size_fits(tmp_path):
+    stored(tmp_path / "a.jpg", pixels(20, 30), 6)
+    with pytest.raises(
+        WorkbenchError, match=r"has 30x20 pixels \(20x30 if turned by its EXIF orientation 6\), but the"
+    ):
+        transforms.decode_image(tmp_path / "a.jpg", 99, 77)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -62,8 +95,14 @@ def test_unusable_images_are_reported_in_one_line(tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.jpg").touch()
     Image.fromarray(np.zeros((20, 30), dtype=np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
     cases = {
         "none.jpg": "no such image",
+        "folder.jpg": "not a regular file",
+        "pipe.jpg": "not a regular file",
+        "good.jpg/a.jpg": "Not a directory",
+        f"{'a' * 300}.jpg": "File name too long",
         "cut.jpg": "truncated",
         "text.jpg": "not a readable JPEG",
         "empty.jpg": "not a readable JPEG",

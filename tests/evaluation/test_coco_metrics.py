@@ -142,8 +142,9 @@ def test_optional_keys_of_annotations_may_be_missing(annotation_file):
     assert all(metrics[name] == pytest.approx(1.0) for name in ("AP", "APS", "APM", "APL", "AR100"))
 
 
-def test_a_detection_of_a_crowd_is_neither_hit_nor_miss(annotation_file):
-    truth = [ground_truth(1, [0, 0, 50, 50]), ground_truth(1, [100, 0, 200, 200], iscrowd=1)]
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_a_detection_of_a_crowd_or_of_an_ignored_object_is_neither_hit_nor_miss(annotation_file, key):
+    truth = [ground_truth(1, [0, 0, 50, 50]), ground_truth(1, [100, 0, 200, 200], **{key: 1})]
     detections = [detection(1, [110, 10, 50, 50], 0.9), detection(1, [0, 0, 50, 50], 0.5)]
     assert evaluate_detections(annotation_file([1], truth), detections)["AP"] == pytest.approx(1.0)
 
@@ -170,14 +171,14 @@ def test_unknown_ids_are_refused(annotation_file):
 def test_files_that_are_not_annotations_are_refused(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_text(content)
-    with pytest.raises(WorkbenchError, match="no list of"):
+    with pytest.raises(WorkbenchError, match="no list '"):
         evaluate_detections(path, [])
 
 
-@pytest.mark.parametrize("broken", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"image_id": None}])
+@pytest.mark.parametrize("broken", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"image_id": None}], ids=str)
 def test_an_incomplete_annotation_is_named(annotation_file, broken):
     entry = {k: v for k, v in (ground_truth(1, [0, 0, 5, 5]) | broken).items() if k == "bbox" or v is not None}
-    with pytest.raises(WorkbenchError, match="annotation 0 lacks"):
+    with pytest.raises(WorkbenchError, match="annotation 1 has "):
         evaluate_detections(annotation_file([1], [entry]), [])
 
 
@@ -198,6 +199,10 @@ def test_detections_are_read(tmp_path):
         ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1], "score": 1}]', "four finite numbers"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, NaN], "score": 1}]', "four finite numbers"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": null}]', "score"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": true}]', "score"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1e400}]', "score"),
+        (f'[{{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, {"9" * 400}], "score": 1}}]', "four finite numbers"),
+        ('[{"image_id": true, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]', "whole number"),
         ('[{"image_id": "1", "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]', "whole number"),
     ],
 )

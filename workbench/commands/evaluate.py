@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from workbench.data.annotations import read_annotations
 from workbench.data.coco import annotation_path
 from workbench.evaluation.coco_metrics import metrics_of, read_detections, run_evaluation
 from workbench.evaluation.intervals import bootstrap, write_bootstrap
@@ -13,7 +14,7 @@ from workbench.settings.digest import VAL, SplitDigest, file_digest
 from workbench.settings.variant import Variant
 from workbench.support.code_digest import EVALUATION, code_digest
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json, read_object, write_json_atomically
+from workbench.support.files import read_json, write_json_atomically
 
 
 def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path) -> dict:
@@ -33,12 +34,12 @@ def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, 
     annotations = annotation_path(data_root, VAL)
     ids = None
     if variant.limit_images is not None:
-        ids = [image["id"] for image in read_json(annotations, "annotations")["images"][: variant.limit_images]]
+        ids = read_annotations(annotations).image_ids[: variant.limit_images].tolist()
     evaluated = run_evaluation(annotations, read_detections(evaluation.detections), ids)
     metrics, matches = metrics_of(evaluated), matches_of(evaluated)
     del evaluated  # frees gigabytes of memory on COCO
     belongs = {"of": evaluation.identity(), "split": split.facts()}
-    facts = read_object(evaluation.training.facts, "facts of the training", ("code_digest",))
+    facts = evaluation.training.read_facts("code_digest")
     metrics["provenance"] = {
         "seed": evaluation.training.stated_seed,
         "code_digest": facts["code_digest"],

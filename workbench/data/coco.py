@@ -6,13 +6,17 @@ Annotations and images are filtered as in the loader that trained the paper's mo
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.data.annotations import Columns, columns_of, parse
+from workbench.data.annotations import Columns, read_annotations
+from workbench.data.headers import missing
+from workbench.data.images import check_images, read_headers
+from workbench.settings.digest import annotation_file, image_folder
 from workbench.support.errors import WorkbenchError
 
 MIN_SIDE = 32  # pixels; training images with a shorter side are left out
@@ -24,10 +28,11 @@ class ImageRecord:
 
     Attributes:
         id: COCO's image id.
-        file_name: name in the annotation file.
+        file_name: name in the annotation file, with slashes.
         path: path of the image.
-        width, height: size in pixels as in the annotation file; ``transforms.decode_image`` checks it.
-        boxes: ``[n, 4]`` float32, ``x1, y1, x2, y2`` in pixels of the stored image, not clipped to it.
+        width, height: size in pixels as in the annotation file, or as viewers show the image if the file states none;
+            ``transforms.decode_image`` checks it.
+        boxes: ``[n, 4]`` float32, ``x1, y1, x2, y2`` in pixels of an image of this size, not clipped to it.
         labels: ``[n]`` int64, contiguous class indices.
     """
 
@@ -50,6 +55,7 @@ class CocoDetection:
         class_names: class index → name.
         images: records in the order of the file.
         skipped: number of annotations and images that were left out, by reason; only reasons that occurred.
+        notes: lines for the log about unusual entries and images.
     """
 
     root: Path
@@ -58,6 +64,7 @@ class CocoDetection:
     class_names: tuple[str, ...]
     images: list[ImageRecord]
     skipped: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def annotation_path(root: Path | str, split: str) -> Path:
@@ -67,22 +74,29 @@ def annotation_path(root: Path | str, split: str) -> Path:
         WorkbenchError: the data root or the file is missing.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike Path.is_dir, no error for a name that is too long
         raise WorkbenchError(f"{root}: no such data folder; choose the folder that contains annotations/ and {split}/")
-    kind = "image_info" if split.startswith("test") else "instances"  # annotations of test are not public
-    path = root / "annotations" / f"{kind}_{split}.json"
-    if not path.is_file():
+    path = annotation_file(root, split)
+    if not os.path.exists(path):
         raise WorkbenchError(f"{path}: no such annotation file; put the COCO-format annotations of {split} there")
     return path
 
 
-def read_coco(root: Path | str, split: str, *, training: bool, limit: int | None = None) -> CocoDetection:
+def read_coco(
+    root: Path | str,
+    split: str,
+    *,
+    training: bool,
+    limit: int | None = None,
+    headers: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> CocoDetection:
     """Read one split: ``train2017``, ``val2017`` or ``test-dev2017`` (whose images are in ``test2017/``).
 
     An annotation is left out if
 
     - it is a crowd or has the flag ``ignore``,
-    - it is outside its image or has no area,
+    - it is outside its image,
     - it is less than one pixel wide or high,
     - the file does not list its category.
 
@@ -92,15 +106,16 @@ def read_coco(root: Path | str, split: str, *, training: bool, limit: int | None
     Args:
         training: whether images are left out as described for training.
         limit: number of images to keep, from the beginning; None for all.
+        headers: whether the headers of all kept images are checked, too; else only the existence of the images is.
+        say: function that receives lines of progress.
 
     Raises:
         WorkbenchError: a file is missing, damaged or inconsistent, or no image is left.
     """
-    path = annotation_path(root, split)
-    document = parse(path)
-    if path.name.startswith("image_info") and isinstance(document, dict):
-        document["annotations"] = []
-    columns = columns_of(document, path)
+    path, folder = annotation_path(root, split), image_folder(Path(root), split)
+    columns = read_annotations(path)
+    columns = _with_slashes(columns, folder)
+    columns = _with_sizes(columns, folder, path, None if training else limit, say)
     keep, skipped = _filter_annotations(columns)
     images = np.arange(len(columns.image_ids))
     if training:
@@ -111,19 +126,54 @@ def read_coco(root: Path | str, split: str, *, training: bool, limit: int | None
         lack = "annotations are left to train on" if len(images) else "images are left"
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing"
         raise WorkbenchError(f"{path}: no {lack} (left out: {reasons}); check the file")
-    records = _records(columns, keep, images, Path(root) / split.replace("-dev", ""))
-    _refuse_missing(records, path)
-    return CocoDetection(Path(root), split, columns.category_ids, columns.class_names, records, skipped)
+    records = _records(columns, keep, images, folder)
+    notes = list(columns.notes)
+    if headers:
+        paths = [record.path for record in records]
+        sizes = [(record.width, record.height) for record in records]
+        notes += check_images(paths, sizes, path, read_headers(paths, say))
+    else:
+        _refuse_missing(records, path)
+    return CocoDetection(Path(root), split, columns.category_ids, columns.class_names, records, skipped, tuple(notes))
+
+
+def _with_slashes(columns: Columns, folder: Path) -> Columns:
+    """Columns with ``/`` for the backslashes of Windows in names of images, where only such an image exists."""
+    names, changed = list(columns.file_names), 0
+    for index, name in enumerate(names):
+        if "\\" in name and not os.path.lexists(folder / name):
+            slashes = name.replace("\\", "/")
+            if os.path.lexists(folder / slashes):
+                names[index], changed = slashes, changed + 1
+    note = f"{changed} names of images have backslashes, which are read as slashes"
+    return replace(columns, file_names=names, notes=(*columns.notes, note)) if changed else columns
+
+
+def _with_sizes(
+    columns: Columns, folder: Path, annotations: Path, limit: int | None, say: Callable[[str], None] | None
+) -> Columns:
+    """Columns with the sizes of the first ``limit`` images, read from the images where the file states none."""
+    unknown = np.flatnonzero(columns.widths[:limit] == 0).tolist()
+    if not unknown:
+        return columns
+    paths = [folder / columns.file_names[i] for i in unknown]
+    headers = read_headers(paths, say)
+    sizes = [(0, 0) if isinstance(header, str) else header.shown_size for header in headers]
+    check_images(paths, sizes, annotations, headers)
+    widths, heights = columns.widths.copy(), columns.heights.copy()
+    widths[unknown], heights[unknown] = np.array(sizes).T
+    note = f"{len(unknown)} images have no width or height in the file; their size is read from the images"
+    return replace(columns, widths=widths, heights=heights, notes=(*columns.notes, note))
 
 
 def _refuse_missing(records: list[ImageRecord], annotations: Path) -> None:
     """Raise if images are missing, before hours of training reach them; list folders, which is faster than files."""
     folders = {record.path.parent for record in records}
     names = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
-    missing = [record.path for record in records if record.path.name not in names[record.path.parent]]
-    if missing:
-        others = f" ({len(missing)} of {len(records)} images of {annotations} are missing)" if len(missing) > 1 else ""
-        raise WorkbenchError(f"{missing[0]}: no such image{others}; copy it there or remove it from the annotations")
+    lost = [record.path for record in records if record.path.name not in names[record.path.parent]]
+    if lost:
+        others = f" ({len(lost)} of {len(records)} images of {annotations} are missing)" if len(lost) > 1 else ""
+        raise WorkbenchError(f"{lost[0]}: {missing(lost[0], others)}")
 
 
 def _filter_annotations(columns: Columns) -> tuple[NDArray[np.bool_], dict[str, int]]:
@@ -136,7 +186,6 @@ def _filter_annotations(columns: Columns) -> tuple[NDArray[np.bool_], dict[str, 
         "crowd annotations": columns.crowd,
         "annotations flagged ignore": columns.ignored,
         "annotations outside their image": (inside_w <= 0) | (inside_h <= 0),
-        "annotations without area": columns.areas <= 0,
         "annotations under 1 pixel": (w < 1) | (h < 1),
     }
     return _count(reasons, len(columns.labels))

@@ -10,12 +10,11 @@ Layout, file names and JSON are COCO's (https://cocodataset.org/#format-data). T
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,12 +27,11 @@ import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 from PIL import Image
 
-from workbench.data import shapes
+from workbench.data import drawn, shapes
 from workbench.settings.data import CATEGORIES, EmbeddedData
 from workbench.support.errors import WorkbenchError
 
-SPLITS = ("train2017", "val2017")
-MARKER = "embedded.json"  # file with the settings; it marks a folder that may be replaced
+SPLITS = drawn.SPLITS
 
 SMALLEST, LARGEST = 24.0, 0.9  # longer side of an object: in pixels, and as a share of the image's longer side
 MIN_SHORT = 16.0  # pixels; smallest shorter side at which the class of an object is recognisable
@@ -179,8 +177,8 @@ def _write_image(settings: EmbeddedData, folder: str, job: tuple[int, int]) -> t
     """Draw and save one image; return its COCO entry, and its annotations without ``id``."""
     split, index = job
     picture, annotations = draw_image(settings, split, index)
-    image_id = 2 * index + split + 1  # odd in train, even in val: as in COCO, no id is in both
-    name = f"{image_id:012d}.jpg"
+    image_id = drawn.image_id(split, index)
+    name = drawn.image_name(image_id)
     picture.save(Path(folder, SPLITS[split], name), quality=90)
     entry = {"license": 1, "file_name": name, "height": picture.height, "width": picture.width, "id": image_id}
     return entry, [{**annotation, "image_id": image_id} for annotation in annotations]
@@ -216,7 +214,7 @@ def _draw_images(settings: EmbeddedData, folder: Path, jobs: list[tuple[int, int
 def _write_annotations(path: Path, settings: EmbeddedData, images: list[tuple[dict, list[dict]]]) -> None:
     annotations = [annotation for _, annotations in images for annotation in annotations]
     content = {
-        "info": {"description": "VFNet workbench, embedded data set", "version": "1", "seed": settings.seed},
+        "info": drawn.info(settings),
         "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
         "images": [entry for entry, _ in images],
         "annotations": [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)],
@@ -228,8 +226,9 @@ def _write_annotations(path: Path, settings: EmbeddedData, images: list[tuple[di
 def _write_all(
     settings: EmbeddedData, folder: Path, processes: int | None, progress: Callable[[int, int], None] | None
 ) -> None:
-    for name in ("annotations", *SPLITS):
-        (folder / name).mkdir(parents=True)
+    drawn.write_marker(folder, settings)  # first, so that an unfinished data set is recognised
+    for name in drawn.FOLDERS:
+        (folder / name).mkdir()
     counts = (settings.train_images, settings.val_images)
     jobs = [(split, index) for split, count in enumerate(counts) for index in range(count)]
     if processes is None:
@@ -241,17 +240,6 @@ def _write_all(
             progress(len(images), len(jobs))
     for split, part in zip(SPLITS, (images[: counts[0]], images[counts[0] :]), strict=True):
         _write_annotations(folder / "annotations" / f"instances_{split}.json", settings, part)
-    (folder / MARKER).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _prepare(root: Path) -> None:
-    """Refuse a folder that contains other files; remove unfinished data sets that are older than an hour."""
-    replaceable = (root / MARKER).is_file() or (root.is_dir() and not any(p.is_file() for p in root.rglob("*")))
-    if root.exists() and not replaceable:
-        raise WorkbenchError(f"{root}: contains files that are not an embedded data set; choose another folder")
-    for stale in root.parent.glob(f"{root.name}.partial-*"):
-        if time.time() - stale.stat().st_mtime > 3600:
-            shutil.rmtree(stale, ignore_errors=True)
 
 
 def draw_data_set(
@@ -262,7 +250,8 @@ def draw_data_set(
 ) -> None:
     """Draw the data set into the folder ``root``, which is made or replaced only when the data set is complete.
 
-    The bytes depend only on the settings. The first images do not depend on the number of images.
+    The bytes depend only on the settings. The first images do not depend on the number of images. Only files that the
+    workbench drew are deleted; see ``drawn``.
 
     Args:
         processes: number of processes; None for one per core, at most 8. The number does not change the bytes.
@@ -275,22 +264,37 @@ def draw_data_set(
     unfinished, previous = (root.with_name(f"{root.name}.partial-{os.getpid()}{end}") for end in ("", "-previous"))
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        _prepare(root)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        _write_all(settings, unfinished, processes, progress)
-        if root.exists():
-            root.rename(previous)
-        unfinished.rename(root)
+        drawn.refuse_other_files(root)
+        drawn.remove_stale(root)
+        if os.path.lexists(previous):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(previous))
+        unfinished.mkdir()
+        try:
+            _write_all(settings, unfinished, processes, progress)
+            drawn.refuse_other_files(root)  # again, because drawing takes minutes
+            _replace(root, unfinished, previous)
+        finally:
+            for leftover in (unfinished, previous):
+                drawn.remove(leftover)
     except OSError as error:
         reason = error.strerror or error
         raise WorkbenchError(
-            f"{root}: cannot be written ({reason}); free some space or choose another folder"
+            f"{error.filename or root}: cannot be written ({reason}); free some space or choose another folder"
         ) from error
     except BrokenProcessPool as error:
         raise WorkbenchError(
             f"{root}: a process that draws images ended unexpectedly, probably out of memory; free some memory, "
             "then try again"
         ) from error
-    finally:
-        for leftover in (unfinished, previous):
-            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _replace(root: Path, unfinished: Path, previous: Path) -> None:
+    """Put the finished data set in the place of the previous one, which stays if that fails."""
+    if root.exists():
+        root.rename(previous)
+    try:
+        unfinished.rename(root)
+    except OSError:
+        if previous.exists():
+            previous.rename(root)
+        raise

@@ -18,6 +18,8 @@ from torchvision.transforms.v2 import functional as F
 
 from workbench.data.batch import Batch
 from workbench.data.coco import ImageRecord
+from workbench.data.headers import FORMATS, Header, file_fault, orientation_of
+from workbench.data.images import size_fault
 from workbench.support.errors import WorkbenchError
 
 MEAN = (123.675, 116.28, 103.53)  # of R, G and B over ImageNet, in 0..255
@@ -45,29 +47,36 @@ class Sample:
 def decode_image(path: Path, height: int, width: int) -> Tensor:
     """Decode an image file to ``[3, height, width]`` uint8, RGB.
 
-    The orientation in the EXIF data is not applied, because COCO's boxes refer to the pixels as stored. Grey and CMYK
-    images are converted to RGB.
+    The EXIF orientation is applied if the image then has the given size; see ``Header.is_turned``. Grey and CMYK images
+    are converted to RGB.
 
     Raises:
         WorkbenchError: the file is missing, damaged, in another format, not 8-bit, or not ``width`` × ``height``.
     """
+    if fault := file_fault(path):
+        raise WorkbenchError(f"{path}: {fault}")
     try:
-        image = io.decode_image(io.read_file(str(path)), mode=io.ImageReadMode.RGB)
+        content = io.read_file(str(path))
+        image = io.decode_image(content, mode=io.ImageReadMode.RGB)
     except RuntimeError as error:
-        if not path.is_file():
-            raise WorkbenchError(f"{path}: no such image; copy it there or remove it from the annotations") from error
         reason = str(error).splitlines()[0]
-        raise WorkbenchError(
-            f"{path}: not a readable JPEG, PNG, WebP or GIF image ({reason}); copy or convert it again"
-        ) from error
+        raise WorkbenchError(f"{path}: not a readable {FORMATS} ({reason}); copy or convert it again") from error
     if image.ndim != 3 or image.dtype != torch.uint8:
         raise WorkbenchError(f"{path}: not a single image with 8 bits per colour; convert it")
+    header = Header(image.shape[2], image.shape[1], orientation_of(content.numpy().data))
+    if header.is_turned(width, height):
+        return oriented(image, header.orientation)
     if image.shape[1:] != (height, width):
-        stored = f"{image.shape[2]}x{image.shape[1]}"
-        raise WorkbenchError(
-            f"{path}: the image has {stored} pixels, but the annotations state {width}x{height}; correct one of them"
-        )
+        raise WorkbenchError(f"{path}: {size_fault(header, width, height)}")
     return image
+
+
+def oriented(image: Tensor, orientation: int) -> Tensor:
+    """Image ``[C, h, w]`` as viewers show it, from the image as stored and its EXIF orientation, 1 to 8."""
+    if orientation >= 5:
+        image = image.transpose(1, 2)
+    sides = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(orientation)
+    return image.flip(sides) if sides else image
 
 
 def resized_size(height: int, width: int, long: int, short: int) -> tuple[int, int]:

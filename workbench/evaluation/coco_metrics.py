@@ -11,7 +11,7 @@ This module does not import torch, so that the pipeline's evaluation step starts
 
 import contextlib
 import io
-import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from workbench.data.annotations import Columns, read_annotations
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json
 
@@ -41,7 +42,8 @@ def run_evaluation(annotations: Path, detections: list[dict], image_ids: Sequenc
     """Run pycocotools' evaluation of detections against an annotation file.
 
     Args:
-        annotations: file in COCO format. `iscrowd` is optional (default: 0), `area` too (default: area of the box).
+        annotations: file in COCO format, read by `read_annotations` as in training. A detection of a crowd, or of an
+            object with the flag `ignore`, counts neither as a hit nor as a miss.
         detections: entries in COCO's results format, `bbox` as x, y, width, height in pixels of the original image.
         image_ids: images to evaluate, each counted once; None for all. Detections on other images are left out.
 
@@ -49,20 +51,20 @@ def run_evaluation(annotations: Path, detections: list[dict], image_ids: Sequenc
         WorkbenchError: the file is not in COCO format, there is no image to evaluate, or the file lacks image or
             category ids of the detections.
     """
-    dataset = _read_annotations(Path(annotations))
-    file_ids = {image["id"] for image in dataset["images"]}
+    columns = read_annotations(Path(annotations), named=False)
+    file_ids = set(columns.image_ids.tolist())
     chosen = file_ids if image_ids is None else {int(i) for i in image_ids}
     _refuse_unknown(chosen, file_ids, f"{annotations}: images to evaluate that are not in the file")
     _refuse_unknown(
         (d["image_id"] for d in detections), file_ids, f"{annotations}: detections on images not in the file"
     )
-    classes = {category["id"] for category in dataset["categories"]}
+    classes = set(columns.category_ids)
     _refuse_unknown((d["category_id"] for d in detections), classes, f"{annotations}: detections of unknown categories")
     if not chosen:
         raise WorkbenchError(
             f"{annotations}: no images to evaluate; choose a file, or image ids, with at least one image"
         )
-    return _run_pycocotools(dataset, [d for d in detections if d["image_id"] in chosen], sorted(chosen))
+    return _run_pycocotools(_dataset(columns), [d for d in detections if d["image_id"] in chosen], sorted(chosen))
 
 
 def metrics_of(evaluation: COCOeval) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def _fault(entry: Any) -> str | None:
     missing = [key for key in _DETECTION_KEYS if key not in entry]
     if missing:
         return f"lacks {', '.join(missing)}"
-    if not (isinstance(entry["image_id"], int) and isinstance(entry["category_id"], int)):
+    if not all(type(entry[key]) is int for key in ("image_id", "category_id")):
         return "has an image or category id that is not a whole number"
     box = entry["bbox"]
     if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
@@ -112,40 +114,40 @@ def _fault(entry: Any) -> str | None:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def _read_annotations(path: Path) -> dict[str, Any]:
-    """Annotation file in the form that pycocotools needs: with `info`, `iscrowd`, `area`, and ids that count from 1."""
-    dataset = read_json(path, "annotations")
-    hint = "use a file in COCO's instances format"
-    for key, needed in {"images": {"id"}, "annotations": set(), "categories": {"id", "name"}}.items():
-        entries = dataset.get(key) if isinstance(dataset, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(e, dict) and needed <= e.keys() for e in entries):
-            keys = f" with {' and '.join(sorted(needed))}" if needed else ""
-            raise WorkbenchError(f'{path}: no list of "{key}"{keys}; {hint}')
-    annotations = []
-    # New ids, because pycocotools stores a match as the annotation's id. An annotation with id 0 would never count as
-    # matched, and of two annotations with the same id one would be lost.
-    for number, annotation in enumerate(dataset["annotations"], start=1):
-        try:
-            _, _, width, height = annotation["bbox"]
-            if not all(map(_is_finite, annotation["bbox"])):
-                raise ValueError("not a finite number")
-            area = annotation.get("area")
-            area = width * height if area is None else area
-            keys = {"image_id": annotation["image_id"], "category_id": annotation["category_id"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise WorkbenchError(
-                f"{path}: annotation {number - 1} lacks image_id, category_id or a bbox of four finite numbers; {hint}"
-            ) from error
-        keys |= {"bbox": annotation["bbox"], "area": area, "iscrowd": annotation.get("iscrowd") or 0}
-        annotations.append(keys | {"id": number})
+def _dataset(columns: Columns) -> dict[str, Any]:
+    """Ground truth in the form that pycocotools needs.
+
+    Annotations have new ids from 1. pycocotools stores a match as the annotation's id, so that an annotation with id 0
+    would never count as matched.
+    """
+    columns_of_annotations = (
+        columns.image_ids[columns.image_of].tolist(),
+        columns.labels.tolist(),
+        columns.boxes.tolist(),
+        columns.areas.tolist(),
+        (columns.crowd | columns.ignored).tolist(),
+    )
     return {
-        "info": dataset.get("info", {}),
-        "images": dataset["images"],
-        "annotations": annotations,
-        "categories": dataset["categories"],
+        "info": {},
+        "images": [{"id": id_} for id_ in columns.image_ids.tolist()],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": columns.category_ids[label],
+                "bbox": box,
+                "area": area,
+                "iscrowd": int(crowd),
+            }
+            for number, (image_id, label, box, area, crowd) in enumerate(zip(*columns_of_annotations, strict=True), 1)
+            if label >= 0
+        ],
+        "categories": [
+            {"id": id_, "name": name} for id_, name in zip(columns.category_ids, columns.class_names, strict=True)
+        ],
     }
 
 
@@ -185,7 +187,7 @@ def _or_none(value: float) -> float | None:
 
 
 def _ap_per_class(evaluation: COCOeval, categories: list[dict]) -> dict[str, float | None]:
-    """AP by class name, in the order of the file; a name of several categories is followed by the id."""
+    """AP by class name, in the order of their ids; a name of several categories is followed by the id."""
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, 100 detections
     by_id = dict(zip(evaluation.params.catIds, precision.transpose(2, 0, 1), strict=True))
     shared = Counter(category["name"] for category in categories)

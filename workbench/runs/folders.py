@@ -17,13 +17,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workbench.settings.catalog import Rehearsal, Row
 from workbench.settings.data import EmbeddedData
 from workbench.settings.experiment import Experiment
 from workbench.settings.ids import hash8, run_id
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json, write_json_atomically
+from workbench.support.files import read_json, read_object, write_json_atomically
 from workbench.support.strict_yaml import validated
 
 RELEASED = "released"
@@ -130,6 +131,21 @@ class Training:
     def facts(self) -> Path:
         """Facts of the finished training: categories, time, provenance."""
         return self.folder / "train.json"
+
+    def read_facts(self, *keys: str) -> dict[str, Any]:
+        """Content of ``train.json``, which must have these keys.
+
+        Raises:
+            WorkbenchError: the file is missing or lacks a key, or it is of another training.
+        """
+        facts = read_object(self.facts, "facts of the training", keys)
+        own = {"run": self.run.name, "seed": self.stated_seed}
+        others = [f"{key} {facts[key]}, not {value}" for key, value in own.items() if facts.get(key, value) != value]
+        if others:
+            raise WorkbenchError(
+                f"{self.facts}: facts of another training ({'; '.join(others)}); put back the files of this training"
+            )
+        return facts
 
     @property
     def curves(self) -> Path:

@@ -9,13 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from workbench.data.coco import CocoDetection, read_coco
+from workbench.data.splits import refuse_other_categories
 from workbench.detectors import Detector, build_detector
 from workbench.runs.find import find_training
 from workbench.runs.folders import RELEASED, Training
 from workbench.settings.config import read_config
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError, one_line
-from workbench.support.files import read_object
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,13 @@ def load_training(training: Training) -> TrainedRun:
     published = training.seed == RELEASED
     if not training.weights.is_file():
         remedy = f"train this run with seed {training.seed} first (snakemake --cores all ROW)"
+        if training.last_checkpoint.is_file():
+            remedy = f"resume this training first (workbench train {training.folder}), which writes the file"
         if published:
             remedy = "import the published weights first (workbench import-checkpoint)"
         raise WorkbenchError(f"{training.weights}: not found; {remedy}")
     again = "import them again" if published else "train again"
-    facts = read_object(training.facts, "facts of the training")
+    facts = training.read_facts()
     detector = build_detector(experiment)
     try:
         detector.load_state_dict(load_file(training.weights))
@@ -108,9 +110,6 @@ def load_training_for(
     """
     trained = load_training(training)
     data = read_coco(data_root, split, training=False, limit=limit)
-    if trained.category_ids != data.category_ids:
-        raise WorkbenchError(
-            f"{data_root}: categories {data.category_ids}, but {training.run.name} was trained on "
-            f"{trained.category_ids}; name the data set of its training"
-        )
+    owner = f"{training.run.name} was trained on"
+    refuse_other_categories(data, trained.category_ids, trained.class_names, str(data_root), owner)
     return trained, data

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from workbench.data.batch import Batch
-from workbench.data.coco import CocoDetection, annotation_path, read_coco
+from workbench.data.coco import CocoDetection, annotation_path
 from workbench.data.loader import TrainingBatches
+from workbench.data.splits import read_splits
 from workbench.detectors import Detector
 from workbench.evaluation.coco_metrics import evaluate_detections
 from workbench.evaluation.inference import detect_data_set
@@ -32,7 +33,7 @@ from workbench.training.identity import identity
 from workbench.training.interrupts import StopRequests, any_process, keep_dead_workers_quiet
 from workbench.training.processes import is_first_process, lost_processes, open_fabric, start_processes, training_lock
 from workbench.training.schedule import rate_factor
-from workbench.training.start import announce, micro_batches_of_rank, read_training_data, start_state
+from workbench.training.start import announce, micro_batches_of_rank, start_state
 from workbench.training.state import Machine, TrainingState, plan_steps
 
 CHECKPOINT_SECONDS = 600
@@ -78,20 +79,20 @@ def train(
         try:
             own = identity(experiment, int(training.seed), data_root, plan, pretrained)
         except WorkbenchError:
-            read_training_data(data_root, experiment)  # names what is wrong with the data
+            read_splits(data_root, experiment.data.classes, say)  # names what is wrong with the data
             raise
         if is_first and is_finished(detector, training, own, say):
             return
         fabric = open_fabric(machine.devices, say)
         start_processes(fabric)
-        data = read_training_data(data_root, experiment)
+        data, validation = read_splits(data_root, experiment.data.classes, say)
         batches = micro_batches_of_rank(data, experiment, plan, int(training.seed), fabric.global_rank, machine.workers)
         state = start_state(fabric, detector, experiment, training, own, plan, data, batches.batches_per_epoch)
         reporter = Reporter(training.title, state.total_steps, quiet=not fabric.is_global_zero)
-        announce(reporter, state, data.skipped)
+        announce(reporter, state, data, validation)
         resume(state, reporter)
         with StopRequests(reporter.say) as requests, reporter:
-            _loop(state, batches, _validator(state, data, machine.workers), reporter, requests)
+            _loop(state, batches, _validator(state, validation, machine.workers), reporter, requests)
         finish(state)
         fabric.barrier()
 
@@ -253,17 +254,11 @@ def _validate(state: TrainingState, validate: Callable[[], float | None], report
     return ap
 
 
-def _validator(state: TrainingState, trained_on: CocoDetection, workers: int) -> Callable[[], float | None] | None:
+def _validator(state: TrainingState, data: CocoDetection, workers: int) -> Callable[[], float | None] | None:
     """Return a function that measures the validation AP of the detector; None in a rehearsal, without validation."""
     if state.experiment.training.limit_steps:
         return None
-    data = read_coco(trained_on.root, "val2017", training=False)
-    annotations = annotation_path(trained_on.root, "val2017")
-    if data.category_ids != trained_on.category_ids:
-        raise WorkbenchError(
-            f"{annotations}: categories {data.category_ids}, but the training images have {trained_on.category_ids}; "
-            "give both splits the same categories"
-        )
+    annotations = annotation_path(data.root, data.split)
     variant = published_variant(state.experiment)
     rank, ranks = state.fabric.global_rank, state.fabric.world_size
 

@@ -9,12 +9,11 @@ import torch
 from lightning_fabric import Fabric
 
 from workbench.data.augmentation import Augmentation
-from workbench.data.coco import CocoDetection, read_coco
+from workbench.data.coco import CocoDetection
 from workbench.data.loader import TrainingBatches, training_batches
 from workbench.detectors import Detector, build_detector
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
-from workbench.support.errors import WorkbenchError
 from workbench.support.progress import Reporter
 from workbench.training.log import TrainLog
 from workbench.training.processes import is_first_process
@@ -38,17 +37,6 @@ def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None 
     elif experiment.backbone.pretrained:
         Reporter(title, 0, quiet=not is_first_process()).say(RANDOM_BACKBONE)
     return detector
-
-
-def read_training_data(root: Path, experiment: Experiment) -> CocoDetection:
-    """Read ``train2017`` and check that it has the number of categories that the experiment states."""
-    data = read_coco(root, "train2017", training=True)
-    if len(data.class_names) != experiment.data.classes:
-        raise WorkbenchError(
-            f"{root}: {len(data.class_names)} categories, but the scale states data.classes: "
-            f"{experiment.data.classes}; name another data set or correct the scale"
-        )
-    return data
 
 
 def micro_batches_of_rank(
@@ -91,12 +79,15 @@ def start_state(
     )
 
 
-def announce(reporter: Reporter, state: TrainingState, skipped: dict[str, int]) -> None:
-    """Report in one line each: skipped data, unusual rates and batches, and a rehearsal's backbone."""
+def announce(reporter: Reporter, state: TrainingState, data: CocoDetection, validation: CocoDetection) -> None:
+    """Report in one line each: unusual data, unusual rates and batches, and a rehearsal's backbone."""
     training, plan = state.experiment.training, state.plan
-    for reason, count in skipped.items():
-        if count:
-            reporter.say(f"data: {count} {reason}")
+    for reason, count in data.skipped.items():
+        reporter.say(f"data: {count} {reason}")
+    for note in data.notes:
+        reporter.say(f"data: {note}")
+    for note in validation.notes:
+        reporter.say(f"validation data: {note}")
     if plan.batch != training.reference_batch:
         reporter.say(
             f"learning rate {plan.learning_rate:g}: scaled linearly from {training.learning_rate:g} for "

@@ -1,0 +1,337 @@
+"""One reader for training and evaluation: what is accepted means the same in both, and all faults are reported at once."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+
+import numpy as np
+import pytest
+
+from workbench.data.annotations import read_annotations
+from workbench.data.coco import annotation_path, read_coco
+from workbench.data.findings import KINDS
+from workbench.evaluation.coco_metrics import evaluate_detections, run_evaluation
+from workbench.support.errors import WorkbenchError
+
+SPLIT = "train2017"
+
+
+def every(key, **changes):
+    """Function that changes all entries of a list."""
+    return lambda document: [entry.update(changes) for entry in document[key]]
+
+
+def first(key, **changes):
+    """Function that changes the first entry of a list."""
+    return lambda document: document[key][0].update(changes)
+
+
+def text_of(*keys, kind="annotations"):
+    """Function that turns values of all entries of a list into text."""
+
+    def change(document):
+        for entry in document[kind]:
+            for key in keys:
+                value = entry[key]
+                entry[key] = [str(part) for part in value] if isinstance(value, list) else str(value)
+
+    return change
+
+
+def dropped(key, *keys):
+    """Function that removes keys of all entries of a list."""
+    return lambda document: [entry.pop(k) for entry in document[key] for k in keys]
+
+
+def named_ids(document):
+    """Give all images and categories ids that are text."""
+    for image in document["images"]:
+        image["id"] = f"picture {image['id']}"
+    for category in document["categories"]:
+        category["id"] = f"kind {category['id']}"
+    for annotation in document["annotations"]:
+        annotation["image_id"] = f"picture {annotation['image_id']}"
+        annotation["category_id"] = f"kind {annotation['category_id']}"
+
+
+def judged(root):
+    """Metrics of one detection that is a hit and one that is a miss."""
+    detections = [
+        {"image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.9},
+        {"image_id": 2, "category_id": 1, "bbox": [50, 20, 30, 40], "score": 0.5},
+    ]
+    return evaluate_detections(annotation_path(root, SPLIT), detections)
+
+
+def trained(root, training=True):
+    """Ids, names, boxes and labels of the images to train on."""
+    data = read_coco(root, SPLIT, training=training)
+    images = [(i.id, i.width, i.height, i.boxes.tolist(), i.labels.tolist()) for i in data.images]
+    return data.category_ids, data.class_names, images
+
+
+SAME = {
+    "area as text": (text_of("area"), "'area' of 2 annotation entries is text"),
+    "area missing": (dropped("annotations", "area"), "2 annotations state no area above 0"),
+    "area null": (every("annotations", area=None), "no area above 0"),
+    "area 0": (every("annotations", area=0), "no area above 0"),
+    "area negative": (every("annotations", area=-3.5), "no area above 0"),
+    "area NaN": (every("annotations", area=float("nan")), "no area above 0"),
+    "boxes as text": (text_of("bbox"), "'bbox' of 2 annotation entries is text"),
+    "boxes as exponents": (every("annotations", bbox=["1e1", "20.", "+30", "4.0E1"]), "'bbox' of 2"),
+    "all numbers as text": (text_of("id", "image_id", "category_id", "bbox", "area"), "'image_id' of 2"),
+    "sizes as text": (text_of("width", "height", kind="images"), "'width' of 2 image entries is text"),
+    "sizes as fractions": (every("images", width=100.0, height=80.0), ""),
+    "ids as text": (text_of("id", kind="images"), "'id' of 2 image entries is text"),
+    "category ids as text": (text_of("id", kind="categories"), "'id' of 2 category entries is text"),
+    "ids that are names": (named_ids, "ids of image entries are text; they are numbered from 1 in file order"),
+    "crowd as text 0": (every("annotations", iscrowd="0"), "'iscrowd' of 2"),
+    "crowd as text false": (every("annotations", iscrowd="False"), "'iscrowd' of 2"),
+    "crowd false": (every("annotations", iscrowd=False), ""),
+    "crowd 0.0": (every("annotations", iscrowd=0.0), ""),
+    "crowd null": (every("annotations", iscrowd=None), ""),
+    "crowd missing": (dropped("annotations", "iscrowd"), ""),
+    "ignore 0": (every("annotations", ignore=0), ""),
+    "ignore as text": (every("annotations", ignore="0"), "'ignore' of 2"),
+    "annotation ids missing": (dropped("annotations", "id"), "2 annotations have no id"),
+    "annotation ids as text": (text_of("id"), "'id' of 2 annotation entries is text"),
+    "annotation ids that are names": (
+        lambda d: [a.update(id=f"{a['id']}-9f-0a") for a in d["annotations"]],
+        "ids of annotation entries are text",
+    ),
+    "one annotation id missing": (first("annotations", id=None), "1 annotations have no id"),
+    "category repeated": (lambda d: d["categories"].append(d["categories"][0]), "1 categories are listed again"),
+    "segmentation of the wrong form": (every("annotations", segmentation={"a": [[[]]]}), ""),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_an_unusual_spelling_means_the_same_in_training_and_evaluation(write, document, case):
+    change, note = SAME[case]
+    for annotation in document["annotations"]:  # equal boxes and area w x h, so that no area changes nothing
+        annotation.update(bbox=[10, 20, 30, 40], area=1200)
+    plain = write(document)
+    before = trained(plain), judged(plain)
+    change(document)
+    root = write(document)
+    assert (trained(root), judged(root)) == before
+    notes = read_coco(root, SPLIT, training=True).notes
+    assert any(note in line for line in notes) if note else not notes
+
+
+@pytest.mark.parametrize("value", [1, True, 1.0, "1", "true", " True "], ids=repr)
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_a_crowd_or_an_ignored_object_is_left_out_of_training_and_of_the_count_of_objects(write, document, key, value):
+    document["annotations"][0][key] = value
+    root = write(document)
+    assert [len(image.labels) for image in read_coco(root, SPLIT, training=True).images] == [0, 1]
+    evaluation = run_evaluation(annotation_path(root, SPLIT), [])
+    objects = sum((~np.array(e["gtIgnore"], bool)).sum() for e in evaluation.evalImgs if e and e["aRng"][1] == 1e10)
+    assert objects == 1
+
+
+def test_one_class_without_a_list_of_categories_is_named_object(write, document):
+    del document["categories"]
+    for annotation in document["annotations"]:
+        annotation["category_id"] = 7
+    root = write(document)
+    data = read_coco(root, SPLIT, training=True)
+    assert (data.category_ids, data.class_names) == ((7,), ("object",))
+    assert data.notes == ("no list 'categories'; all annotations are of one class, named 'object'",)
+    detection = {"image_id": 1, "category_id": 7, "bbox": [10, 20, 30, 40], "score": 0.9}
+    assert evaluate_detections(annotation_path(root, SPLIT), [detection])["per_class"] == {
+        "object": pytest.approx(51 / 101)
+    }
+
+
+@pytest.mark.parametrize(
+    ("encoding", "mark"),
+    [("utf-8", codecs.BOM_UTF8), ("utf-16", b""), ("utf-16-le", codecs.BOM_UTF16_LE), ("utf-16-be", codecs.BOM_UTF16_BE),
+     ("utf-16-le", b""), ("utf-32", b"")],
+)  # fmt: skip
+def test_encodings_of_unicode_are_read(write, document, encoding, mark):
+    document["categories"][0]["name"] = "Kätzchen"
+    root = write(mark + json.dumps(document, ensure_ascii=False).encode(encoding))
+    for image in document["images"]:
+        (root / SPLIT / image["file_name"]).touch()
+    assert read_coco(root, SPLIT, training=True).class_names == ("Kätzchen", "dog")
+    assert "Kätzchen" in judged(root)["per_class"]
+
+
+WRONG = {  # content of a file: parts of the message
+    "Windows-1252": (
+        '{"name": "Kätzchen"}'.encode("cp1252"),
+        ["not UTF-8 (byte 0xe4 in line 1)", "Kätzchen", "save the"],
+    ),
+    "Windows-1251": ('{\n"name": "Кот"}'.encode("cp1251"), ["not UTF-8 (byte 0xca in line 2)", "Windows code page"]),
+    "cut in a character": ('{"name": "Kä'.encode()[:-1], ["ends in the middle of a character; copy"]),
+    "zip": (b"PK\x03\x04\x14\x00", ["a zip file; unpack it"]),
+    "gzip": (b"\x1f\x8b\x08\x00", ["a gzip file; unpack it"]),
+    "empty": (b"", ["not valid JSON at line 1, column 1", "copy the file again"]),
+    "deep lists": (b"[" * 100_000, ["nested too deeply"]),
+    "deep objects": (b'{"images":' * 100_000, ["nested too deeply"]),
+    "deep and closed": (b"[" * 5000 + b"]" * 5000, ["nested too deeply"]),
+    "long number": (b'{"images": [{"id": ' + b"7" * 5000 + b"}]}", ["contains a number of 5000 digits; correct"]),
+    "a number": (b"3", ["no list 'images'"]),
+    "null": (b"null", ["no list 'images'"]),
+    "lists of null": (
+        b'{"images": [null], "annotations": [null], "categories": [null]}',
+        ["number 1 of the file is None"],
+    ),
+    "lists of lists": (
+        b'{"images": [[1]], "annotations": [[1]], "categories": [[1]]}',
+        ["number 1 of the file is [1]"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_file_of_the_wrong_form_ends_in_one_line(write, case):
+    content, parts = WRONG[case]
+    refused(write(content), parts)
+
+
+def refused(root, parts):
+    """The same line from training and evaluation, which names the file."""
+    path = annotation_path(root, SPLIT)
+    messages = []
+    for read in (lambda: read_coco(root, SPLIT, training=True), lambda: evaluate_detections(path, [])):
+        with pytest.raises(WorkbenchError) as error:
+            read()
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith(f"{path}: ")
+    assert len(messages[0].splitlines()) == 1
+    assert len(messages[0]) < len(str(path)) + 2000
+    messages[0].encode()  # no half of a surrogate pair
+    for part in parts:
+        assert part in messages[0]
+
+
+NAN = float("nan")
+BAD = [[], {}, "x", True, [1], [[1]], {"a": 1}, 10**30, 1e400, NAN, 1.5]
+FIELDS = [("images", "id"), ("images", "width"), ("images", "file_name"), ("annotations", "image_id"), ("annotations", "category_id"),
+          ("annotations", "bbox"), ("annotations", "area"), ("annotations", "iscrowd"), ("annotations", "ignore"),
+          ("categories", "id"), ("categories", "name")]  # fmt: skip
+MEANT = {  # values that are fine for these keys
+    "file_name": [10**30, 1.5, "x"],
+    "name": [10**30, 1.5, "x"],
+    "area": [10**30, NAN, 1.5],
+    "iscrowd": [True],
+    "ignore": [True],
+    "id": ["x"],
+    "image_id": ["x"],
+    "category_id": ["x"],
+}
+
+
+@pytest.mark.parametrize(("kind", "key"), FIELDS)
+def test_a_value_of_any_wrong_type_is_a_fault_of_its_entry(write, document, kind, key):
+    for value in [v for v in BAD if not any(v is ok or v == ok for ok in MEANT.get(key, ()))]:
+        document[kind][0][key] = value
+        refused(write(document), [f"'{key}'" if (key, value) != ("area", 1e400) else "infinite"])
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (first("annotations", bbox=[1, 2, 3, "4 px"]), "annotation 11 has the 'bbox' [1, 2, 3, '4 px']; use 4 numbers"),
+        (first("annotations", bbox=["nan", 2, 3, 4]), "use 4 numbers"),
+        (first("annotations", bbox=["1_0", 2, 3, 4]), "use 4 numbers"),
+        (first("annotations", bbox=["1,5", 2, 3, 4]), "use 4 numbers"),
+        (first("annotations", bbox=[1, [2], 3, 4]), "use 4 numbers"),
+        (first("annotations", bbox=[1, True, 3, 4]), "use 4 numbers"),
+        (first("annotations", bbox=[1, 2, 1e400, 4]), "annotation 11 has a box with NaN or infinity"),
+        (first("annotations", bbox=[1, 2, 10**400, 4]), "annotation 11 has a box with NaN or infinity"),
+        (first("annotations", bbox=[1, 2, 1e300, 4]), "annotation 11 has a box with a number over 1e+09"),
+        (first("annotations", area=1e400), "annotation 11 has an infinite 'area'"),
+        (first("annotations", area=[1200]), "annotation 11 has the 'area' [1200]; use a number"),
+        (first("annotations", iscrowd=[1]), "annotation 11 has the 'iscrowd' [1]; use 0 or 1"),
+        (first("annotations", iscrowd="no"), "annotation 11 has the 'iscrowd' 'no'; use 0 or 1"),
+        (first("annotations", iscrowd=2), "use 0 or 1"),
+        (first("annotations", id=2**63), "use a whole number of at most 64 bits"),
+        (first("annotations", id=-(2**63) - 1), "use a whole number of at most 64 bits"),
+        (first("annotations", image_id=2**64), "use a whole number of at most 64 bits"),
+        (first("annotations", image_id="1.jpg"), "annotation 11 has the 'image_id' '1.jpg'"),
+        (first("images", id=1.5), "use a whole number"),
+        (first("images", file_name="a\0.jpg"), "zero byte or half of a surrogate pair; correct the name"),
+        (first("images", file_name="\ud83d.jpg"), "image 1 has the 'file_name' '\\ud83d.jpg' with"),
+        (first("categories", name=""), "category 1 has the 'name' ''; enter a name"),
+        (first("categories", id=2), "category id 2 occurs 2 times; make the ids unique"),
+        (first("images", file_name="2.jpg"), "the images 1 and 2 have the same 'file_name' '2.jpg'"),
+        (lambda d: d["images"].append(d["images"][0]), "image id 1 occurs 2 times; make the ids unique"),
+    ],
+)
+def test_a_value_without_a_certain_meaning_is_refused_alike_on_both_sides(write, document, change, part):
+    root = write(document)
+    change(document)
+    (root / "annotations" / f"instances_{SPLIT}.json").write_text(json.dumps(document))
+    refused(root, [part])
+
+
+def test_all_faults_of_a_file_are_reported_at_once(write, document):
+    document["annotations"] = [document["annotations"][0] | {"id": 100 + i, "bbox": "x"} for i in range(5)]
+    document["annotations"][1] |= {"area": "big", "iscrowd": "maybe"}
+    document["annotations"][2] |= {"image_id": 77}
+    document["annotations"][3] |= {"category_id": None}
+    document["images"][0] |= {"width": 0}
+    parts = ["6 kinds of faults: ", "annotation 100 has the 'bbox' 'x' (and 4 more of this kind); use 4 numbers"]
+    parts += [
+        "annotation 101 has the 'area' 'big'",
+        "annotation 101 has the 'iscrowd'",
+        "annotation 102 belongs to image 77",
+    ]
+    refused(write(document), [*parts, "annotation 103 has no 'category_id'", "image 1 has the size 0x80"])
+
+
+def test_a_message_is_short_however_many_and_however_large_the_faults_are(write, document):
+    huge = [["x" * 500] * 10] * 3
+    keys = ("bbox", "area", "iscrowd", "ignore", "image_id", "category_id", "id")
+    document["annotations"] = [dict.fromkeys(keys, huge)] * 50
+    document["images"] = [dict.fromkeys(("width", "height", "file_name", "id"), huge)] * 50
+    document["categories"] = [dict.fromkeys(("id", "name"), huge)]
+    refused(write(json.dumps(document)), [" more kinds are not listed.", f"({KINDS}) "])
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_folder_or_a_pipe_is_not_read(write, document, kind):
+    root = write(document)
+    path = annotation_path(root, SPLIT)
+    path.unlink()
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    refused(root, ["a folder" if kind == "folder" else "not a regular file", "; put the annotation file there"])
+
+
+def test_boxes_that_look_like_corners_are_noted(write, document):
+    for annotation in document["annotations"]:
+        annotation["bbox"] = [60, 50, 90, 70]
+    notes = read_annotations(annotation_path(write(document), SPLIT)).notes
+    assert notes == (
+        "2 of 2 boxes end outside their image and look like corners x1, y1, x2, y2; COCO's boxes are x, y, width, height",
+    )
+    document["annotations"][0]["bbox"] = [60, 50, 20, 20]  # no corner: the second point would be left of the first
+    assert not read_annotations(annotation_path(write(document), SPLIT)).notes
+
+
+def test_half_of_a_surrogate_pair_in_a_class_name_is_replaced(write, document):
+    document["categories"][0]["name"] = "cat \ud83d"
+    root = write(document)
+    data = read_coco(root, SPLIT, training=True)
+    assert data.class_names == ("cat \N{REPLACEMENT CHARACTER}", "dog")
+    assert "contains half of a surrogate pair" in data.notes[0]
+    "".join([*data.class_names, *data.notes]).encode()
+    assert list(judged(root)["per_class"]) == ["cat \N{REPLACEMENT CHARACTER}", "dog"]
+
+
+def test_categories_with_equal_names_are_noted(write, document):
+    document["categories"][1]["name"] = "cat"
+    assert read_annotations(annotation_path(write(document), SPLIT)).notes == (
+        "2 categories are named 'cat' (ids 1, 2); they are different classes",
+    )
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_the_files_of_coco_need_no_note(shared_data, split):
+    assert read_annotations(annotation_path(shared_data / "coco-tiny", split)).notes == ()

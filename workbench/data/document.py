@@ -1,0 +1,75 @@
+"""JSON document of an annotation file, in any encoding that exporters write. This module does not import torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from workbench.support.errors import WorkbenchError
+
+PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
+"""First bytes of compressed files."""
+
+
+def parse(path: Path) -> object:
+    """Parse an annotation file without its segmentations, which would need gigabytes of memory for COCO.
+
+    UTF-8 with or without a byte order mark, UTF-16 and UTF-32 are read.
+
+    Raises:
+        WorkbenchError: the file is missing, not a regular file, not text, or not JSON that Python can represent.
+    """
+    text = _decode(_read(path), path)
+
+    def drop_segmentation(item: dict) -> dict:
+        item.pop("segmentation", None)
+        return item
+
+    try:
+        return json.loads(text, object_hook=drop_segmentation)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno} ({error.msg})"
+        raise WorkbenchError(f"{path}: not valid JSON at {place}, probably incomplete; copy the file again") from error
+    except RecursionError:
+        problem = "lists or objects are nested too deeply for an annotation file"
+        raise WorkbenchError(f"{path}: {problem}; use a file in COCO's instances format") from None
+    except ValueError:  # Python refuses to convert a number of more than 4,300 digits
+        raise WorkbenchError(f"{path}: {_longest_number(text)}; correct the number") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise WorkbenchError(f"{path}: {kind}; put the annotation file there")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise WorkbenchError(f"{path}: annotations not found; check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WorkbenchError(f"{path}: annotations cannot be read ({reason}); check the path") from error
+    for start, kind in PACKED.items():
+        if content.startswith(start):
+            raise WorkbenchError(f"{path}: a {kind} file; unpack it")
+    return content
+
+
+def _decode(content: bytes, path: Path) -> str:
+    encoding = json.detect_encoding(content[:4])
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        if "end of data" in error.reason or "truncated" in error.reason:
+            raise WorkbenchError(f"{path}: ends in the middle of a character; copy the file again") from None
+        byte, line = content[error.start], content.count(b"\n", 0, error.start) + 1
+        around = content[max(0, error.start - 10) : error.start + 10].decode("cp1252", errors="replace")
+        raise WorkbenchError(
+            f"{path}: not UTF-8 (byte 0x{byte:02x} in line {line}), probably saved in a Windows code page (in "
+            f"Windows-1252 the text is {around!r}); save the file as UTF-8, or copy the file again"
+        ) from None
+
+
+def _longest_number(text: str) -> str:
+    digits = max(map(len, re.findall(r"\d{4000,}", text)), default=0)
+    return f"contains a number of {digits} digits"

@@ -1,0 +1,135 @@
+"""Check of all images of a split before the first step: existence, format, size and orientation, from their headers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from hashlib import blake2b
+from pathlib import Path
+
+from workbench.data.headers import Header, read_header
+from workbench.settings.digest import cache_file
+from workbench.support.errors import WorkbenchError
+from workbench.support.files import write_json_atomically
+
+THREADS = 16
+CHUNK = 256
+"""Number of images that a thread reads at a time."""
+REPORT_SECONDS = 10.0
+CACHED_FROM = 2000
+"""Number of images from which on their headers are kept in a cache; fewer are read in a moment."""
+
+
+def read_headers(paths: Sequence[Path], say: Callable[[str], None] | None = None) -> list[Header | str]:
+    """Headers of image files, or ``problem; what to do`` for a file that cannot be used.
+
+    Headers are read in parallel. The headers of many images are kept in a cache of this user, which is valid while the
+    names, the sizes in bytes and the dates of all files stay the same. The dates only decide whether headers are read
+    again.
+
+    Args:
+        say: function that receives a line of progress every ten seconds.
+    """
+    cache = cache_file(f"headers-{_state(paths)}.json") if len(paths) >= CACHED_FROM else None
+    if cache and (headers := _read_cache(cache, len(paths))) is not None:
+        return headers
+    headers: list[Header | str] = []
+    last = time.monotonic()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for part in pool.map(_read_chunk, (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))):
+            headers += part
+            if say and time.monotonic() - last > REPORT_SECONDS:
+                last = time.monotonic()
+                say(f"data: headers of {len(headers)}/{len(paths)} images are read")
+    if cache and not any(isinstance(header, str) for header in headers):
+        with contextlib.suppress(WorkbenchError):  # without a cache, the headers are read again
+            write_json_atomically(cache, [astuple(header) for header in headers], indent=None)
+    return headers
+
+
+def check_images(
+    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], annotations: Path, headers: Sequence[Header | str]
+) -> list[str]:
+    """Check that the images of a split are usable and have the stated sizes.
+
+    Args:
+        sizes: width and height of each image in the annotations, in pixels.
+        annotations: file that lists the images, for messages.
+        headers: header of each image.
+
+    Returns:
+        Lines for the log about images with an EXIF orientation.
+
+    Raises:
+        WorkbenchError: images are unusable; the message has the first of each kind of fault, and their numbers.
+    """
+    faults: dict[str, list[tuple[Path, str]]] = {}
+    turned = stored = 0
+    for path, size, header in zip(paths, sizes, headers, strict=True):
+        if isinstance(header, str):
+            faults.setdefault(header.split(" (")[0].split(";")[0], []).append((path, header))
+        elif header.is_turned(*size):
+            turned += 1
+        elif (header.width, header.height) != size:
+            faults.setdefault("of another size", []).append((path, size_fault(header, *size)))
+        else:
+            stored += header.orientation > 1
+    if faults:
+        raise WorkbenchError(_message(faults, len(paths), annotations))
+    notes = []
+    if turned:
+        notes.append(f"{turned} images are turned by their EXIF orientation")
+    if stored:
+        notes.append(f"{stored} images are not turned by their EXIF orientation: their stated size is the stored one")
+    return notes
+
+
+def size_fault(header: Header, width: int, height: int) -> str:
+    """Return ``problem; what to do`` for an image whose annotations state another size."""
+    shown = "{}x{}".format(*header.shown_size)
+    exif = f" ({shown} if turned by its EXIF orientation {header.orientation})" if header.orientation > 1 else ""
+    has = f"the image has {header.width}x{header.height} pixels{exif}"
+    return f"{has}, but the annotations state {width}x{height}; correct one of them"
+
+
+def _message(faults: dict[str, list[tuple[Path, str]]], images: int, annotations: Path) -> str:
+    """One line: the first fault in full, then the number of each kind of fault with an example."""
+    path, text = next(iter(faults.values()))[0]
+    problem, _, remedy = text.rpartition("; ")
+    if sum(map(len, faults.values())) == 1:
+        return f"{path}: {problem}; {remedy}"
+    kinds = ", ".join(f"{len(cases)} {kind}: {cases[0][0].name}" for kind, cases in list(faults.items())[:8])
+    return f"{path}: {problem} (of {images} images of {annotations}: {kinds}); {remedy}"
+
+
+def _state(paths: Sequence[Path]) -> str:
+    """Digest of names, sizes in bytes and dates of files; it does not depend on the place of the files."""
+    state = blake2b(digest_size=16)
+    for path in paths:
+        try:
+            status = os.stat(path)
+            facts = (status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):
+            facts = None
+        state.update(repr((path.name, facts)).encode("utf-8", "surrogateescape"))
+    return state.hexdigest()
+
+
+def _read_chunk(paths: Sequence[Path]) -> list[Header | str]:
+    return [read_header(path) for path in paths]
+
+
+def _read_cache(cache: Path, count: int) -> list[Header | str] | None:
+    """Headers in the cache; None if the cache is missing or damaged."""
+    try:
+        rows = json.loads(cache.read_text(encoding="utf-8"))
+        if len(rows) == count and all(len(row) == 3 and {*map(type, row)} == {int} for row in rows):
+            return [Header(*row) for row in rows]
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass
+    return None
