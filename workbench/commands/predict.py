@@ -205,6 +205,6 @@ def _check_own(path: Path, is_own: Callable[[Path], bool]) -> None:
     _check_folder(path.parent)
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or not is_own(path)):
         raise WorkbenchError(
-            f"{visible(path)}: not a file that {MARK} wrote, or changed since; choose another folder with --out, or "
+            f"{visible(path)}: not written by {MARK}, or changed since then; choose another folder with --out, or "
             "move the file"
         )

@@ -46,12 +46,12 @@ def draw_detections(
     boxes = np.asarray(boxes, dtype=float).reshape(-1, 4) * factor
     scores, labels = np.asarray(scores, dtype=float).reshape(-1), np.asarray(labels, dtype=int).reshape(-1)
 
+    names = {label: drawable(class_names[label], NAME_LETTERS) for label in set(labels.tolist())}
     shown = []
     for i in np.argsort(-scores, kind="stable"):
         rectangle = _inside(boxes[i], canvas.size)
         if scores[i] >= min_score and rectangle is not None:
-            name = drawable(class_names[labels[i]], NAME_LETTERS)
-            shown.append((rectangle, name, f" {scores[i]:.2f}", _colour(int(labels[i]))))
+            shown.append((rectangle, names[labels[i]], f" {scores[i]:.2f}", _colour(int(labels[i]))))
     draw = ImageDraw.Draw(canvas)
     side = math.sqrt(canvas.width * canvas.height)  # for lines and text, also of long narrow images
     width = max(2, round(side / 400))
@@ -87,10 +87,11 @@ def _text_colour(background: tuple[int, int, int]) -> str:
 def _draw_texts(draw: ImageDraw.ImageDraw, pen: Pen, shown: list, size: tuple[int, int]) -> None:
     """Write the texts, the highest score first. Each text takes the place where it covers other texts least."""
     margin = round(pen.size / 4)
+    names = {name: _fitted(pen, name, size[0] - 2 * margin) for _, name, *_ in shown}
     occupied: list[Rectangle] = []
     labels = []
     for rectangle, name, score, colour in shown:
-        text = _fitted(pen, name, score, size[0] - 2 * margin)
+        text = names[name] + score
         # The height of a line, not of these letters, so that all labels have the same height.
         width, height = math.ceil(pen.length(text)) + 2 * margin, pen.height + 2
         places = [_within(left, top, width, height, size) for left, top in _places(rectangle, width, height)]
@@ -102,12 +103,12 @@ def _draw_texts(draw: ImageDraw.ImageDraw, pen: Pen, shown: list, size: tuple[in
         pen.write(place[0] + margin, place[1] + 1, text, _text_colour(colour))
 
 
-def _fitted(pen: Pen, name: str, score: str, width: int) -> str:
-    """Return name and score; the name is shortened until both are at most so many pixels wide."""
+def _fitted(pen: Pen, name: str, width: int) -> str:
+    """Return a name, shortened until name and score are at most so many pixels wide."""
     letters = 2 * len(name)  # wide letters count twice
-    while letters > 2 and pen.length(shortened(name, letters) + score) > width:
+    while letters > 2 and pen.length(shortened(name, letters) + " 0.00") > width:
         letters -= 1
-    return shortened(name, letters) + score
+    return shortened(name, letters)
 
 
 def _places(rectangle: Rectangle, width: int, height: int) -> list[tuple[int, int]]:
