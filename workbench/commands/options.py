@@ -115,7 +115,11 @@ RESULTS = {"results": (Annotated[Path, typer.Option(help="Folder of all results.
 SCALE = {"scale": (Annotated[str, typer.Option(help="Scale: name of a file in experiments/scales.")], "mini")}
 DATA_ROOT = {
     "data_root": (
-        Annotated[Path | None, typer.Option(help="Data set in COCO's layout. Default: the scale's data set.")],
+        Annotated[
+            Path | None,
+            # not checked here, so that a folder that cannot be read is reported as by the pipeline
+            typer.Option(readable=False, help="Data set in COCO's layout. Default: the scale's data set."),
+        ],
         None,
     )
 }
