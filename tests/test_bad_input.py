@@ -371,7 +371,7 @@ MISTAKES = {
     "weights of another head": (
         "detect",
         experiment(head={"channels": 32}),
-        ["model.safetensors: not the weights of this run", "delete the file and train again"],
+        ["train.json: facts of another training (run vfnet-varifocal-resnet50-", "put back the files of this training"],
     ),
     "facts incomplete": (
         "detect",

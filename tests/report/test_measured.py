@@ -171,7 +171,15 @@ def test_fewer_seeds_replace_no_summary_of_more_seeds(results):
     before = tree(results)
     assert [summary("table3", ONE_SEED, results) for summary in (make_table, write_verdicts)] == three
     assert tree(results) == before
-    assert three[0].count("0 1 2") == 3
+    assert "means over 3 seeds;" in three[0]
+
+
+def test_rows_with_different_numbers_of_seeds_have_a_note(results):
+    evaluate(results, "t3_full_vfl", 1)
+    text = make_table("table3", ONE_SEED, results)
+    note = "**The rows have different numbers of seeds.** 2: `t3_full_vfl`; 1: `t3_raw_fl`, `t3_raw_vfl`."
+    assert note in text
+    assert "different numbers" in scale_folder(results, "mini").table("table3").with_suffix(".html").read_text()
 
 
 @pytest.mark.parametrize("command", [("table", "table3"), ("claims",), ("claims", "table3"), ("figure", "table3")])

@@ -14,6 +14,7 @@ import torch
 
 from tests.training.stops import same_results, signal_after, train_until
 from tests.trainings import train_experiment
+from workbench.data.splits import read_splits
 from workbench.evaluation import inference
 from workbench.support.errors import WorkbenchError
 from workbench.training import interrupts, loop
@@ -181,17 +182,25 @@ def test_a_dead_worker_gives_one_line_and_a_checkpoint(
     assert same_results(tmp_path, unbroken)
 
 
-def test_an_image_that_cannot_be_read_costs_no_step(tiny_experiment, tiny_data, tmp_path, unbroken):
-    """Neither in the training nor in a validation, whose checkpoint precedes it."""
+def test_an_image_that_cannot_be_read_costs_no_step(tiny_experiment, tiny_data, tmp_path, unbroken, monkeypatch):
+    """An image that is damaged after the checks of all images is met in a validation, after its checkpoint."""
     root = tmp_path / "data"
     shutil.copytree(tiny_data, root)
     image = min((root / "val2017").iterdir())
     content = image.read_bytes()
-    for _ in range(2):
+
+    def read_then_damage(*arguments):
+        splits = read_splits(*arguments)
         image.write_bytes(content[:100])
+        return splits
+
+    monkeypatch.setattr("workbench.training.loop.read_splits", read_then_damage)
+    for _ in range(2):
+        image.write_bytes(content)
         with pytest.raises(WorkbenchError, match="not a readable"):
             train_experiment(tiny_experiment, tmp_path / "run", root)
         assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt")["validation_due"]
+    monkeypatch.undo()
     image.write_bytes(content)
     train_experiment(tiny_experiment, tmp_path / "run", root)
     assert same_results(tmp_path / "run", unbroken)

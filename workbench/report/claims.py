@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from workbench.report.measured import evaluations_on_disk, read_resamples, results_folder
 from workbench.report.page import TableView, markdown_table, page
+from workbench.report.text import csv_text, markdown
 from workbench.runs.folders import scale_folder
 from workbench.settings.base import Settings
 from workbench.settings.catalog import load_table
@@ -184,7 +185,8 @@ def shown(judgements: Sequence[Judgement]) -> TableView:
     lines = []
     for j in judgements:
         interval = "–" if math.isnan(j.low) else f"[{_signed(j.low)}, {_signed(j.high)}]"
-        cells = [f"`{j.name}`", j.claim.statement, j.claim.source, _signed(j.published), _signed(j.effect), interval]
+        stated = [markdown(text) for text in (j.claim.statement, j.claim.source)]
+        cells = [f"`{j.name}`", *stated, _signed(j.published), _signed(j.effect), interval]
         lines.append([*cells, str(j.seeds or "–"), j.verdict])
     counts = {verdict: sum(j.verdict == verdict for j in judgements) for verdict in get_args(Verdict)}
     counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
@@ -210,7 +212,8 @@ def _csv(judgements: Sequence[Judgement]) -> str:
     for j in judgements:
         numbers = [f"{j.published:.1f}", *("-" if math.isnan(v) else f"{v:.2f}" for v in (j.effect, j.low, j.high))]
         claim = j.claim
-        writer.writerow([j.name, claim.statement, claim.source, claim.better, claim.than, *numbers, j.seeds, j.verdict])
+        stated = [csv_text(text) for text in (claim.statement, claim.source)]
+        writer.writerow([j.name, *stated, claim.better, claim.than, *numbers, j.seeds, j.verdict])
     return text.getvalue()
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.data.embedded import MARKER
-from workbench.settings.data import EmbeddedData
-from workbench.settings.digest import TRAIN, SplitDigest, drawn_digest, split_digest
+from workbench.settings.digest import TRAIN, split_digest
 from workbench.settings.experiment import Experiment
 from workbench.settings.ids import run_id
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json
-from workbench.support.strict_yaml import validated
 from workbench.training.state import Plan
 
 LAYOUT = "micro_batch x ranks x accumulation"
@@ -38,7 +33,7 @@ def identity(
     Raises:
         WorkbenchError: the training data cannot be read, or they are not the data of the run.
     """
-    data = data_digest(data_root, experiment)
+    data = split_digest(data_root, TRAIN)
     stated = experiment.data.digest if experiment.data.kind == "coco" else None
     if stated not in (None, data.annotations):
         raise WorkbenchError(
@@ -53,15 +48,6 @@ def identity(
         LAYOUT: str(plan),
         "pretrained": None if pretrained is None else dict(pretrained),
     }
-
-
-def data_digest(root: Path, experiment: Experiment) -> SplitDigest:
-    """Digest of the training split: of its files, or of the settings that decide every byte of a drawn data set."""
-    if experiment.data.kind == "embedded":
-        with contextlib.suppress(WorkbenchError):  # not a data set that this version has drawn
-            drawn = validated(EmbeddedData, read_json(root / MARKER, "settings"), MARKER)
-            return drawn_digest(drawn, TRAIN)
-    return split_digest(root, TRAIN)
 
 
 def refuse_others(file: Path, stated: Mapping[str, Any], own: Mapping[str, Any], otherwise: str) -> None:

@@ -145,15 +145,28 @@ def _alignment(column: str, values: list[Any], is_label: bool) -> str:
 
 def _footnotes(rows: Sequence[TableRow], on_coco: bool) -> list[str]:
     """Return the notes: unit and seeds, images, intervals, order, splits, rows not run, versions of the code."""
-    counts = {len(r.measured) for r in rows if r.measured}
-    unit = "Metrics are COCO's, ×100; the best AP is bold."
-    if counts == {1}:
-        unit += " Each measured row has a single seed."
-    elif counts:
-        unit += " Measured figures are means over the seeds; ± is the sample standard deviation of AP over the seeds."
+    unit = f"Metrics are COCO's, ×100; the best AP is bold.{_on_seeds(rows)}"
     images = [] if on_coco or not any(r.published for r in rows) else [OTHER_IMAGES]
     others = [*_on_splits(rows), *_on_rows_not_run(rows), *_on_mixed_code(rows)]
     return [unit, *images, *_on_intervals(rows), *_on_order(rows), *others]
+
+
+def _on_seeds(rows: Sequence[TableRow]) -> str:
+    """Return the number of seeds as a sentence after a blank; each row's number if rows differ."""
+    seeds: dict[int, list[str]] = {}
+    for row in rows:
+        if row.measured:
+            seeds.setdefault(len(row.measured), []).append(code(row.row))
+    if not seeds:
+        return ""
+    if seeds.keys() == {1}:
+        return " Each measured row has a single seed."
+    over = f"{max(seeds)} seeds" if len(seeds) == 1 else "the seeds"
+    text = f" Measured figures are means over {over}; ± is the sample standard deviation of AP over the seeds."
+    if len(seeds) > 1:
+        listed = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(seeds.items(), reverse=True))
+        text += f" **The rows have different numbers of seeds.** {listed}."
+    return text
 
 
 def _on_intervals(rows: Sequence[TableRow]) -> list[str]:
