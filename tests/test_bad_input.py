@@ -502,3 +502,13 @@ def test_unusual_data_train_and_are_reported(case, scene, capfd):
     scene.workbench("train")
     assert expected in capfd.readouterr().err
     assert (scene.seed / "model.safetensors").is_file()
+
+
+def test_the_files_of_a_training_have_the_permissions_of_all_files(scene, tmp_path):
+    scene.workbench("train")
+    scene.workbench("detect")
+    (tmp_path / "usual").write_text("")
+    usual = (tmp_path / "usual").stat().st_mode
+    files = [path for path in scene.run.rglob("*") if path.is_file()]
+    assert {"model.safetensors", "last.pt", "train.json", "detections.json"} <= {path.name for path in files}
+    assert not [path for path in files if path.stat().st_mode != usual and path.name != "lock"]
