@@ -10,6 +10,7 @@ from workbench.report.claims import claims_digest
 from workbench.report.notebooks import notebook_names
 from workbench.report.outcomes import settings_digest
 from workbench.runs.folders import RELEASED, pretrained_weights, seed_of
+from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
 
 # A report shows only existing files. Only the command line shows that this call makes a report.
@@ -24,12 +25,11 @@ except WorkbenchError as error:
 
 TABLES, FOLDER, SETTINGS = PIPELINE.tables, PIPELINE.folder, PIPELINE.settings
 DRAWN = ancient(PIPELINE.drawn)  # `ancient` ignores dates: the settings of a drawn data set decide its content
-OPTIONS, WORLD = SETTINGS.options, SETTINGS.world_options
+OPTIONS, WORLD, GPUS, THREADS = SETTINGS.options, SETTINGS.world_options, PIPELINE.gpus, PIPELINE.threads
 PUBLISHED = FOLDER.run("{run}").training(RELEASED)
 TRAINED = FOLDER.run("{run}").training("{seed}")
 WEIGHTS = FOLDER.run("{run}").training("{training}")  # with a seed, or published
 EVALUATED = WEIGHTS.evaluation("{evaluation}")
-GPUS, THREADS = PIPELINE.gpus, PIPELINE.threads
 CAPTIONS = "workbench/report/captions"
 # tee ignores Ctrl-C and a scheduler's time limit, so that the log gets the last line of the command.
 LOGGED = " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
@@ -277,7 +277,7 @@ for kind, (category, inputs) in FIGURES.items():
 
 rule notebook:
     input:
-        "notebooks/{notebook}.ipynb",
+        f"{os.path.relpath(find_checkout() / 'notebooks')}/{{notebook}}.ipynb",  # also with -s from another folder
         lambda wildcards: PIPELINE.notebook_inputs(wildcards.notebook),
     output:
         FOLDER.notebook("{notebook}"),
@@ -297,4 +297,4 @@ rule unknown_target:
     input:
         refuse,
     output:
-        "{unknown_target,[^/]+}",
+        "{unknown_target,[^/]+|\\w+=.+}",

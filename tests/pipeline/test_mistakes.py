@@ -134,6 +134,7 @@ MISTAKES = {
     "unknown row beside a table": typed("table2 t3_full", "unknown target 't3_full'; did you mean 't3_full_vfl'?"),
     "no target like it": typed("everything_at_once", "unknown target 'everything_at_once'; known: all, claims, notebooks, tables, figures, table1, "),
     "setting without --config": typed("table3 seeds=3", "unknown target 'seeds=3': this is a setting; put --config between the targets and the settings: snakemake --cores all table3 --config seeds=3"),
+    "path without --config": typed("table3 data_root=/x/y", "unknown target 'data_root=/x/y': this is a setting; put --config between the targets and the settings: snakemake --cores all table3 --config data_root=/x/y"),
     "too many seeds": typed("table3 --config seeds=1000000000", "--config: seeds: input should be less than or equal to 1000 (found 1000000000)"),
     "folder read as a number": typed("table3 --config scale=own data_root=2024_05_01", "--config: data_root: Snakemake reads '2024_05_01' as 20240501; write data_root=./2024_05_01"),
     "no blocks": setting("scales/mini.yaml", "layers: [1, 1, 1, 1]", "layers: 0", "experiments/scales/mini.yaml: backbones.resnet50.layers: expected a list, not 0"),

@@ -145,6 +145,16 @@ def test_snakemake_deletes_no_model_and_no_file_of_the_user(repository, run, pla
         assert not planned(repository, ROW, *options, data=data).keys() & {"dataset", "train"}
 
 
+def test_the_pipeline_can_be_called_from_another_folder(repository, snakemake, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    options = ("--snakefile", str(repository / "Snakefile"), "--workflow-profile", str(repository / "profiles/default"))
+    code, output = snakemake(
+        tmp_path / "elsewhere", "-n", *options, "all", "--config", f"data_root={repository}/data", "scale=own"
+    )
+    assert code == 0, output
+    assert not list((tmp_path / "elsewhere").rglob("*.json"))
+
+
 def changed_boxes(path):
     document = json.loads(path.read_text())
     document["annotations"][0]["bbox"][2] += 1
