@@ -185,9 +185,9 @@ def test_each_kind_of_faulty_image_is_counted(root):
     picture(root / "train2017" / "2.jpg", 30, 20)
     message = refusal(root)
     assert message.startswith(
-        f"{root}/train2017/1.jpg: no such image (of 2 images of {root}/annotations/instances_train"
+        f"{root}/train2017/1.jpg: no such image (2 of 2 images of {root}/annotations/instances_train"
     )
-    assert "1 no such image: 1.jpg, 1 of another size: 2.jpg)" in message
+    assert "have faults: 1 x no such image (first: 1.jpg), 1 x of another size (first: 2.jpg))" in message
 
 
 TURNED = {3: (100, 80), 6: (80, 100), 2: (100, 80), 8: (80, 100), 7: (80, 100)}

@@ -101,10 +101,14 @@ def _message(faults: dict[str, list[tuple[Path, str]]], images: int, annotations
     """One line: the first fault in full, then the number of each kind of fault with an example."""
     path, text = next(iter(faults.values()))[0]
     problem, _, remedy = text.rpartition("; ")
-    if sum(map(len, faults.values())) == 1:
+    count = sum(map(len, faults.values()))
+    if count == 1:
         return f"{path}: {problem}; {remedy}"
-    kinds = ", ".join(f"{len(cases)} {kind}: {cases[0][0].name}" for kind, cases in list(faults.items())[:8])
-    return f"{path}: {problem} (of {images} images of {annotations}: {kinds}); {remedy}"
+    affected = f"{count} of {images} images of {annotations} have"
+    if len(faults) == 1:
+        return f"{path}: {problem} ({affected} this fault); {remedy}"
+    kinds = ", ".join(f"{len(cases)} x {kind} (first: {cases[0][0].name})" for kind, cases in list(faults.items())[:8])
+    return f"{path}: {problem} ({affected} faults: {kinds}); {remedy}"
 
 
 def _state(paths: Sequence[Path]) -> str:
