@@ -53,7 +53,7 @@ def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, 
 
 
 def _detection_facts(evaluation: Evaluation, split: SplitDigest) -> dict:
-    """Facts about the detections; raise unless the detections were made by this evaluation, on this split."""
+    """Facts about the detections; raise unless the detections belong to this evaluation and this split."""
     file = evaluation.detection_facts
     if not file.is_file() or not evaluation.detections.is_file():
         raise WorkbenchError(

@@ -1,8 +1,8 @@
 """Detection of objects in a user's own pictures: ``workbench predict``.
 
-Each picture is judged for itself: if one cannot be read, the rest goes on. A second call replaces the files of an
-earlier call, and no other file. To know its files, the command writes digests: a drawing contains the digest of its
-pixels, and ``images.json`` contains the digests of itself and of ``detections.json``.
+A picture that cannot be read is reported, and the other pictures are processed. A second call replaces the files of an
+earlier call, and no other file. The command recognises its files by digests. A drawing contains the digest of its
+pixels; ``images.json`` contains the digests of its own content and of ``detections.json``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def predict_images(
 
     The files in ``out``:
 
-    - ``<name>.detections.png`` for each picture, a drawing of its detections. The name is the picture's path below the
-      folder that all named files and folders have in common.
+    - ``<name>.detections.png`` for each picture, a drawing of its detections. ``<name>`` is the path of the picture
+      below the deepest folder that contains all named files and folders.
     - ``detections.json``, COCO's results format: a list of ``{image_id, category_id, bbox, score, file_name}``.
-      ``image_id`` counts the pictures from 1 in the order in which they are listed, a picture that cannot be read too.
+      ``image_id`` counts the pictures from 1 in the order of the output, including pictures that cannot be read.
       ``bbox`` is ``[x, y, w, h]`` in pixels of the picture as shown, i.e. turned by its EXIF orientation.
     - ``images.json``, the pictures and the categories in the form of COCO's annotations:
-      ``COCO("images.json").loadRes("detections.json")`` reads both.
+      pycocotools reads both files with ``COCO("images.json").loadRes("detections.json")``.
 
     Nothing is written if no picture can be read.
 
@@ -60,8 +60,8 @@ def predict_images(
         min_score: boxes with a lower score are left out.
 
     Raises:
-        WorkbenchError: there are no pictures, the run is not trained, or a file would replace one that another program
-            has written. Nothing is written.
+        WorkbenchError: no picture is found, the run is not trained, or a file would replace another program's file.
+            Nothing is written.
     """
     pictures, errors = find_pictures(paths, out, _is_own_drawing)
     drawings = [out / picture.name.with_name(_drawing_name(picture.name.name)) for picture in pictures]
@@ -150,7 +150,7 @@ def _write_lists(out: Path, trained: TrainedRun, images: list[dict], detections:
     names = map(json_text, trained.class_names)
     categories = [{"id": id_, "name": name} for id_, name in zip(trained.category_ids, names, strict=True)]
     listed = json.dumps(detections, indent=2).encode() + b"\n"
-    earlier = out / "detections.json"  # still there if the command is killed between the two files
+    earlier = out / "detections.json"  # stays if the command is killed between the two writes
     digests = {_digest(listed)} | ({_digest(earlier.read_bytes())} if earlier.is_file() else set())
     content = {"images": images, "annotations": [], "categories": categories, "detections.json": sorted(digests)}
     content["info"] = {"description": f"written by {MARK}", "sha256": _digest(json.dumps(content).encode())}
@@ -163,13 +163,13 @@ def _digest(content: bytes) -> str:
 
 
 def _is_own_drawing(path: Path) -> bool:
-    """Return whether a file is a drawing of this command, and has not been changed since."""
+    """Return whether a file is an unchanged drawing of this command."""
     if not path.name.endswith(ENDING) or not path.is_file():
         return False
     try:
         with Image.open(path, formats=("PNG",)) as image:
             return image.info.get(MARK) == _digest(image.tobytes())
-    except Exception:  # damaged, so not as this command wrote it
+    except Exception:  # damaged, so changed since it was written
         return False
 
 
@@ -194,7 +194,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _check_lists(out: Path) -> None:
-    """Fail if ``images.json`` or ``detections.json`` exists and is not as this command wrote it."""
+    """Fail if ``images.json`` or ``detections.json`` exists and is not an unchanged file of this command."""
     digests = _digests_of(out)
     _check_own(out / "images.json", lambda path: bool(digests))
     _check_own(out / "detections.json", lambda path: _digest(path.read_bytes()) in digests)

@@ -106,7 +106,7 @@ def read_coco(
     Args:
         training: whether images are left out as described for training.
         limit: number of images to keep, from the beginning; None for all.
-        headers: whether the headers of all kept images are checked, too; else only the existence of the images is.
+        headers: whether to check the headers of all kept images; else, only whether the images exist.
         say: function that receives lines of progress.
 
     Raises:

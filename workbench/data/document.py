@@ -15,7 +15,7 @@ PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
 def parse(path: Path) -> object:
     """Parse an annotation file without its segmentations, which would need gigabytes of memory for COCO.
 
-    UTF-8 with or without a byte order mark, UTF-16 and UTF-32 are read.
+    Encodings: UTF-8 with or without a byte order mark, UTF-16 and UTF-32.
 
     Raises:
         WorkbenchError: the file is missing, not a regular file, not text, or not JSON that Python can represent.

@@ -10,7 +10,7 @@ from workbench.settings.digest import TRAIN, VAL
 from workbench.support.errors import WorkbenchError
 
 LISTED = 8
-"""Most categories of a list in a message, from the first difference on."""
+"""Largest number of categories of a list in a message."""
 
 
 def read_splits(

@@ -54,7 +54,7 @@ class Entries:
 
 
 def entries_of(values: list, kind: str, findings: Findings) -> Entries:
-    """Entries of a list; an entry that is not an object is a fault."""
+    """Entries of a list. An item that is not an object is a fault."""
     if set(map(type, values)) <= {dict}:
         return Entries(kind, values, findings)
     wrong = [i for i, value in enumerate(values) if not isinstance(value, dict)]
@@ -162,7 +162,7 @@ def ids(entries: Entries) -> Ids:
 
 
 def _usable(values: list, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether values are ids at all; a wrong id is a fault of its own."""
+    """Whether values are ids. Any other value is reported as another kind of fault."""
     return np.array([as_whole(values[i]) is not None for i in places.tolist()], dtype=bool)
 
 

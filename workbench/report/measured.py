@@ -1,4 +1,4 @@
-"""Measurements of an evaluation, read from its folder. A file of another evaluation, or without sense, is refused."""
+"""Measurements of an evaluation, read from its folder. Files of other evaluations and impossible values are refused."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def results_folder(settings: PipelineConfig, results: Path) -> ScaleFolder:
 def shown_trainings(folder: ScaleFolder, row: Row, settings: PipelineConfig) -> list[Training]:
     """Trainings of a row that a summary shows: every seed that has a folder, or the published weights.
 
-    Seeds that the settings do not ask for are shown, too, so that a summary with fewer seeds never replaces one with
-    more.
+    Seeds beyond the requested number are shown, too, so that a summary never replaces one with more seeds.
     """
     run = folder.run(row.run)
     return [run.training(RELEASED)] if trainings_of([row], settings)[row.run] == [RELEASED] else run.trainings()

@@ -76,7 +76,7 @@ class Evaluation:
         return self.folder / f"{step}.log"
 
     def identity(self) -> dict[str, int | str]:
-        """Facts in each file of this folder that show that the file belongs here; see ``check_belongs``."""
+        """Facts that each file of this folder states, so that files of other evaluations are refused."""
         return {"run": self.training.run.name, "seed": self.training.stated_seed, "evaluation": self.name}
 
     def check_belongs(self, stated: object, file: Path) -> None:

@@ -89,7 +89,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def _check_spelling(value: object, key: str, place: Place) -> None:
-    """Raise if Snakemake, which reads values as YAML, read something else than the name on its command line."""
+    """Raise if Snakemake, which reads values as YAML, changed a name on its command line."""
     typed = next((word.removeprefix(f"{key}=") for word in reversed(sys.argv) if word.startswith(f"{key}=")), None)
     if typed is None or value is None or (isinstance(value, str | Path) and str(value) == typed.strip("'\"")):
         return
@@ -111,7 +111,7 @@ def _as_yaml(text: str) -> object:
 
 
 def _check_folder(root: Path, place: Place) -> None:
-    """Raise if a data set's folder cannot be a word of a command, or if its parts cannot be looked for."""
+    """Raise if a data set's folder cannot be a word of a command, or if it cannot be searched."""
     if CONTROL.search(str(root)):
         raise WorkbenchError(f"{place}: {str(root)!r} has a line break or another control character; rename the folder")
     for path in (root, *(root / part for part in DATA_PARTS)):

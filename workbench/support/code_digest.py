@@ -1,9 +1,9 @@
-"""Digest of the code that a run uses: the same for two runs as long as no definition changes that both use.
+"""Digest of the code that a run uses. It changes only if a definition changes that the run uses.
 
-The code is followed by name, from the entry points through functions, classes and constants. Where an experiment
-chooses by name among alternatives (losses, families of detectors, kinds of data), each alternative has a digest of its
-own. So a new loss, family or file of code changes no digest of an existing run, and a new setting with a default
-changes only the digests of runs whose code reads it.
+The code is followed by name, from the entry points through functions, classes and constants. An experiment chooses by
+name among alternatives: losses, families of detectors, kinds of data. Each alternative has its own digest. A new loss,
+family or file therefore changes no digest of an existing run. A new setting with a default changes only the digests of
+runs whose code reads the setting.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ EVALUATION = (
     *("evaluation.resampling.matches_of", "evaluation.intervals.bootstrap"),
     *("evaluation.intervals.mean_interval", "evaluation.intervals.difference_interval"),
 )
-"""Entry points of the code that decides metrics and the conclusions from metrics, too."""
+"""Entry points of the code that also decides metrics and the conclusions from metrics."""
 DRAWING = {"embedded": "data.embedded.draw_data_set"}
-"""Entry points of one alternative alone: the settings of a drawn data set decide its images through this code."""
+"""Further entry points of an alternative: this code draws the images from the settings of a drawn data set."""
 SHARED = "shared"
 """Name of the part that all runs use."""
 
@@ -131,7 +131,7 @@ class _Code:
                     definitions.setdefault(name, []).append(statement)
 
     def find(self, module: str, name: str) -> Name | None:
-        """Return the definition that a name in a module stands for; a module's own name has an empty second part."""
+        """Return the definition that a name means in a module; for a module, the second part is empty."""
         if name in self.definitions.get(module, {}):
             return module, name
         if name in self.imports.get(module, {}):
@@ -140,7 +140,7 @@ class _Code:
         return (inner, "") if inner in self.definitions else None
 
     def alternative(self, name: Name) -> str | None:
-        """Alternative that a class or a constant belongs to: the class is tagged, the constant names one such class."""
+        """Alternative of a class or a constant; a constant belongs to the only tagged class that it names."""
         if name in self.tags:
             return self.tags[name]
         statements = self.definitions[name[0]].get(name[1], [])
@@ -171,7 +171,7 @@ class _Code:
         return frozenset(name for name in names if name and name[1]), frozenset(attributes)
 
     def used(self, roots: Iterable[Name], base: _Used | None = None) -> _Used:
-        """Code that the roots use, and what is already in use (``base``) uses together with it."""
+        """Code that the roots use, in addition to the code that is already in use (``base``)."""
         base = base or _Used()
         used = _Used(set(base.names), set(base.attributes), set(base.texts))
         for module, name in roots:

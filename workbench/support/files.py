@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file and make its folder if necessary; readers see either the old or the new content.
 
     The content is on the disk before the new name counts, and the new name is on the disk when this function returns.
-    The umask decides the permissions, as of every file.
+    The umask decides the permissions, as for every other file.
 
     Args:
         write: function that receives the open file and writes the content.
@@ -102,8 +102,8 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Write `text` as UTF-8; see `write_atomically`.
 
-    Half of a surrogate pair, which UTF-8 does not have (it stands for a byte of a file name that is not UTF-8), becomes
-    an escape such as ``\\udce9``. In JSON, the escape is read as the same character.
+    UTF-8 has no half of a surrogate pair, which Python uses for a byte of a file name that is not UTF-8. This character
+    becomes an escape such as ``\\udce9``. In JSON, the escape is read as the same character.
     """
     write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
@@ -132,7 +132,7 @@ def read_text(path: Path, content: str) -> str:
     """
     path = Path(path)
     try:
-        # To open a named pipe would wait for ever.
+        # Opening a named pipe would wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             kind = "a folder" if path.is_dir() else "a pipe or a device"
             raise WorkbenchError(f"{path}: {content} cannot be read (this is {kind}, not a file); name a file")

@@ -1,4 +1,4 @@
-"""Trainings that are finished already: nothing is trained again over their results."""
+"""Check for a finished training, which is not trained again. Lost results are restored from the last checkpoint."""
 
 from __future__ import annotations
 

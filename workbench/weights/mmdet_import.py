@@ -118,8 +118,8 @@ def import_checkpoint(file: Path, training: Training, data_root: Path | None, sa
         say: function that receives each note, and each difference before the error.
 
     Raises:
-        WorkbenchError: the file is unreadable, has another digest than the one that is listed for the run, its weights
-            do not fit the run's detector, or its classes are unknown.
+        WorkbenchError: the file is unreadable, its digest is not the one listed for the run, its weights do not fit
+            the run's detector, or its classes are unknown.
     """
     experiment = training.run.read_experiment()
     checkpoint = read_checkpoint(file)
