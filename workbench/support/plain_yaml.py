@@ -92,7 +92,7 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], level: int) -> Any:
     """Value that begins with an event; the events of its content are taken from ``events``."""
     line = event.start_mark.line
     if isinstance(event, yaml.AliasEvent) or event.anchor:
-        raise _Mistake(line, "anchors and aliases (& and *) are not used here", "write the value itself")
+        raise _Mistake(line, "anchors and aliases (& and *) are not supported", "write the value itself")
     if event.tag:
         raise _Mistake(line, f"the tag {event.tag.replace('tag:yaml.org,2002:', '!!')}", "remove it")
     if isinstance(event, yaml.ScalarEvent):
@@ -120,7 +120,7 @@ def _key(event: yaml.Event) -> str:
     if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
         raise _Mistake(line, "a key that is not a plain text", "write a name")
     if event.value == "<<" and event.implicit[0]:
-        raise _Mistake(line, "merge keys (<<) are not used here", "write the keys themselves")
+        raise _Mistake(line, "merge keys (<<) are not supported", "write the keys themselves")
     return _text(event)
 
 

@@ -67,7 +67,9 @@ class StopRequests:
                 first = now
                 with contextlib.suppress(OSError, ValueError):  # standard error may be closed
                     name = signal.Signals(number).name
-                    self._say(f"{name} received, stopping after this step with a checkpoint; repeat it to end at once")
+                    self._say(
+                        f"{name} received, stopping after this step with a checkpoint; repeat the signal to end at once"
+                    )
             elif now - first > SAME_REQUEST:
                 os._exit(128 + number)
         os.close(receiver)
