@@ -71,20 +71,20 @@ def predict_images(
     trained = load_training(training)
     trained.detector.to("cuda" if torch.cuda.is_available() else "cpu")
     yield from errors
-    images, detections = [], []
+    images, results = [], []
     for image_id, (picture, drawing) in enumerate(zip(pictures, drawings, strict=True), 1):
         try:
-            image, found = detect_picture(trained, picture.path, min_score)
-            _write_drawing(drawing, _draw(trained, image, found, min_score))
+            image, detections = detect_picture(trained, picture.path, min_score)
+            _write_drawing(drawing, _draw(trained, image, detections, min_score))
         except WorkbenchError as error:
             yield error
             continue
         name = json_text(picture.path)
         images.append({"id": image_id, "file_name": name, "width": image.width, "height": image.height})
-        detections += _entries(trained, found, image_id, name)
-        yield f"{visible(picture.path)}: {len(found.scores)} objects; drawn picture: {visible(drawing)}"
+        results += _entries(trained, detections, image_id, name)
+        yield f"{visible(picture.path)}: {len(detections.scores)} objects; drawn picture: {visible(drawing)}"
     if images:
-        _write_lists(out, trained, images, detections)
+        _write_lists(out, trained, images, results)
 
 
 def detect_picture(trained: TrainedRun, path: Path, min_score: float) -> tuple[Image.Image, Detections]:
@@ -103,27 +103,32 @@ def detect_picture(trained: TrainedRun, path: Path, min_score: float) -> tuple[I
         pixels = transforms.resize_image(torch.from_numpy(np.array(image)).permute(2, 0, 1), height, width)
         batch = transforms.collate([transforms.Sample(pixels, record.boxes, record.labels, record)])
         batch = batch.to(next(trained.detector.parameters()).device)
-        (found,) = to_original_pixels(trained.detector.detect(batch.images, batch.sizes), batch)
+        (detections,) = to_original_pixels(trained.detector.detect(batch.images, batch.sizes), batch)
     except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError if the memory does not suffice
         raise WorkbenchError(f"{visible(path)}: no detection ({one_line(error)}); scale the picture down") from None
-    keep = found.scores >= min_score
-    return image, Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
+    keep = detections.scores >= min_score
+    return image, Detections(detections.boxes[keep], detections.scores[keep], detections.labels[keep])
 
 
-def _entries(trained: TrainedRun, found: Detections, image_id: int, name: str) -> list[dict[str, Any]]:
+def _entries(trained: TrainedRun, detections: Detections, image_id: int, name: str) -> list[dict[str, Any]]:
     """Return the detections of a picture in COCO's results format, with the name of the file."""
-    corners = found.boxes.double().round(decimals=2)
+    corners = detections.boxes.double().round(decimals=2)
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).round(decimals=2)
-    scores = found.scores.double().round(decimals=4)
+    scores = detections.scores.double().round(decimals=4)
     return [
-        {"image_id": image_id, "category_id": trained.category_ids[label], "bbox": box, "score": score}
-        | {"file_name": name}
-        for box, score, label in zip(boxes.tolist(), scores.tolist(), found.labels.tolist(), strict=True)
+        {
+            "image_id": image_id,
+            "category_id": trained.category_ids[label],
+            "bbox": box,
+            "score": score,
+            "file_name": name,
+        }
+        for box, score, label in zip(boxes.tolist(), scores.tolist(), detections.labels.tolist(), strict=True)
     ]
 
 
-def _draw(trained: TrainedRun, image: Image.Image, found: Detections, min_score: float) -> Image.Image:
-    boxes, scores, labels = found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
+def _draw(trained: TrainedRun, image: Image.Image, detections: Detections, min_score: float) -> Image.Image:
+    boxes, scores, labels = detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist()
     return draw_detections(image, boxes, scores, labels, trained.class_names, min_score=min_score)
 
 
@@ -144,12 +149,12 @@ def _write_drawing(path: Path, drawing: Image.Image) -> None:
     write_bytes_atomically(path, content.getvalue())
 
 
-def _write_lists(out: Path, trained: TrainedRun, images: list[dict], detections: list[dict]) -> None:
+def _write_lists(out: Path, trained: TrainedRun, images: list[dict], results: list[dict]) -> None:
     """Write ``images.json``, then ``detections.json``."""
     _check_lists(out)
     names = map(json_text, trained.class_names)
     categories = [{"id": id_, "name": name} for id_, name in zip(trained.category_ids, names, strict=True)]
-    listed = json.dumps(detections, indent=2).encode() + b"\n"
+    listed = json.dumps(results, indent=2).encode() + b"\n"
     earlier = out / "detections.json"  # stays if the command is killed between the two writes
     digests = {_digest(listed)} | ({_digest(earlier.read_bytes())} if earlier.is_file() else set())
     content = {"images": images, "annotations": [], "categories": categories, "detections.json": sorted(digests)}
