@@ -92,9 +92,7 @@ def read_annotations(path: Path, *, named: bool = True) -> Columns:
     crowd, ignored = values.flags(annotations, "iscrowd"), values.flags(annotations, "ignore")
     findings.raise_faults()
     by_id = np.argsort(category_ids.numbers)
-    if len(of_category):
-        rank = np.argsort(by_id)
-        of_category = np.where(of_category < 0, -1, rank[of_category])
+    labels = np.append(np.argsort(by_id), -1)[of_category]  # a category that is not listed has the index and label -1
     _note_corners(boxes, widths[image_of], heights[image_of], findings)
     return Columns(
         category_ids=tuple(category_ids.numbers[by_id].tolist()),
@@ -104,7 +102,7 @@ def read_annotations(path: Path, *, named: bool = True) -> Columns:
         heights=heights,
         file_names=file_names,
         image_of=image_of,
-        labels=of_category,
+        labels=labels,
         boxes=boxes,
         areas=areas,
         crowd=crowd,

@@ -73,14 +73,14 @@ def file_fault(path: Path) -> str | None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        return missing(path)
+        return missing_fault(path)
     except (OSError, ValueError) as error:
         return f"cannot be read ({getattr(error, 'strerror', None) or error}); check the path and its permissions"
     # Reading a pipe would wait for ever.
     return None if stat.S_ISREG(status.st_mode) else "not a regular file; put the image there"
 
 
-def missing(path: Path, others: str = "") -> str:
+def missing_fault(path: Path, others: str = "") -> str:
     """Return ``problem; what to do`` for an image that does not exist; ``others`` is put behind the problem."""
     also = ", nor one with slashes for the backslashes of Windows" if "\\" in path.name else ""
     return f"no such image{also}{others}; copy it there or remove it from the annotations"
@@ -206,10 +206,9 @@ def _seems_whole(file: BinaryIO) -> bool:
     start = file.read(2)
     if start not in (b"\xff\xd8", _PNG[:2]):
         return True
-    jpeg = start == b"\xff\xd8"
-    file.seek(-2 if jpeg else -8, os.SEEK_END)
-    end = file.read(4)
-    return end == b"\xff\xd9" if jpeg else end == b"IEND"
+    is_jpeg = start == b"\xff\xd8"
+    file.seek(-2 if is_jpeg else -8, os.SEEK_END)
+    return file.read(4) == (b"\xff\xd9" if is_jpeg else b"IEND")
 
 
 def _decode(path: Path) -> None:

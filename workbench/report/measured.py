@@ -12,7 +12,6 @@ from workbench.settings.catalog import Row
 from workbench.settings.config import PipelineConfig
 from workbench.settings.released import trainings_of
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -68,7 +67,7 @@ def read_metrics(evaluation: Evaluation) -> dict[str, Any]:
     from workbench.evaluation.intervals import is_fraction
 
     path = evaluation.metrics
-    metrics = _read(evaluation, path, "metrics")
+    metrics = evaluation.read(path, "metrics")
     per_class = metrics["per_class"] if isinstance(metrics.get("per_class"), dict) else {}
     values = {name: metrics.get(name, "missing") for name in METRICS} | per_class
     for name, value in values.items():
@@ -88,13 +87,8 @@ def read_resamples(evaluation: Evaluation) -> Bootstrap:
     """
     from workbench.evaluation.intervals import bootstrap_of
 
-    return bootstrap_of(_read(evaluation, evaluation.bootstrap, "resamples"), evaluation.bootstrap)
-
-
-def _read(evaluation: Evaluation, path: Path, content: str) -> dict[str, Any]:
-    facts = read_json(path, content)
-    evaluation.check_belongs(facts.get("of") if isinstance(facts, dict) else None, path)
-    return facts
+    path = evaluation.bootstrap
+    return bootstrap_of(evaluation.read(path, "resamples"), path)
 
 
 def read_ranking(evaluation: Evaluation) -> pandas.DataFrame:

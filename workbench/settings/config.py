@@ -85,7 +85,9 @@ def read_config(config: dict) -> PipelineConfig:
 NAMES = ("scale", "data_root")
 """Settings whose values are names of files and folders."""
 CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-"""Control characters, and halves of surrogate pairs, which stand for bytes of a name that is not UTF-8."""
+"""Control characters, and halves of surrogate pairs, Python's form of the bytes of a name that is not UTF-8."""
+LONGEST_NAME = 200
+"""Largest number of characters of a path in a message."""
 
 
 def _check_spelling(value: object, key: str, place: Place) -> None:
@@ -122,7 +124,3 @@ def _check_folder(root: Path, place: Place) -> None:
         except OSError as error:
             name = str(path) if len(str(path)) < LONGEST_NAME else f"{str(path)[:LONGEST_NAME]}…"
             raise WorkbenchError(f"{name}: {error.strerror}; check {place} and its permissions") from None
-
-
-LONGEST_NAME = 200
-"""Characters of a path in a message."""

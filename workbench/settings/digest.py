@@ -9,13 +9,13 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.support.errors import WorkbenchError
+from workbench.support.files import write_json_atomically
 
 if TYPE_CHECKING:
     from workbench.settings.data import EmbeddedData
@@ -170,7 +170,8 @@ def annotation_digest(path: Path | str, cache: Path | None = None) -> str:
         ) from error
     if cache:
         entries[str(path)] = {"state": state, "digest": digest}
-        _write(cache, entries)
+        with contextlib.suppress(WorkbenchError):
+            write_json_atomically(cache, entries)
     return digest
 
 
@@ -186,18 +187,3 @@ def _read(cache: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return entries if isinstance(entries, dict) else {}
-
-
-def _write(cache: Path, entries: dict) -> None:
-    """Replace the cache in one step, so that another process never reads half of it."""
-    temporary = None
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False, encoding="utf-8") as file:
-            temporary = file.name
-            json.dump(entries, file, indent=1)
-        os.replace(temporary, cache)
-    except OSError:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
