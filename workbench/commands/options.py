@@ -201,7 +201,8 @@ def _named(values: dict[str, Any]) -> str | None:
         return None
     named = [run for run in (values.pop("run"), values.pop("named_run", None)) if run is not None]
     if len(named) != 1:
-        raise typer.BadParameter(f"{'two runs are' if named else 'no run is'} named; name one", param_hint="--run")
+        problem = "two runs are named; name one" if named else "no run is named; name a row such as t3_full_vfl"
+        raise typer.BadParameter(problem, param_hint="--run")
     return named[0]
 
 
