@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 
 from workbench.settings.data import EmbeddedData
+from workbench.settings.digest import TRAIN, VAL
 from workbench.support.errors import WorkbenchError
 
-SPLITS = ("train2017", "val2017")
+SPLITS = (TRAIN, VAL)
 FOLDERS = ("annotations", *SPLITS)
 MARKER = "embedded.json"
 """File with the settings of the data set."""

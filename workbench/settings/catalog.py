@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.settings.data import EmbeddedData
-from workbench.settings.digest import VAL, SplitDigest, annotation_digest, cache_file, drawn_digest, split_digest
+from workbench.settings.digest import TRAIN, VAL, SplitDigest, annotation_digest, cache_file, drawn_digest, split_digest
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import Catalogue, Scale, catalogue, read_scale, read_table
 from workbench.settings.ids import evaluation_id, run_id, variant_id
@@ -29,10 +29,10 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose
 
 DATA_PARTS = (
-    "annotations/instances_train2017.json",
-    "annotations/instances_val2017.json",
-    "train2017",
-    "val2017",
+    f"annotations/instances_{TRAIN}.json",
+    f"annotations/instances_{VAL}.json",
+    TRAIN,
+    VAL,
 )
 """Files and folders of a data set in COCO's layout."""
 
