@@ -129,7 +129,7 @@ rule import_weights:
 
 
 def pretrained(wildcards):
-    """Pretrained weights of a training. End the call if the training was finished and its weights are lost."""
+    """Pretrained weights of a training. End the call if the training was finished, but has lost a file."""
     if message := PIPELINE.lost(wildcards.run, wildcards.seed):
         sys.exit(f"workbench: {message}")
     return [ancient(file) for file in PIPELINE.pretrained(wildcards.run)]

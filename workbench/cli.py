@@ -33,7 +33,7 @@ VariantFile = Annotated[
 
 
 UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS)
-"""Errors of the system that are about a file although they name none."""
+"""Numbers of system errors that are about a file even if the error names no file."""
 
 
 def main() -> None:

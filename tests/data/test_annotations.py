@@ -301,7 +301,7 @@ def test_a_folder_or_a_pipe_is_not_read(write, document, kind):
     path = annotation_path(root, SPLIT)
     path.unlink()
     path.mkdir() if kind == "folder" else os.mkfifo(path)
-    refused(root, ["a folder" if kind == "folder" else "not a regular file", "; put the annotation file there"])
+    refused(root, ["this is a folder" if kind == "folder" else "this is a pipe", "; put the file there"])
 
 
 def test_boxes_that_look_like_corners_are_noted(write, document):

@@ -11,11 +11,11 @@ from workbench.support.plain_yaml import read_yaml
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 29))
 ANOTHER_MEANING = "has another meaning in YAML; write a decimal number, true or false, or put a text in quotes"
 MISTAKES = {
-    "bomb of aliases": (BOMB, "line 1: anchors and aliases (& and *) are not used here; write the value itself"),
+    "bomb of aliases": (BOMB, "line 1: anchors and aliases (& and *) are not supported; write the value itself"),
     "alias to itself": ("a: &x [*x]", "line 1: anchors and aliases"),
     "unknown alias": ("a: *x", "line 1: anchors and aliases"),
     "anchor of a key": ("&x a: 1", "line 1: a key that is not a plain text; write a name"),
-    "merge key": ("a: 1\n<<: {b: 1}", "line 2: merge keys (<<) are not used here; write the keys themselves"),
+    "merge key": ("a: 1\n<<: {b: 1}", "line 2: merge keys (<<) are not supported; write the keys themselves"),
     "duplicate key": ("a: 1\nb: 2\na: 3", "line 3: not valid YAML: duplicate key 'a'; correct it"),
     "duplicate key in a flow mapping": ("x: {a: 1, 'a': 2}", "line 1: not valid YAML: duplicate key 'a'; correct it"),
     "duplicate number as a key": ("1: 1\n1: 2", "line 2: not valid YAML: duplicate key '1'; correct it"),

@@ -177,8 +177,11 @@ def test_a_run_is_not_trained_on_other_data(own_data, tiny_data, new_run, tmp_pa
         command(monkeypatch, "train", "--run", run.folder, "--data-root", other)
     line = str(status.value)
     annotations = split_digest(other, "train2017").annotations
-    assert line.startswith(f"workbench: {other}: the training annotations have the digest {annotations}, but those of ")
-    assert f"{run.name} have {experiment.data.digest}; name the data set of this run with --data-root" in line
+    assert line.startswith(f"workbench: {other}: the training annotations have the digest {annotations}, but ")
+    assert (
+        f"{run.name} is a run on annotations with the digest {experiment.data.digest}; name the data set of this run with --data-root"
+        in line
+    )
     assert not (run.folder / "seed0" / "model.safetensors").exists()
 
 

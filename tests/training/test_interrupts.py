@@ -79,7 +79,7 @@ def test_a_signal_that_is_sent_twice_at_once_is_one_request():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.05)
         assert requests.reason() == "by SIGTERM"
-    assert lines == ["SIGTERM received, stopping after this step with a checkpoint; repeat it to end at once"]
+    assert lines == ["SIGTERM received, stopping after this step with a checkpoint; repeat the signal to end at once"]
 
 
 def test_a_forked_process_sends_its_signals_to_nobody(monkeypatch):

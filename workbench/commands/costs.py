@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from workbench.runs.folders import Run, ScaleFolder
 from workbench.runs.folders import Training as TrainingFolder
 from workbench.settings.data import AnyData, is_coco
+from workbench.settings.digest import VAL
 from workbench.settings.experiment import Experiment, Training
 from workbench.settings.ids import run_id
 from workbench.support.errors import WorkbenchError
@@ -108,7 +109,7 @@ def val_images(data: AnyData, root: Path | None) -> int:
         return data.val_images
     if root is None:
         return COCO_VAL if is_coco(data) else 0
-    return len(os.listdir(root / "val2017"))
+    return len(os.listdir(root / VAL))
 
 
 def _annotated_images(path: Path) -> int:

@@ -14,7 +14,7 @@ from workbench.settings.digest import VAL, SplitDigest, file_digest
 from workbench.settings.variant import Variant
 from workbench.support.code_digest import EVALUATION, code_digest
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json, write_json_atomically
+from workbench.support.files import write_json_atomically
 
 
 def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path) -> dict:
@@ -53,15 +53,14 @@ def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, 
 
 
 def _detection_facts(evaluation: Evaluation, split: SplitDigest) -> dict:
-    """Facts about the detections; raise unless the detections were made by this evaluation, on this split."""
+    """Facts about the detections; raise unless the detections belong to this evaluation and this split."""
     file = evaluation.detection_facts
     if not file.is_file() or not evaluation.detections.is_file():
         raise WorkbenchError(
             f"{evaluation.folder}: no detections with this variant, on these images and annotations; run workbench "
             "detect with the same options first"
         )
-    facts = read_json(file, "facts of the detection")
-    evaluation.check_belongs(facts.get("of") if isinstance(facts, dict) else None, file)
+    facts = evaluation.read(file, "facts of the detection")
     again = f"delete {evaluation.folder}, and detect again (workbench detect, or the same target)"
     if facts.get("split") != split.facts():
         raise WorkbenchError(f"{file}: the objects were detected on other images or annotations; {again}")

@@ -75,14 +75,14 @@ class RunCall(Call):
         return self.row.variant if self.row else published_variant(self.experiment)
 
     def evaluation(self, variant: Variant) -> Evaluation:
-        """Folder of the evaluation of the training with a variant, on the content of val2017."""
+        """Folder of the evaluation of the training with a variant on val2017."""
         from workbench.settings.ids import evaluation_id
 
         return self.training.evaluation(evaluation_id(variant, self.split))
 
     @property
     def published_evaluation(self) -> Evaluation:
-        """Folder of the evaluation with the published variant, on as many images as ``--limit-images`` states."""
+        """Folder of the evaluation with the published variant, on the number of images in ``--limit-images``."""
         from workbench.settings.variant import published_variant
 
         limit = {"limit_images": self.settings.limit_images}
@@ -117,7 +117,7 @@ DATA_ROOT = {
     "data_root": (
         Annotated[
             Path | None,
-            # not checked here, so that a folder that cannot be read is reported as by the pipeline
+            # checked later, so that the message about an unreadable folder is the pipeline's
             typer.Option(readable=False, help="Data set in COCO's layout. Default: the scale's data set."),
         ],
         None,
@@ -156,7 +156,7 @@ RUN = {
 NAMED_RUN = {
     "named_run": (Annotated[str | None, typer.Argument(metavar="RUN", help="The same as --run.")], None),
 }
-"""The run as an argument, for commands without another argument: ``workbench train t3_full_vfl``."""
+"""Run as an argument, for commands without another argument: ``workbench train t3_full_vfl``."""
 
 
 def with_options(*groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable], Callable]:
@@ -201,7 +201,8 @@ def _named(values: dict[str, Any]) -> str | None:
         return None
     named = [run for run in (values.pop("run"), values.pop("named_run", None)) if run is not None]
     if len(named) != 1:
-        raise typer.BadParameter(f"{'two runs are' if named else 'no run is'} named; name one", param_hint="--run")
+        problem = "two runs are named; name one" if named else "no run is named; name a row such as t3_full_vfl"
+        raise typer.BadParameter(problem, param_hint="--run")
     return named[0]
 
 

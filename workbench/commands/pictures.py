@@ -1,4 +1,4 @@
-"""Pictures of a user: found in files and folders, and read as a viewer shows them."""
+"""Pictures of a user: search in files and folders, and reading as a viewer shows them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workbench.support.errors import WorkbenchError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-"""Formats that are read. For some others, such as EPS, Pillow would start another program."""
+"""Formats that are read. For some other formats, such as EPS, Pillow would start another program."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Picture:
 
     Attributes:
         path: path as the user named it.
-        name: path below the folder that all named files and folders have in common; unique.
+        name: path below the deepest folder that contains all named files and folders; unique.
     """
 
     path: Path
@@ -38,8 +38,8 @@ def find_pictures(
 ) -> tuple[list[Picture], list[WorkbenchError]]:
     """Return the named files, and the pictures in the named folders and their subfolders; each file once.
 
-    Links are followed, each folder is searched once. Hidden files and folders are passed over, and so are the output
-    folder (unless it is named) and drawings of earlier calls.
+    Links are followed, and each folder is searched once. Left out are hidden files and folders, drawings of earlier
+    calls, and the output folder unless it is named.
 
     Args:
         paths: files and folders. A path that does not exist is returned as a file.
@@ -47,11 +47,11 @@ def find_pictures(
         is_drawing: whether a file is a drawing of an earlier call.
 
     Returns:
-        Pictures in the order of the names, files of a folder before its subfolders; and one error for each folder that
-        cannot be read.
+        Pictures in the order of the names, files of a folder before its subfolders, and one error for each unreadable
+        folder.
 
     Raises:
-        WorkbenchError: there are no pictures.
+        WorkbenchError: no picture is found.
     """
     places = [_absolute(path) for path in paths]
     common = Path(
@@ -74,7 +74,7 @@ def find_pictures(
 
 
 def _absolute(path: Path) -> Path:
-    """Return the absolute path without ``..``; links are followed only where ``..`` needs it."""
+    """Return the absolute path without ``..``. Links are followed only where ``..`` requires this."""
     if ".." not in path.parts:
         return Path(os.path.abspath(path))
     return Path(os.path.realpath(path)) if path.name == ".." else Path(os.path.realpath(path.parent), path.name)
@@ -108,8 +108,8 @@ def _files(
 def read_picture(path: Path) -> Image.Image:
     """Return a picture as 8-bit RGB, as a viewer shows it: turned by its EXIF orientation, on a white ground.
 
-    Of an animation or of several pages the first is taken. Deep pixels are scaled to 8 bits: 16 bits by their range,
-    floating-point numbers and 32 bits by the smallest of 1, 255 and 65,535 that no pixel exceeds.
+    The first frame of an animation and the first page of several are read. Deeper pixels are scaled to 8 bits: pixels
+    of 16 bits by their range, other pixels by the smallest of 1, 255 and 65,535 that no pixel exceeds.
 
     Raises:
         WorkbenchError: not a file, too large, damaged, or of an unknown format or range.
@@ -121,7 +121,7 @@ def read_picture(path: Path) -> Image.Image:
         raise WorkbenchError(f"{place}: no such file or folder; check the path") from None
     except OSError as error:
         raise WorkbenchError(f"{place}: {error.strerror}; check the path and its permissions") from None
-    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         raise WorkbenchError(f"{place}: a pipe, a socket or a device, not a picture; name a file")
     if status.st_size == 0:
         raise WorkbenchError(f"{place}: the file is empty; copy it again, or remove it")
@@ -137,7 +137,7 @@ def read_picture(path: Path) -> Image.Image:
         raise WorkbenchError(f"{place}: {problem}; {remedy}") from None
     except MemoryError:
         raise WorkbenchError(f"{place}: too large for the memory; scale the picture down, or cut it") from None
-    except Exception as error:  # a damaged file makes Pillow's decoders raise anything, SyntaxError and IndexError too
+    except Exception as error:  # Pillow raises many types of errors for damaged files, even SyntaxError
         raise WorkbenchError(f"{place}: not a readable picture ({visible(error)}); {remedy}") from None
 
 
@@ -147,7 +147,7 @@ def _as_shown(file: Image.Image) -> Image.Image:
     file.load()
     try:
         image = ImageOps.exif_transpose(file)
-    except Exception:  # damaged EXIF data: the pixels are good
+    except Exception:  # damaged EXIF data beside intact pixels
         image = file
     if image.mode == "F" or image.mode.startswith("I"):
         image = _from_deep(image, file)
@@ -155,12 +155,12 @@ def _as_shown(file: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     shown = image.convert("RGB")
-    shown.info = {}  # a drawing must not get the colour profile of other pixels
+    shown.info = {}  # the colour profile does not fit the converted pixels
     return shown
 
 
 def _from_deep(image: Image.Image, file: Image.Image) -> Image.Image:
-    """Return a grey picture with more than 8 bits per pixel as one with 8 bits."""
+    """Return a grey picture of more than 8 bits per pixel, scaled to 8 bits."""
     pixels = np.asarray(image)
     low, high = pixels.min(), pixels.max()
     if image.mode.startswith("I;16"):
@@ -168,7 +168,7 @@ def _from_deep(image: Image.Image, file: Image.Image) -> Image.Image:
         ranges = [2**bits - 1, 65535]
     else:
         ranges = [1, 255, 65535] if image.mode == "F" else [255, 65535]
-    white = next((top for top in ranges if low >= 0 and high <= top), None)  # a NaN is in no range
+    white = next((top for top in ranges if low >= 0 and high <= top), None)  # NaN is outside every range
     if white is None:
         raise ValueError(f"pixels from {low:g} to {high:g}, not from 0 to {', '.join(map(str, ranges))}")
     return Image.fromarray((pixels.astype(np.float32) * (255 / white) + 0.5).astype(np.uint8))

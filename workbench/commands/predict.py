@@ -1,8 +1,8 @@
 """Detection of objects in a user's own pictures: ``workbench predict``.
 
-Each picture is judged for itself: if one cannot be read, the rest goes on. A second call replaces the files of an
-earlier call, and no other file. To know its files, the command writes digests: a drawing contains the digest of its
-pixels, and ``images.json`` contains the digests of itself and of ``detections.json``.
+A picture that cannot be read is reported, and the other pictures are processed. A second call replaces the files of an
+earlier call, and no other file. The command recognises its files by digests. A drawing contains the digest of its
+pixels; ``images.json`` contains the digests of its own content and of ``detections.json``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def predict_images(
 
     The files in ``out``:
 
-    - ``<name>.detections.png`` for each picture, a drawing of its detections. The name is the picture's path below the
-      folder that all named files and folders have in common.
+    - ``<name>.detections.png`` for each picture, a drawing of its detections. ``<name>`` is the path of the picture
+      below the deepest folder that contains all named files and folders.
     - ``detections.json``, COCO's results format: a list of ``{image_id, category_id, bbox, score, file_name}``.
-      ``image_id`` counts the pictures from 1 in the order in which they are listed, a picture that cannot be read too.
+      ``image_id`` counts the pictures from 1 in the order of the output, including pictures that cannot be read.
       ``bbox`` is ``[x, y, w, h]`` in pixels of the picture as shown, i.e. turned by its EXIF orientation.
     - ``images.json``, the pictures and the categories in the form of COCO's annotations:
-      ``COCO("images.json").loadRes("detections.json")`` reads both.
+      pycocotools reads both files with ``COCO("images.json").loadRes("detections.json")``.
 
     Nothing is written if no picture can be read.
 
@@ -60,8 +60,8 @@ def predict_images(
         min_score: boxes with a lower score are left out.
 
     Raises:
-        WorkbenchError: there are no pictures, the run is not trained, or a file would replace one that another program
-            has written. Nothing is written.
+        WorkbenchError: no picture is found, the run is not trained, or a file would replace another program's file.
+            Nothing is written.
     """
     pictures, errors = find_pictures(paths, out, _is_own_drawing)
     drawings = [out / picture.name.with_name(_drawing_name(picture.name.name)) for picture in pictures]
@@ -71,20 +71,20 @@ def predict_images(
     trained = load_training(training)
     trained.detector.to("cuda" if torch.cuda.is_available() else "cpu")
     yield from errors
-    images, detections = [], []
+    images, results = [], []
     for image_id, (picture, drawing) in enumerate(zip(pictures, drawings, strict=True), 1):
         try:
-            image, found = detect_picture(trained, picture.path, min_score)
-            _write_drawing(drawing, _draw(trained, image, found, min_score))
+            image, detections = detect_picture(trained, picture.path, min_score)
+            _write_drawing(drawing, _draw(trained, image, detections, min_score))
         except WorkbenchError as error:
             yield error
             continue
         name = json_text(picture.path)
         images.append({"id": image_id, "file_name": name, "width": image.width, "height": image.height})
-        detections += _entries(trained, found, image_id, name)
-        yield f"{visible(picture.path)}: {len(found.scores)} objects; drawn picture: {visible(drawing)}"
+        results += _entries(trained, detections, image_id, name)
+        yield f"{visible(picture.path)}: {len(detections.scores)} objects; drawn picture: {visible(drawing)}"
     if images:
-        _write_lists(out, trained, images, detections)
+        _write_lists(out, trained, images, results)
 
 
 def detect_picture(trained: TrainedRun, path: Path, min_score: float) -> tuple[Image.Image, Detections]:
@@ -103,27 +103,32 @@ def detect_picture(trained: TrainedRun, path: Path, min_score: float) -> tuple[I
         pixels = transforms.resize_image(torch.from_numpy(np.array(image)).permute(2, 0, 1), height, width)
         batch = transforms.collate([transforms.Sample(pixels, record.boxes, record.labels, record)])
         batch = batch.to(next(trained.detector.parameters()).device)
-        (found,) = to_original_pixels(trained.detector.detect(batch.images, batch.sizes), batch)
+        (detections,) = to_original_pixels(trained.detector.detect(batch.images, batch.sizes), batch)
     except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError if the memory does not suffice
         raise WorkbenchError(f"{visible(path)}: no detection ({one_line(error)}); scale the picture down") from None
-    keep = found.scores >= min_score
-    return image, Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
+    keep = detections.scores >= min_score
+    return image, Detections(detections.boxes[keep], detections.scores[keep], detections.labels[keep])
 
 
-def _entries(trained: TrainedRun, found: Detections, image_id: int, name: str) -> list[dict[str, Any]]:
+def _entries(trained: TrainedRun, detections: Detections, image_id: int, name: str) -> list[dict[str, Any]]:
     """Return the detections of a picture in COCO's results format, with the name of the file."""
-    corners = found.boxes.double().round(decimals=2)
+    corners = detections.boxes.double().round(decimals=2)
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).round(decimals=2)
-    scores = found.scores.double().round(decimals=4)
+    scores = detections.scores.double().round(decimals=4)
     return [
-        {"image_id": image_id, "category_id": trained.category_ids[label], "bbox": box, "score": score}
-        | {"file_name": name}
-        for box, score, label in zip(boxes.tolist(), scores.tolist(), found.labels.tolist(), strict=True)
+        {
+            "image_id": image_id,
+            "category_id": trained.category_ids[label],
+            "bbox": box,
+            "score": score,
+            "file_name": name,
+        }
+        for box, score, label in zip(boxes.tolist(), scores.tolist(), detections.labels.tolist(), strict=True)
     ]
 
 
-def _draw(trained: TrainedRun, image: Image.Image, found: Detections, min_score: float) -> Image.Image:
-    boxes, scores, labels = found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
+def _draw(trained: TrainedRun, image: Image.Image, detections: Detections, min_score: float) -> Image.Image:
+    boxes, scores, labels = detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist()
     return draw_detections(image, boxes, scores, labels, trained.class_names, min_score=min_score)
 
 
@@ -144,13 +149,13 @@ def _write_drawing(path: Path, drawing: Image.Image) -> None:
     write_bytes_atomically(path, content.getvalue())
 
 
-def _write_lists(out: Path, trained: TrainedRun, images: list[dict], detections: list[dict]) -> None:
+def _write_lists(out: Path, trained: TrainedRun, images: list[dict], results: list[dict]) -> None:
     """Write ``images.json``, then ``detections.json``."""
     _check_lists(out)
     names = map(json_text, trained.class_names)
     categories = [{"id": id_, "name": name} for id_, name in zip(trained.category_ids, names, strict=True)]
-    listed = json.dumps(detections, indent=2).encode() + b"\n"
-    earlier = out / "detections.json"  # still there if the command is killed between the two files
+    listed = json.dumps(results, indent=2).encode() + b"\n"
+    earlier = out / "detections.json"  # stays if the command is killed between the two writes
     digests = {_digest(listed)} | ({_digest(earlier.read_bytes())} if earlier.is_file() else set())
     content = {"images": images, "annotations": [], "categories": categories, "detections.json": sorted(digests)}
     content["info"] = {"description": f"written by {MARK}", "sha256": _digest(json.dumps(content).encode())}
@@ -163,13 +168,13 @@ def _digest(content: bytes) -> str:
 
 
 def _is_own_drawing(path: Path) -> bool:
-    """Return whether a file is a drawing of this command, and has not been changed since."""
+    """Return whether a file is an unchanged drawing of this command."""
     if not path.name.endswith(ENDING) or not path.is_file():
         return False
     try:
         with Image.open(path, formats=("PNG",)) as image:
             return image.info.get(MARK) == _digest(image.tobytes())
-    except Exception:  # damaged, so not as this command wrote it
+    except Exception:  # damaged, so changed since it was written
         return False
 
 
@@ -194,7 +199,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _check_lists(out: Path) -> None:
-    """Fail if ``images.json`` or ``detections.json`` exists and is not as this command wrote it."""
+    """Fail if ``images.json`` or ``detections.json`` exists and is not an unchanged file of this command."""
     digests = _digests_of(out)
     _check_own(out / "images.json", lambda path: bool(digests))
     _check_own(out / "detections.json", lambda path: _digest(path.read_bytes()) in digests)

@@ -106,11 +106,11 @@ def study_ranking(
 ) -> pd.DataFrame:
     """Compute score and IoU of a training's foreground locations; write ``ranking.csv`` and draw it as a figure.
 
+    The score is the object's class score as used by NMS; the output of a quality branch is multiplied in. The IoU is
+    the IoU of the predicted box, not clipped to the image, with the object.
+
     Args:
         evaluation: folder of the files.
-
-    The score is the score of the object's class as used by NMS, multiplied by the output of the quality branch if the
-    detector has one. The IoU is the IoU of the predicted box, not clipped to the image, with the object.
 
     Returns:
         Columns ``iou`` and ``score``, with at most 10,000 locations.

@@ -1,4 +1,4 @@
-"""Annotation files in COCO's format, parsed, checked and converted to columns: the only reader for training and test.
+"""Annotation files in COCO's format, parsed, checked and converted to columns, for training and for evaluation.
 
 Whole columns are checked at once, so that train2017 (118,287 images, 860,001 annotations) takes seconds. This module
 does not import torch. Source of the format: Lin et al., Microsoft COCO, and https://cocodataset.org/#format-data.
@@ -23,7 +23,7 @@ from workbench.data.findings import Findings, shown
 from workbench.data.values import Entries, entries_of
 
 ONE_CLASS = "object"
-"""Name of the class of a file that lists no categories, and whose annotations are of one category."""
+"""Name of the class of a file without categories whose annotations are all of one category."""
 LARGEST = 1e9
 """Largest coordinate in pixels; single precision cannot represent larger ones to a hundred pixels."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -92,9 +92,7 @@ def read_annotations(path: Path, *, named: bool = True) -> Columns:
     crowd, ignored = values.flags(annotations, "iscrowd"), values.flags(annotations, "ignore")
     findings.raise_faults()
     by_id = np.argsort(category_ids.numbers)
-    if len(of_category):
-        rank = np.argsort(by_id)
-        of_category = np.where(of_category < 0, -1, rank[of_category])
+    labels = np.append(np.argsort(by_id), -1)[of_category]  # a category that is not listed has the index and label -1
     _note_corners(boxes, widths[image_of], heights[image_of], findings)
     return Columns(
         category_ids=tuple(category_ids.numbers[by_id].tolist()),
@@ -104,7 +102,7 @@ def read_annotations(path: Path, *, named: bool = True) -> Columns:
         heights=heights,
         file_names=file_names,
         image_of=image_of,
-        labels=of_category,
+        labels=labels,
         boxes=boxes,
         areas=areas,
         crowd=crowd,
@@ -147,7 +145,7 @@ def _categories(categories: Any, annotations: Entries, findings: Findings) -> En
 
 
 def _key(category: dict[str, Any], number: int) -> object:
-    """Key of a category that is equal for a repetition of the category; ``number`` is its place in the list."""
+    """Key of a category: id and name, or its place in the list (``number``) if an id or a name is wrong."""
     id_, name = category.get("id"), category.get("name")
     return (str(id_), name) if isinstance(id_, int | str) and isinstance(name, str) else number
 
@@ -179,7 +177,7 @@ def _class_names(categories: Entries) -> list[str]:
 
 def _file_names(images: Entries, needed: bool) -> list[str]:
     names = _names(images, "file_name", needed)
-    if not "".join(names).isprintable():  # true of few files, so that the search below rarely runs
+    if not "".join(names).isprintable():  # few files have such names, and the search below is slow
         odd = [i for i, name in enumerate(names) if "\0" in name or _SURROGATE.search(name)]
         if odd:
             problem = f"has the 'file_name' {shown(names[odd[0]])} with a zero byte or half of a surrogate pair"
@@ -197,7 +195,7 @@ def _note_equal_names(names: list[str], category_ids: NDArray[np.int64], finding
 
 
 def _check_pictures(file_names: list[str], image_ids: NDArray[np.int64], findings: Findings) -> None:
-    """A picture that two images name would be trained on and judged with half of its objects each time."""
+    """Collect a fault if two images name one file, which would be trained on twice, with half of its objects."""
     names = [name.replace("\\", "/") for name in file_names]
     names = [posixpath.normpath(name) if "./" in name or "//" in name else name for name in names]
     if len(set(names)) == len(names) or len(np.unique(image_ids)) < len(names):
@@ -224,7 +222,7 @@ def _sizes(images: Entries) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _check_annotation_ids(annotations: Entries) -> None:
-    """Ids of annotations are used in messages only, and may be missing."""
+    """Check the ids of annotations. They are used only in messages, and may be missing."""
     if missing := annotations.values("id").count(None):
         annotations.findings.notes.append(f"{missing} annotations have no id")
         annotations = Entries(
@@ -272,7 +270,7 @@ def _areas(annotations: Entries, boxes: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _note_corners(boxes: NDArray, widths: NDArray, heights: NDArray, findings: Findings) -> None:
-    """Note that boxes look like ``x1, y1, x2, y2``: most of them leave their image, and all fit as corners."""
+    """Note boxes that look like ``x1, y1, x2, y2``: most of them leave their image, and all fit as corners."""
     x, y, w, h = boxes.T
     known = widths > 0
     leaves = known & ((x + w > widths + 1) | (y + h > heights + 1))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.data.annotations import Columns, read_annotations
-from workbench.data.headers import missing
+from workbench.data.headers import missing_fault
 from workbench.data.images import check_images, read_headers
 from workbench.settings.digest import annotation_file, image_folder
 from workbench.support.errors import WorkbenchError
@@ -106,7 +106,7 @@ def read_coco(
     Args:
         training: whether images are left out as described for training.
         limit: number of images to keep, from the beginning; None for all.
-        headers: whether the headers of all kept images are checked, too; else only the existence of the images is.
+        headers: whether to check the headers of all kept images; else, only whether the images exist.
         say: function that receives lines of progress.
 
     Raises:
@@ -170,10 +170,10 @@ def _refuse_missing(records: list[ImageRecord], annotations: Path) -> None:
     """Raise if images are missing, before hours of training reach them; list folders, which is faster than files."""
     folders = {record.path.parent for record in records}
     names = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
-    lost = [record.path for record in records if record.path.name not in names[record.path.parent]]
-    if lost:
-        others = f" ({len(lost)} of {len(records)} images of {annotations} are missing)" if len(lost) > 1 else ""
-        raise WorkbenchError(f"{lost[0]}: {missing(lost[0], others)}")
+    missing = [record.path for record in records if record.path.name not in names[record.path.parent]]
+    if missing:
+        others = f" ({len(missing)} of {len(records)} images of {annotations} are missing)" if len(missing) > 1 else ""
+        raise WorkbenchError(f"{missing[0]}: {missing_fault(missing[0], others)}")
 
 
 def _filter_annotations(columns: Columns) -> tuple[NDArray[np.bool_], dict[str, int]]:

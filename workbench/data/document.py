@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from workbench.support.errors import WorkbenchError
+from workbench.support.files import read_bytes
 
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
 """First bytes of compressed files."""
@@ -15,7 +16,7 @@ PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
 def parse(path: Path) -> object:
     """Parse an annotation file without its segmentations, which would need gigabytes of memory for COCO.
 
-    UTF-8 with or without a byte order mark, UTF-16 and UTF-32 are read.
+    Encodings: UTF-8 with or without a byte order mark, UTF-16 and UTF-32.
 
     Raises:
         WorkbenchError: the file is missing, not a regular file, not text, or not JSON that Python can represent.
@@ -39,16 +40,7 @@ def parse(path: Path) -> object:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            kind = "a folder" if path.is_dir() else "not a regular file"
-            raise WorkbenchError(f"{path}: {kind}; put the annotation file there")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise WorkbenchError(f"{path}: annotations not found; check the path") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WorkbenchError(f"{path}: annotations cannot be read ({reason}); check the path") from error
+    content = read_bytes(path, "annotations")
     for start, kind in PACKED.items():
         if content.startswith(start):
             raise WorkbenchError(f"{path}: a {kind} file; unpack it")

@@ -1,7 +1,7 @@
 """Files of an embedded data set on disk: names, the marker, and removal of nothing but these files.
 
-A folder is a data set of the workbench if its marker is exactly what the workbench writes, and if it contains nothing
-but files with the names of this data set. A folder with any other file, link or pipe belongs to the user.
+A folder is a data set of the workbench on two conditions: the marker is exactly what the workbench writes, and all
+other files have names of this data set. A folder with any other file, link or pipe belongs to the user.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import time
 from pathlib import Path
 
 from workbench.settings.data import EmbeddedData
+from workbench.settings.digest import TRAIN, VAL
 from workbench.support.errors import WorkbenchError
 
-SPLITS = ("train2017", "val2017")
+SPLITS = (TRAIN, VAL)
 FOLDERS = ("annotations", *SPLITS)
 MARKER = "embedded.json"
 """File with the settings of the data set."""
 STALE_SECONDS = 3600
-"""An unfinished data set that has not changed for this time belongs to a process that was killed."""
+"""Age of an unfinished data set after its last change, from which on its process counts as killed."""
 
 
 def image_id(split: int, index: int) -> int:
-    """Id of an image: odd in train (split 0), even in val (split 1), since no id of COCO is in both."""
+    """Id of an image: odd in train (split 0), even in val (split 1). In COCO, too, no id is in both splits."""
     return 2 * index + split + 1
 
 
@@ -46,7 +47,7 @@ def write_marker(folder: Path, settings: EmbeddedData) -> None:
 
 
 def refuse_other_files(root: Path) -> None:
-    """Raise a WorkbenchError unless ``root`` is missing, a data set of the workbench, or only has its empty folders."""
+    """Raise a WorkbenchError unless ``root`` is missing, a data set of the workbench, or empty folders of one."""
     if not os.path.lexists(root):
         return
     other = _first_other(root, _settings(root))
@@ -85,7 +86,7 @@ def _marker(settings: EmbeddedData) -> str:
 
 
 def _settings(folder: Path) -> EmbeddedData | None:
-    """Settings in the marker of a folder; None without a marker, or if somebody else wrote it."""
+    """Settings in the marker of a folder; None without a marker, or if another program wrote the marker."""
     marker = folder / MARKER
     try:
         if _kind(marker) != stat.S_IFREG:
@@ -98,7 +99,7 @@ def _settings(folder: Path) -> EmbeddedData | None:
 
 
 def _first_other(root: Path, settings: EmbeddedData | None) -> str | None:
-    """First name in a folder that is not of the data set with these settings; without settings, any file is another."""
+    """First name in a folder that is not of the data set with these settings; without settings, the first file."""
     if _kind(root) != stat.S_IFDIR:
         return "not a folder"
     for entry in sorted(os.listdir(root)):
@@ -128,7 +129,7 @@ def _is_drawn(folder: str, name: str, settings: EmbeddedData | None) -> bool:
 
 
 def _is_annotated(path: Path, settings: EmbeddedData | None) -> bool:
-    """Whether a file of annotations begins as the workbench writes it; an interrupted writing may have left less."""
+    """Whether a file of annotations begins as the workbench writes it. A killed process may leave a shorter file."""
     start = json.dumps({"info": info(settings)})[:-1].encode() if settings else b"{"
     with path.open("rb") as file:
         content = file.read(len(start))
@@ -142,7 +143,7 @@ def _last_change(folder: Path) -> float:
 
 
 def _kind(path: Path) -> int | None:
-    """Type of a file, without following links; None if there is none."""
+    """Type of a file, without following links; None if the file does not exist."""
     try:
         return stat.S_IFMT(os.lstat(path).st_mode)
     except OSError:

@@ -289,7 +289,7 @@ def draw_data_set(
 
 
 def _replace(root: Path, unfinished: Path, previous: Path) -> None:
-    """Put the finished data set in the place of the previous one, which stays if that fails."""
+    """Replace the previous data set by the finished one. If that fails, the previous data set stays."""
     if root.exists():
         root.rename(previous)
     try:

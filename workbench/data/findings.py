@@ -8,14 +8,14 @@ from pathlib import Path
 from workbench.support.errors import WorkbenchError
 
 KINDS = 8
-"""Most kinds of faults that one message lists."""
+"""Largest number of kinds of faults in one message."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 4, 2, 50, 40
 
 
 def shown(value: object) -> str:
-    """Text of a value in a message: at most about 100 characters of any nesting, with unprintable ones escaped."""
+    """Text of any value in a message: at most 100 characters, with escapes for unprintable characters."""
     return _SHORT.repr(value)[:100]
 
 
@@ -23,7 +23,7 @@ class Findings:
     """Faults and notes of one file.
 
     Attributes:
-        notes: lines for the log about entries that are unusual, but have a certain meaning.
+        notes: lines for the log about entries that are unusual, but not ambiguous.
     """
 
     def __init__(self, path: Path) -> None:

@@ -20,13 +20,13 @@ ORIENTATION = 0x0112
 """EXIF tag of the orientation: 1 as stored, 2 to 4 mirrored or turned by 180 degrees, 5 to 8 turned by a quarter."""
 FORMATS = "JPEG, PNG, WebP or GIF image"
 SEGMENTS, BETWEEN = 1000, 4096
-"""Most segments of a JPEG in front of its frame header, and most bytes between two segments."""
+"""Largest number of segments before the frame header of a JPEG, and of bytes between two segments."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Size in pixels of an image as stored, and its EXIF orientation, 1 to 8 (1 if it has none)."""
+    """Size in pixels of a stored image, and its EXIF orientation from 1 to 8; 1 without such a tag."""
 
     width: int
     height: int
@@ -38,16 +38,16 @@ class Header:
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
     def is_turned(self, width: int, height: int) -> bool:
-        """Whether the orientation is to be applied to an image whose annotations state ``width`` × ``height``.
+        """Whether to apply the orientation to an image whose annotations state ``width`` × ``height``.
 
-        It is applied if the shown image has this size, as viewers, detectron2 and OpenCV do. If only the stored image
-        has this size, the boxes refer to the stored image.
+        Viewers, detectron2 and OpenCV apply the orientation. Here, the shown image must also have the stated size: if
+        only the stored image has this size, the boxes refer to the stored image.
         """
         return self.orientation > 1 and self.shown_size == (width, height)
 
 
 def read_header(path: Path) -> Header | str:
-    """Header of an image file, or ``problem; what to do`` if the file is no single 8-bit image in a known format."""
+    """Header of an image file, or ``problem; what to do`` if the file is not a single 8-bit image in a known format."""
     if fault := file_fault(path):
         return fault
     try:
@@ -59,7 +59,7 @@ def read_header(path: Path) -> Header | str:
     except _NotEightBit as error:
         return f"{error}; convert it"
     except OSError as error:
-        if error.errno is None:  # of Pillow
+        if error.errno is None:  # an error of Pillow
             return f"not a readable {FORMATS} ({error}); copy or convert it again"
         return f"cannot be read ({error.strerror}); check the path and its permissions"
     except struct.error:
@@ -73,21 +73,21 @@ def file_fault(path: Path) -> str | None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        return missing(path)
+        return missing_fault(path)
     except (OSError, ValueError) as error:
         return f"cannot be read ({getattr(error, 'strerror', None) or error}); check the path and its permissions"
     # Reading a pipe would wait for ever.
     return None if stat.S_ISREG(status.st_mode) else "not a regular file; put the image there"
 
 
-def missing(path: Path, others: str = "") -> str:
+def missing_fault(path: Path, others: str = "") -> str:
     """Return ``problem; what to do`` for an image that does not exist; ``others`` is put behind the problem."""
     also = ", nor one with slashes for the backslashes of Windows" if "\\" in path.name else ""
     return f"no such image{also}{others}; copy it there or remove it from the annotations"
 
 
 def orientation_of(content: memoryview | bytes) -> int:
-    """EXIF orientation of an image that is in memory; 1 if it has none or a damaged one."""
+    """EXIF orientation of an encoded image in memory; 1 without such a tag, or if the tag is damaged."""
     try:
         return _parse(BytesIO(content)).orientation
     except (ValueError, OSError, struct.error):
@@ -95,7 +95,7 @@ def orientation_of(content: memoryview | bytes) -> int:
 
 
 class _NotEightBit(ValueError):
-    """An image of another kind than the detectors take."""
+    """Error about an image with more than 8 bits per colour, or with several frames."""
 
 
 def _parse(file: BinaryIO) -> Header:
@@ -114,7 +114,7 @@ def _parse(file: BinaryIO) -> Header:
 
 
 def _parse_jpeg(file: BinaryIO) -> Header:
-    """Header of a JPEG: its first frame header, and the EXIF segment in front of it."""
+    """Header of a JPEG: the first frame header, and the orientation in an EXIF segment before this header."""
     file.seek(2)
     orientation = 1
     for _ in range(SEGMENTS):
@@ -150,7 +150,7 @@ def _next_marker(file: BinaryIO) -> int:
 
 
 def _parse_png(file: BinaryIO) -> Header:
-    """Header of a PNG; decoders do not look for an EXIF chunk behind the pixels."""
+    """Header of a PNG. An EXIF chunk after the pixels is ignored, as decoders do."""
     file.seek(8)
     width = height = 0
     orientation = 1
@@ -183,7 +183,7 @@ def _parse_other(file: BinaryIO) -> Header:
 
 
 def _tiff_orientation(content: bytes) -> int:
-    """Orientation in the first directory of EXIF data; 1 if it is missing or the data are damaged."""
+    """Orientation in the first directory of EXIF data; 1 without such a tag, or if the data are damaged."""
     order = {b"II": "<", b"MM": ">"}.get(content[:2])
     if order is None:
         return 1
@@ -201,15 +201,14 @@ def _tiff_orientation(content: bytes) -> int:
 
 
 def _seems_whole(file: BinaryIO) -> bool:
-    """Whether a JPEG or PNG ends as it should. One that does not may still be whole, with other data behind it."""
+    """Whether a JPEG or PNG ends with its last marker. A whole file may have other data there, too."""
     file.seek(0)
     start = file.read(2)
     if start not in (b"\xff\xd8", _PNG[:2]):
         return True
-    jpeg = start == b"\xff\xd8"
-    file.seek(-2 if jpeg else -8, os.SEEK_END)
-    end = file.read(4)
-    return end == b"\xff\xd9" if jpeg else end == b"IEND"
+    is_jpeg = start == b"\xff\xd8"
+    file.seek(-2 if is_jpeg else -8, os.SEEK_END)
+    return file.read(4) == (b"\xff\xd9" if is_jpeg else b"IEND")
 
 
 def _decode(path: Path) -> None:

@@ -22,15 +22,14 @@ CHUNK = 256
 """Number of images that a thread reads at a time."""
 REPORT_SECONDS = 10.0
 CACHED_FROM = 2000
-"""Number of images from which on their headers are kept in a cache; fewer are read in a moment."""
+"""Smallest number of images whose headers are kept in a cache. Reading fewer headers takes a moment."""
 
 
 def read_headers(paths: Sequence[Path], say: Callable[[str], None] | None = None) -> list[Header | str]:
     """Headers of image files, or ``problem; what to do`` for a file that cannot be used.
 
-    Headers are read in parallel. The headers of many images are kept in a cache of this user, which is valid while the
-    names, the sizes in bytes and the dates of all files stay the same. The dates only decide whether headers are read
-    again.
+    Headers are read in parallel. The headers of many images are kept in a cache of this user. The cache is valid while
+    names, sizes in bytes and dates of all files stay the same. Dates only decide whether headers are read again.
 
     Args:
         say: function that receives a line of progress every ten seconds.
@@ -66,7 +65,7 @@ def check_images(
         Lines for the log about images with an EXIF orientation.
 
     Raises:
-        WorkbenchError: images are unusable; the message has the first of each kind of fault, and their numbers.
+        WorkbenchError: images are unusable; the message states the first fault of each kind, and the number of faults.
     """
     faults: dict[str, list[tuple[Path, str]]] = {}
     turned = stored = 0
@@ -98,7 +97,7 @@ def size_fault(header: Header, width: int, height: int) -> str:
 
 
 def _message(faults: dict[str, list[tuple[Path, str]]], images: int, annotations: Path) -> str:
-    """One line: the first fault in full, then the number of each kind of fault with an example."""
+    """Message in one line: the first fault in full, then the number of faults of each kind, with an example."""
     path, text = next(iter(faults.values()))[0]
     problem, _, remedy = text.rpartition("; ")
     count = sum(map(len, faults.values()))
@@ -112,7 +111,7 @@ def _message(faults: dict[str, list[tuple[Path, str]]], images: int, annotations
 
 
 def _state(paths: Sequence[Path]) -> str:
-    """Digest of names, sizes in bytes and dates of files; it does not depend on the place of the files."""
+    """Digest of names, sizes in bytes and dates of files. The folder of the files does not change the digest."""
     state = blake2b(digest_size=16)
     for path in paths:
         try:

@@ -10,7 +10,7 @@ from workbench.settings.digest import TRAIN, VAL
 from workbench.support.errors import WorkbenchError
 
 LISTED = 8
-"""Most categories of a list in a message, from the first difference on."""
+"""Largest number of categories of a list in a message."""
 
 
 def read_splits(
@@ -33,7 +33,7 @@ def read_splits(
         )
     val = read_coco(root, VAL, training=False, headers=True, say=say)
     place, other = annotation_path(root, VAL), annotation_path(root, TRAIN).name
-    refuse_other_categories(val, train.category_ids, train.class_names, f"{place}", f"{other} has")
+    refuse_other_categories(val, train.category_ids, train.class_names, str(place), f"{other} has")
     return train, val
 
 

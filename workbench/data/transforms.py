@@ -72,7 +72,7 @@ def decode_image(path: Path, height: int, width: int) -> Tensor:
 
 
 def oriented(image: Tensor, orientation: int) -> Tensor:
-    """Image ``[C, h, w]`` as viewers show it, from the image as stored and its EXIF orientation, 1 to 8."""
+    """Image ``[C, h, w]`` as viewers show it, from the stored image and its EXIF orientation, 1 to 8."""
     if orientation >= 5:
         image = image.transpose(1, 2)
     sides = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(orientation)

@@ -54,7 +54,7 @@ class Entries:
 
 
 def entries_of(values: list, kind: str, findings: Findings) -> Entries:
-    """Entries of a list; an entry that is not an object is a fault."""
+    """Entries of a list. An item that is not an object is a fault."""
     if set(map(type, values)) <= {dict}:
         return Entries(kind, values, findings)
     wrong = [i for i, value in enumerate(values) if not isinstance(value, dict)]
@@ -135,8 +135,8 @@ class Ids:
         if not len(self.numbers):
             return np.full(len(wanted), -1)
         order = np.argsort(self.numbers)
-        found = order[np.searchsorted(self.numbers, wanted, sorter=order).clip(max=len(order) - 1)]
-        return np.where(self.numbers[found] == wanted, found, -1)
+        nearest = order[np.searchsorted(self.numbers, wanted, sorter=order).clip(max=len(order) - 1)]
+        return np.where(self.numbers[nearest] == wanted, nearest, -1)
 
 
 def ids(entries: Entries) -> Ids:
@@ -146,8 +146,9 @@ def ids(entries: Entries) -> Ids:
     if all(map(_WHOLE.fullmatch, text)) and len({as_whole(value) for value in text}) == len(set(text)):
         result = whole_numbers(entries, "id")
         unique, first, counts = np.unique(result, return_index=True, return_counts=True)
-        twice = np.flatnonzero((counts > 1) & _usable(values, first))
-        if len(twice):
+        repeated = np.flatnonzero(counts > 1)
+        twice = [i for i in repeated if as_whole(values[first[i]]) is not None]  # a wrong id is a fault of another kind
+        if twice:
             problem = f"{entries.kind} id {unique[twice[0]]} occurs {counts[twice[0]]} times"
             entries.findings.fault(problem, _UNIQUE, len(twice))
         return Ids(result, None)
@@ -159,11 +160,6 @@ def ids(entries: Entries) -> Ids:
             break
     entries.findings.notes.append(f"ids of {entries.kind} entries are text; they are numbered from 1 in file order")
     return Ids(np.arange(1, len(values) + 1), texts)
-
-
-def _usable(values: list, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether values are ids at all; a wrong id is a fault of its own."""
-    return np.array([as_whole(values[i]) is not None for i in places.tolist()], dtype=bool)
 
 
 def _types(values: Any) -> set[type]:

@@ -120,8 +120,8 @@ def _is_finite(value: Any) -> bool:
 def _dataset(columns: Columns) -> dict[str, Any]:
     """Ground truth in the form that pycocotools needs.
 
-    Annotations have new ids from 1. pycocotools stores a match as the annotation's id, so that an annotation with id 0
-    would never count as matched.
+    Annotations have new ids from 1. pycocotools stores a match as the annotation's id. An annotation with id 0 would
+    therefore never count as matched.
     """
     columns_of_annotations = (
         columns.image_ids[columns.image_of].tolist(),

@@ -73,7 +73,7 @@ def predicted_images(
     """Iterate over the images of a data set in file order: a batch of one image, and a dense detector's predictions.
 
     Raises:
-        WorkbenchError: the detector predicts NaN, which post-processing would drop without a word.
+        WorkbenchError: the detector predicts NaN, which post-processing would drop silently.
     """
     for batch in _images(detector, data, size, device, workers, reporter):
         predictions = detector.infer(batch.images)

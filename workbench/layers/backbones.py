@@ -89,7 +89,7 @@ def _network(settings: Backbone) -> nn.ModuleDict:
         WorkbenchError: timm has no such network, or the network does not fit the settings or a pyramid.
     """
     name = settings.name
-    # Only a plain name is given to timm, which would read other names as addresses and paths.
+    # timm would read some other names as addresses or paths.
     if not (name.isidentifier() and timm.is_model(name)):
         raise WorkbenchError(f"backbone '{name}': not a network of timm; correct its settings")
     for key in ("layers", "channels"):
@@ -139,7 +139,7 @@ def _adapted(settings: Backbone) -> nn.ModuleDict:
 
 @torch.no_grad()
 def _check_other(net: nn.Module, settings: Backbone) -> None:
-    """Refuse a network that is not a ResNet, unless it computes a pyramid and no setting needs the parts of a ResNet.
+    """Check a network that is not a ResNet: it must compute a pyramid, and no setting may need parts of a ResNet.
 
     Raises:
         WorkbenchError: frozen stages, a stem or DCNv2 are set, or the maps are not a pyramid.

@@ -43,8 +43,7 @@ class Pipeline:
         folder: folder of the scale.
         data: folder of the data set.
         tables: name of a table → rows, without the rows from the literature.
-        trainings: name of a run → ``released``, or the seeds of the trainings: those that the settings ask for, and
-            those that are finished already.
+        trainings: name of a run → ``released``, or the requested seeds and the seeds of other finished trainings.
     """
 
     settings: PipelineConfig
@@ -90,8 +89,8 @@ class Pipeline:
     def drawn(self) -> list[str]:
         """Annotation files of the data set that the workbench draws; an empty list for a user's own data set.
 
-        A user's files are neither outputs nor inputs of a rule: Snakemake deletes outputs, and makes a rule's files
-        again if the path of an input changes. What these files contain is part of the names of runs and evaluations.
+        A user's files are neither outputs nor inputs of a rule. Snakemake deletes outputs, and makes a rule's files
+        again if the path of an input changes. The names of runs and evaluations cover the content of these files.
         """
         if self.rows[0].experiment.data.kind != "embedded":
             return []
@@ -101,8 +100,8 @@ class Pipeline:
     def unfinished(self) -> str:
         """Pattern of the names of runs, for the rule that trains: it excludes each training that is finished.
 
-        To Snakemake, the weights of a finished training are files that no rule makes. It therefore never deletes them,
-        whatever input or setting changes.
+        For Snakemake, the weights of a finished training are then files without a rule. Snakemake therefore never
+        deletes these weights, whatever input or setting changes.
         """
         finished = "|".join(
             re.escape(f"{training.run.name}/{training.name}/")
@@ -112,7 +111,7 @@ class Pipeline:
         return f"(?!(?:{finished}))(?:{'|'.join(self.experiments)})" if finished else "|".join(self.experiments)
 
     def lost(self, run: str, seed: str) -> str | None:
-        """Message if a training was finished, but has lost a file that the pipeline cannot make again.
+        """Message about a finished training that has lost a file which the pipeline cannot make again, else None.
 
         Before a job, Snakemake deletes all outputs of the job. The pipeline therefore makes files again only if the
         weights are missing and a checkpoint can replace them.
@@ -265,7 +264,7 @@ def read_pipeline(config: dict) -> Pipeline:
 
 
 def _with_finished(folder: ScaleFolder, trainings: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Add the finished trainings to the trainings of each run, so that no summary has fewer seeds than before."""
+    """Add the finished trainings of each run, so that no summary has fewer seeds than before."""
     added = {}
     for run, seeds in trainings.items():
         finished = [] if seeds == [RELEASED] else [t.seed for t in folder.run(run).finished_trainings()]

@@ -1,4 +1,4 @@
-"""Measurements of an evaluation, read from its folder. A file of another evaluation, or without sense, is refused."""
+"""Measurements of an evaluation, read from its folder. Files of other evaluations and impossible values are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from workbench.settings.catalog import Row
 from workbench.settings.config import PipelineConfig
 from workbench.settings.released import trainings_of
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -38,8 +37,7 @@ def results_folder(settings: PipelineConfig, results: Path) -> ScaleFolder:
 def shown_trainings(folder: ScaleFolder, row: Row, settings: PipelineConfig) -> list[Training]:
     """Trainings of a row that a summary shows: every seed that has a folder, or the published weights.
 
-    Seeds that the settings do not ask for are shown, too, so that a summary with fewer seeds never replaces one with
-    more.
+    Seeds beyond the requested number are shown, too, so that a summary never replaces one with more seeds.
     """
     run = folder.run(row.run)
     return [run.training(RELEASED)] if trainings_of([row], settings)[row.run] == [RELEASED] else run.trainings()
@@ -69,7 +67,7 @@ def read_metrics(evaluation: Evaluation) -> dict[str, Any]:
     from workbench.evaluation.intervals import is_fraction
 
     path = evaluation.metrics
-    metrics = _read(evaluation, path, "metrics")
+    metrics = evaluation.read(path, "metrics")
     per_class = metrics["per_class"] if isinstance(metrics.get("per_class"), dict) else {}
     values = {name: metrics.get(name, "missing") for name in METRICS} | per_class
     for name, value in values.items():
@@ -89,13 +87,8 @@ def read_resamples(evaluation: Evaluation) -> Bootstrap:
     """
     from workbench.evaluation.intervals import bootstrap_of
 
-    return bootstrap_of(_read(evaluation, evaluation.bootstrap, "resamples"), evaluation.bootstrap)
-
-
-def _read(evaluation: Evaluation, path: Path, content: str) -> dict[str, Any]:
-    facts = read_json(path, content)
-    evaluation.check_belongs(facts.get("of") if isinstance(facts, dict) else None, path)
-    return facts
+    path = evaluation.bootstrap
+    return bootstrap_of(evaluation.read(path, "resamples"), path)
 
 
 def read_ranking(evaluation: Evaluation) -> pandas.DataFrame:

@@ -17,7 +17,7 @@ STYLE = "td.gt_right, td.gt_center { white-space: nowrap; }"
 
 @dataclass(frozen=True)
 class TableView:
-    """Table as readers see it. The cells are Markdown; `report.text.markdown` makes them from text of users.
+    """Table as readers see it. The cells are Markdown; `report.text.markdown` converts text of users.
 
     Attributes:
         headings: headings of the columns, plain text.

@@ -1,7 +1,7 @@
 """Text of users (labels, class names, file names), made safe for the place where it is shown.
 
-Such text may contain anything: newlines, Markdown, HTML, formulas of spreadsheets, invisible or broken characters. Each
-function returns text that is shown as it was written, in one line, and is never interpreted.
+Such text may contain newlines, Markdown, HTML, formulas of spreadsheets, invisible or broken characters. Each function
+returns text that is shown as written, in one line, and never interpreted.
 """
 
 import re
@@ -9,29 +9,29 @@ import textwrap
 import unicodedata
 from pathlib import Path
 
-LETTERS = 60  # most letters of a label in a table or a legend
+LETTERS = 60  # largest number of letters of a label in a table or a legend
 
 _JOINERS = "\u200c\u200d"  # invisible, but part of Persian and Indic words and of emoji
 _MARKDOWN = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"} | {c: f"\\{c}" for c in "\\`*[]{}|~"}
     # `$` begins a formula on GitHub, and `{{` a unit in great-tables
 )
-_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # inside a word it is no emphasis
+_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is not emphasis
 _BLOCK = re.compile(r"(#{1,6}|[-+]|-{2,}|=+|\d{1,9}[.)])(?=\s|$)")  # heading, list or rule at the start of a line
 _FORMULA = re.compile(r"[\s']*[=+\-@＝＋－＠]|'*[\t\n]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-")  # or the dash of an empty cell
 
 
 def visible(text: str | Path) -> str:
-    r"""Return text with an escape such as ``\x07`` in the place of each control, invisible mark and half surrogate."""
+    r"""Return text with escapes such as ``\x07`` for control characters, invisible marks and half surrogate pairs."""
     return "".join(_escaped(c) if _is_invisible(c) else c for c in str(text))
 
 
 def plain(text: object, most: int | None = None) -> str:
-    """Return text in one line: each run of blanks and newlines is one blank, and the rest is visible.
+    """Return text in one line: blanks and newlines become one blank, and other invisible characters become escapes.
 
     Args:
-        most: most letters; a longer text loses its middle. None for no limit.
+        most: largest number of letters; a longer text loses its middle. None for no limit.
     """
     line = visible(" ".join(str(text).split()))
     return line if most is None else shortened(line, most)
@@ -43,9 +43,9 @@ def width(text: str) -> int:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return text with at most so many letters; a longer text has an ellipsis in the place of its middle.
+    """Return text with at most ``most`` letters, counted by `width`; an ellipsis replaces the middle of a longer text.
 
-    The end stays, because long names often differ there. Letters are counted by `width`.
+    The end is kept, because long names often differ there.
     """
     if width(text) <= most:
         return text
@@ -54,14 +54,14 @@ def shortened(text: str, most: int) -> str:
 
 
 def wrapped(text: str, letters: int) -> str:
-    """Return text broken into lines of so many letters, counted by `width`."""
+    """Return text broken into lines of at most ``letters`` letters, counted by `width`."""
     filler = "\x00"  # takes the place of the second half of a wide letter
     filled = "".join(c + filler * (width(c) - 1) for c in text)
     return "\n".join(line.replace(filler, "") for line in textwrap.wrap(filled, letters))
 
 
 def markdown(text: object, most: int | None = None) -> str:
-    """Return text for a cell or a heading in Markdown, also where HTML is made from it; see `plain`."""
+    """Return text for a cell or a heading in Markdown, or in HTML made from this Markdown; see `plain`."""
     line = _UNDERSCORE.sub(r"\\_", plain(text, most).translate(_MARKDOWN))
     if block := _BLOCK.match(line):
         line = f"{line[: block.end() - 1]}\\{line[block.end() - 1 :]}"
@@ -74,12 +74,11 @@ def code(name: str) -> str:
 
 
 def csv_text(text: str) -> str:
-    """Return text for a cell of a CSV that no spreadsheet takes for a formula; `original_text` reverses it.
+    """Return text for a cell of a CSV that no spreadsheet reads as a formula; `original_text` is the inverse.
 
-    A text that begins like a formula gets an apostrophe; numbers and the dash of an empty cell do not.
+    An apostrophe precedes a text that begins like a formula, except numbers and the dash of an empty cell.
     """
-    # A newline stays, in a quoted cell; the csv module does not quote a carriage return. Half a surrogate and NUL
-    # cannot be written.
+    # The csv module quotes a newline, but not a carriage return. Half a surrogate pair and NUL cannot be written.
     text = "".join(c if c in "\t\n" else visible(c) for c in text.replace("\r\n", "\n").replace("\r", "\n"))
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
@@ -104,13 +103,13 @@ def _is_invisible(c: str) -> bool:
 
 def _escaped(c: str) -> str:
     number = ord(c)
-    if 0xDC80 <= number <= 0xDCFF:  # how Python reads a byte of a file name that is not UTF-8
+    if 0xDC80 <= number <= 0xDCFF:  # Python's form of a byte of a file name that is not UTF-8
         number -= 0xDC00
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def _cut(text: str, most: int) -> str:
-    """Return the longest start of a text with at most so many letters."""
+    """Return the longest start of a text with at most ``most`` letters."""
     end = 0
     while end < len(text) and width(text[: end + 1]) <= most:
         end += 1

@@ -1,4 +1,4 @@
-"""The training and the data that a command's options name."""
+"""Search for the training and the data that the options of a command name."""
 
 from __future__ import annotations
 

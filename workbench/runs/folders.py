@@ -76,7 +76,7 @@ class Evaluation:
         return self.folder / f"{step}.log"
 
     def identity(self) -> dict[str, int | str]:
-        """Facts in each file of this folder that show that the file belongs here; see ``check_belongs``."""
+        """Facts that each file of this folder states, so that files of other evaluations are refused."""
         return {"run": self.training.run.name, "seed": self.training.stated_seed, "evaluation": self.name}
 
     def check_belongs(self, stated: object, file: Path) -> None:
@@ -84,11 +84,17 @@ class Evaluation:
         if stated == self.identity():
             return
         is_other = isinstance(stated, dict) and stated.keys() == self.identity().keys()
-        other = f" but of {stated['run']}, seed {stated['seed']}, {stated['evaluation']}" if is_other else ""
+        other = f", but of {stated['run']}, seed {stated['seed']}, {stated['evaluation']}" if is_other else ""
         raise WorkbenchError(
-            f"{file}: not a result of {self.training.title}, {self.name}{other and ','}{other}; delete this file, then "
-            "evaluate again (snakemake with the same target)"
+            f"{file}: not a result of {self.training.title}, {self.name}{other}; delete this file, then evaluate again "
+            "(snakemake with the same target)"
         )
+
+    def read(self, file: Path, content: str) -> dict[str, Any]:
+        """Content of a JSON file of this folder, which must belong to this evaluation; see ``read_json``."""
+        facts = read_json(file, content)
+        self.check_belongs(facts.get("of") if isinstance(facts, dict) else None, file)
+        return facts
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.settings.data import EmbeddedData
-from workbench.settings.digest import VAL, SplitDigest, annotation_digest, cache_file, drawn_digest, split_digest
+from workbench.settings.digest import TRAIN, VAL, SplitDigest, annotation_digest, cache_file, drawn_digest, split_digest
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import Catalogue, Scale, catalogue, read_scale, read_table
 from workbench.settings.ids import evaluation_id, run_id, variant_id
@@ -29,10 +29,10 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose
 
 DATA_PARTS = (
-    "annotations/instances_train2017.json",
-    "annotations/instances_val2017.json",
-    "train2017",
-    "val2017",
+    f"annotations/instances_{TRAIN}.json",
+    f"annotations/instances_{VAL}.json",
+    TRAIN,
+    VAL,
 )
 """Files and folders of a data set in COCO's layout."""
 
@@ -74,7 +74,7 @@ class Row:
 
     @cached_property
     def ranking_folder(self) -> str:
-        """Folder name of the evaluation whose scores are ranked: the published variant, on as many images."""
+        """Folder name of the evaluation whose scores are ranked: the published variant on the same number of images."""
         published = published_variant(self.experiment)
         return evaluation_id(published.model_copy(update={"limit_images": self.variant.limit_images}), self.split)
 
@@ -156,7 +156,7 @@ def _digests(scale: str, data_root: Path | None) -> _Digests:
     if root is None:
         return _Digests()
     for path in (root, *(root / part for part in DATA_PARTS)):
-        if not os.path.exists(path):  # unlike Path.exists, false for an over-long name, too
+        if not os.path.exists(path):  # unlike Path.exists, no error for a name that is too long
             kind = "file" if path.suffix == ".json" else "folder"
             raise WorkbenchError(f"{path}: no such {kind}; data_root must contain {', '.join(DATA_PARTS)}")
     return _Digests(annotation_digest(root / DATA_PARTS[0], cache_file("digests.json")), split_digest(root, VAL))

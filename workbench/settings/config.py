@@ -85,11 +85,13 @@ def read_config(config: dict) -> PipelineConfig:
 NAMES = ("scale", "data_root")
 """Settings whose values are names of files and folders."""
 CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-"""Control characters, and halves of surrogate pairs, which stand for bytes of a name that is not UTF-8."""
+"""Control characters, and halves of surrogate pairs, Python's form of the bytes of a name that is not UTF-8."""
+LONGEST_NAME = 200
+"""Largest number of characters of a path in a message."""
 
 
 def _check_spelling(value: object, key: str, place: Place) -> None:
-    """Raise if Snakemake, which reads values as YAML, read something else than the name on its command line."""
+    """Raise if Snakemake, which reads values as YAML, changed a name on its command line."""
     typed = next((word.removeprefix(f"{key}=") for word in reversed(sys.argv) if word.startswith(f"{key}=")), None)
     if typed is None or value is None or (isinstance(value, str | Path) and str(value) == typed.strip("'\"")):
         return
@@ -111,7 +113,7 @@ def _as_yaml(text: str) -> object:
 
 
 def _check_folder(root: Path, place: Place) -> None:
-    """Raise if a data set's folder cannot be a word of a command, or if its parts cannot be looked for."""
+    """Raise if a data set's folder cannot be a word of a command, or if it cannot be searched."""
     if CONTROL.search(str(root)):
         raise WorkbenchError(f"{place}: {str(root)!r} has a line break or another control character; rename the folder")
     for path in (root, *(root / part for part in DATA_PARTS)):
@@ -122,7 +124,3 @@ def _check_folder(root: Path, place: Place) -> None:
         except OSError as error:
             name = str(path) if len(str(path)) < LONGEST_NAME else f"{str(path)[:LONGEST_NAME]}…"
             raise WorkbenchError(f"{name}: {error.strerror}; check {place} and its permissions") from None
-
-
-LONGEST_NAME = 200
-"""Characters of a path in a message."""

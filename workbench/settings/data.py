@@ -54,7 +54,7 @@ class CocoData(Settings):
 
 
 LONGEST = 20_000
-"""Largest side of an image in pixels; a batch of larger ones fits into no memory."""
+"""Largest side of an image in pixels. A batch of larger images does not fit into any memory."""
 
 AnyData = Annotated[CocoData | EmbeddedData, Field(discriminator="kind")]
 

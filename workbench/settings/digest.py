@@ -9,13 +9,13 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.support.errors import WorkbenchError
+from workbench.support.files import write_json_atomically
 
 if TYPE_CHECKING:
     from workbench.settings.data import EmbeddedData
@@ -24,7 +24,7 @@ TRAIN, VAL = "train2017", "val2017"
 HANDED = "WORKBENCH_SPLITS"
 """Environment variable with the digests that a call of Snakemake took for its jobs."""
 NOT_DATA = {"thumbs.db", "desktop.ini"}
-"""Files that a desktop leaves in folders of images. Hidden files are no images either."""
+"""Names of files that desktops leave in folders of images. Hidden files are left out, too."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def image_folder(root: Path, split: str) -> Path:
 
 
 def split_digest(root: Path, split: str) -> SplitDigest:
-    """Digest of a split of a data set on disk, or the digest that this call's Snakemake took before.
+    """Digest of a split of a data set on disk; in a job of Snakemake, the digest that the call took before its jobs.
 
     Raises:
         WorkbenchError: the annotations or the images cannot be read.
@@ -100,7 +100,7 @@ def listing_digest(folder: Path) -> str:
 
 
 def _listing(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Names and sizes below a folder. A link to one of the folders ``above``, given as real paths, is not followed."""
+    """Names and sizes below a folder. Links to the folders ``above`` (real paths) are not followed."""
     above = (*above, os.path.realpath(folder))
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -113,7 +113,7 @@ def _listing(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple
 
 
 def _size(entry: os.DirEntry) -> int:
-    """Size of a file; 0 for a link to nothing, which the reader reports together with the image that needs it."""
+    """Size of a file in bytes; 0 for a broken link, which is reported when its image is read."""
     try:
         return entry.stat().st_size
     except FileNotFoundError:
@@ -147,9 +147,8 @@ def annotation_digest(path: Path | str, cache: Path | None = None) -> str:
     Args:
         path: the file.
         cache: a JSON file that keeps digests, since COCO's annotations take half a second to hash. An entry is valid
-            while the file stays the same for the file system: its inode, its size, and the time of its last change,
-            which no tool can set back. A cache that cannot be read or written is ignored: that costs time, never the
-            correct answer.
+            while inode, size and time of the last change stay the same; no tool can set this time back. A cache that
+            cannot be read or written is ignored, which costs time only.
 
     Raises:
         WorkbenchError: the file is missing, is not a regular file, or cannot be read.
@@ -171,7 +170,8 @@ def annotation_digest(path: Path | str, cache: Path | None = None) -> str:
         ) from error
     if cache:
         entries[str(path)] = {"state": state, "digest": digest}
-        _write(cache, entries)
+        with contextlib.suppress(WorkbenchError):
+            write_json_atomically(cache, entries)
     return digest
 
 
@@ -187,18 +187,3 @@ def _read(cache: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return entries if isinstance(entries, dict) else {}
-
-
-def _write(cache: Path, entries: dict) -> None:
-    """Replace the cache in one step, so that another process never reads half of it."""
-    temporary = None
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False, encoding="utf-8") as file:
-            temporary = file.name
-            json.dump(entries, file, indent=1)
-        os.replace(temporary, cache)
-    except OSError:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)

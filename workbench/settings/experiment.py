@@ -15,7 +15,7 @@ from workbench.settings.base import Settings
 from workbench.settings.data import AnyData, ImageRange, ImageSize
 from workbench.settings.detectors import AnyDetector
 
-# Bounds far above any training that makes sense, so that a typo is reported at once and not when memory is full.
+# Bounds far above any sensible training, so that a typo is reported at once and not when the memory is full.
 MOST_EPOCHS, MOST_STEPS, MOST_IMAGES = 100_000, 100_000_000, 100_000
 Epoch = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
 Blocks = Annotated[int, Field(ge=1, le=1000)]

@@ -150,7 +150,7 @@ def _check_name(name: str, place: Place, kind: str) -> None:
 
 
 def _check_scale(name: str) -> None:
-    """Raise unless a scale's name can name its folder in ``results/``, a pattern of Snakemake."""
+    """Raise unless a scale's name can be the name of its folder in ``results/``, which is in patterns of Snakemake."""
     place = Place(f"experiments/scales/{name}.yaml")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise WorkbenchError(f"{place}: '{name}' cannot be a folder of results; use letters, digits, _ . and - only")

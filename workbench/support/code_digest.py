@@ -1,9 +1,9 @@
-"""Digest of the code that a run uses: the same for two runs as long as no definition changes that both use.
+"""Digest of the code that a run uses. It changes only if a definition changes that the run uses.
 
-The code is followed by name, from the entry points through functions, classes and constants. Where an experiment
-chooses by name among alternatives (losses, families of detectors, kinds of data), each alternative has a digest of its
-own. So a new loss, family or file of code changes no digest of an existing run, and a new setting with a default
-changes only the digests of runs whose code reads it.
+The code is followed by name, from the entry points through functions, classes and constants. An experiment chooses by
+name among alternatives: losses, families of detectors, kinds of data. Each alternative has its own digest. A new loss,
+family or file therefore changes no digest of an existing run. A new setting with a default changes only the digests of
+runs whose code reads the setting.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import ast
 import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
@@ -30,9 +30,9 @@ EVALUATION = (
     *("evaluation.resampling.matches_of", "evaluation.intervals.bootstrap"),
     *("evaluation.intervals.mean_interval", "evaluation.intervals.difference_interval"),
 )
-"""Entry points of the code that decides metrics and the conclusions from metrics, too."""
+"""Entry points of the code that also decides metrics and the conclusions from metrics."""
 DRAWING = {"embedded": "data.embedded.draw_data_set"}
-"""Entry points of one alternative alone: the settings of a drawn data set decide its images through this code."""
+"""Further entry points of an alternative: this code draws the images from the settings of a drawn data set."""
 SHARED = "shared"
 """Name of the part that all runs use."""
 
@@ -62,28 +62,19 @@ def code_digest(experiment: BaseModel, roots: tuple[str, ...] = TRAINING) -> str
 def _parts(roots: tuple[str, ...]) -> dict[str, str]:
     """Digest of each part: the shared code, and what an alternative uses beyond it."""
     code = _Code()
-    shared = code.used(tuple(root.rsplit(".", 1)) for root in roots)
-    parts = {SHARED: shared.texts}
+    parts = {SHARED: code.used(roots)}
     for name in sorted(code.alternatives):
-        entries = [entry for entry in code.members if code.alternative(entry) == name]
-        if name in DRAWING:
-            entries.append(tuple(DRAWING[name].rsplit(".", 1)))
-        parts[name] = code.used(entries, shared).texts - shared.texts
+        members = [".".join(member) for member in code.members if code.alternative(member) == name]
+        drawing = [DRAWING[name]] if name in DRAWING else []
+        parts[name] = code.used([*roots, *members, *drawing]) - parts[SHARED]
     return {name: hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:8] for name, texts in parts.items()}
 
 
-@dataclass
-class _Used:
-    """Code that is used: names of definitions, names of attributes that it reads, and the text of its pieces."""
+class _Piece(NamedTuple):
+    """Statement with the names that it uses, or a setting with a default.
 
-    names: set[Name] = field(default_factory=set)
-    attributes: set[str] = field(default_factory=set)
-    texts: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Statement, or a setting with a default: it counts only if the code in use reads an ``attribute`` of its name."""
+    A setting counts only if the code in use reads an ``attribute`` with the name of the setting.
+    """
 
     text: str
     names: frozenset[Name]
@@ -131,7 +122,7 @@ class _Code:
                     definitions.setdefault(name, []).append(statement)
 
     def find(self, module: str, name: str) -> Name | None:
-        """Return the definition that a name in a module stands for; a module's own name has an empty second part."""
+        """Return the definition that a name means in a module; for a module, the second part is empty."""
         if name in self.definitions.get(module, {}):
             return module, name
         if name in self.imports.get(module, {}):
@@ -140,7 +131,7 @@ class _Code:
         return (inner, "") if inner in self.definitions else None
 
     def alternative(self, name: Name) -> str | None:
-        """Alternative that a class or a constant belongs to: the class is tagged, the constant names one such class."""
+        """Alternative of a class or a constant; a constant belongs to the only tagged class that it names."""
         if name in self.tags:
             return self.tags[name]
         statements = self.definitions[name[0]].get(name[1], [])
@@ -170,49 +161,42 @@ class _Code:
                 attributes.add(part.value)
         return frozenset(name for name in names if name and name[1]), frozenset(attributes)
 
-    def used(self, roots: Iterable[Name], base: _Used | None = None) -> _Used:
-        """Code that the roots use, and what is already in use (``base``) uses together with it."""
-        base = base or _Used()
-        used = _Used(set(base.names), set(base.attributes), set(base.texts))
-        for module, name in roots:
-            if (root := self.find(module, name)) is None:
-                raise LookupError(f"{module}.{name}: no such entry point of the code")
-            used.names.add(root)
+    def used(self, roots: Iterable[str]) -> set[str]:
+        """Texts of the pieces that the roots use, directly or through other definitions."""
+        names, attributes, texts = set(), set(), set()
+        for root in roots:
+            if (name := self.find(*root.rsplit(".", 1))) is None:
+                raise LookupError(f"{root}: no such entry point of the code")
+            names.add(name)
         size = -1
-        while size != (size := len(used.names) + len(used.attributes) + len(used.texts)):
-            for name in list(used.names):
-                for piece in self.pieces(name):
-                    if piece.attribute is None or piece.attribute in used.attributes:
-                        used.names |= piece.names
-                        used.attributes |= piece.attributes
-                        used.texts.add(piece.text)
-        return used
+        while size != (size := len(names) + len(attributes) + len(texts)):
+            for piece in [piece for name in names for piece in self.pieces(name)]:
+                if piece.attribute is None or piece.attribute in attributes:
+                    names |= piece.names
+                    attributes |= piece.attributes
+                    texts.add(piece.text)
+        return texts
 
     def pieces(self, name: Name) -> list[_Piece]:
-        """Pieces of a definition."""
+        """Pieces of a definition, and of the statements without a name in its module."""
         if name not in self._pieces:
-            self._pieces[name] = [
-                self._piece(name, part, attribute)
-                for statement in (*self.definitions[name[0]][name[1]], *self.definitions[name[0]].get("", ()))
-                for part, attribute in self._split(name, statement)
-            ]
+            definitions = self.definitions[name[0]]
+            statements = (*definitions[name[1]], *definitions.get("", ()))
+            self._pieces[name] = [piece for statement in statements for piece in self._split(name, statement)]
         return self._pieces[name]
 
-    def _split(self, name: Name, statement: ast.stmt) -> Iterator[tuple[ast.stmt, str | None]]:
+    def _split(self, name: Name, statement: ast.stmt) -> Iterator[_Piece]:
         """Split a group of settings that experiments share into its settings with a default, and the rest."""
-        fields = []
-        if name[0].startswith("settings") and isinstance(statement, ast.ClassDef) and name not in self.tags:
+        module, group = name
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            statement = self._without_members(module, statement)
+        if module.startswith("settings") and isinstance(statement, ast.ClassDef) and name not in self.tags:
             fields = [item for item in statement.body if isinstance(item, ast.AnnAssign) and item.value is not None]
             statement = copy.copy(statement)
             statement.body = [item for item in statement.body if item not in fields]
-        yield statement, None
-        yield from ((item, item.target.id) for item in fields)
-
-    def _piece(self, name: Name, part: ast.stmt, attribute: str | None) -> _Piece:
-        if isinstance(part, ast.Assign | ast.AnnAssign) and attribute is None:
-            part = self._without_members(name[0], part)
-        text = _text(part) if attribute is None else f"{name[1]}.{_text(part)}"
-        return _Piece(text, *self._uses(name[0], part), attribute)
+            for item in fields:
+                yield _Piece(f"{group}.{_text(item)}", *self._uses(module, item), item.target.id)
+        yield _Piece(_text(statement), *self._uses(module, statement))
 
     def _without_members(self, module: str, statement: ast.stmt) -> ast.stmt:
         """Copy of a constant's statement without the alternatives in its dicts, lists and unions."""

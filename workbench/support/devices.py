@@ -89,7 +89,7 @@ def _lock_gpus(count: int, indices: list[int], folder: Path) -> dict[int, int]:
 
 
 def _open_gpu(folder: Path, index: int) -> int:
-    """Open the lock file of a GPU: one file for all users; this user's own file if another user spoilt the common one.
+    """Open the lock file of a GPU: the common file of all users, or this user's file if the common file is unusable.
 
     Raises:
         WorkbenchError: no file can be opened, e.g. because the disk is full.
@@ -121,7 +121,7 @@ def prepare_threads() -> None:
 
 
 def _stated_threads() -> int | None:
-    """Number in ``OMP_NUM_THREADS``, None if it is not set. OpenMP allows a list; its first number is for us.
+    """Number of threads in ``OMP_NUM_THREADS``; None if it is not set. The first number of a list counts.
 
     Raises:
         WorkbenchError: the variable is not a number of threads.

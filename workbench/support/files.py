@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file and make its folder if necessary; readers see either the old or the new content.
 
     The content is on the disk before the new name counts, and the new name is on the disk when this function returns.
-    The umask decides the permissions, as of every file.
+    The umask decides the permissions, as for every other file.
 
     Args:
         write: function that receives the open file and writes the content.
@@ -102,8 +102,8 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Write `text` as UTF-8; see `write_atomically`.
 
-    Half of a surrogate pair, which UTF-8 does not have (it stands for a byte of a file name that is not UTF-8), becomes
-    an escape such as ``\\udce9``. In JSON, the escape is read as the same character.
+    UTF-8 has no half of a surrogate pair, which Python uses for a byte of a file name that is not UTF-8. This character
+    becomes an escape such as ``\\udce9``. In JSON, the escape is read as the same character.
     """
     write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
@@ -121,30 +121,40 @@ def write_json_atomically(path: Path, obj: Any, indent: int | None = 2) -> None:
     write_text_atomically(path, text + "\n")
 
 
-def read_text(path: Path, content: str) -> str:
-    """Read a text file in UTF-8; a byte-order mark is left out.
+def read_bytes(path: Path, content: str) -> bytes:
+    """Read a regular file.
 
     Args:
         content: noun in the plural for the file's content in messages, such as "annotations" or "settings".
 
     Raises:
-        WorkbenchError: the file is missing, is not a regular file, cannot be read, or has another encoding.
+        WorkbenchError: the file is missing, is not a regular file, or cannot be read.
     """
     path = Path(path)
     try:
-        # To open a named pipe would wait for ever.
+        # Opening a named pipe would wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             kind = "a folder" if path.is_dir() else "a pipe or a device"
-            raise WorkbenchError(f"{path}: {content} cannot be read (this is {kind}, not a file); name a file")
-        data = path.read_bytes()
+            raise WorkbenchError(f"{path}: {content} cannot be read (this is {kind}, not a file); put the file there")
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise WorkbenchError(
             f"{path}: {content} not found; check the path, or run the step that writes them"
         ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        reason = getattr(error, "strerror", None) or error
         raise WorkbenchError(
-            f"{path}: {content} cannot be read ({error.strerror or error}); check the path and its permissions"
+            f"{path}: {content} cannot be read ({reason}); check the path and its permissions"
         ) from error
+
+
+def read_text(path: Path, content: str) -> str:
+    """Read a text file in UTF-8; a byte-order mark is left out. See `read_bytes`.
+
+    Raises:
+        WorkbenchError: the file cannot be read, or has another encoding.
+    """
+    data = read_bytes(path, content)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise WorkbenchError(f"{path}: {content} are in UTF-16, not in UTF-8; save the file in UTF-8")
     try:

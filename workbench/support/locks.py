@@ -13,7 +13,7 @@ _open_locks: set[int] = set()
 
 
 def _close_inherited() -> None:
-    """Close the locks in a forked process, such as a decoding worker, which may outlive the owner of a lock."""
+    """Close the locks in a forked process. A decoding worker, for example, may outlive the owner of a lock."""
     for descriptor in _open_locks:
         os.close(descriptor)
     _open_locks.clear()
@@ -23,7 +23,7 @@ os.register_at_fork(after_in_child=_close_inherited)
 
 
 def open_lock(path: Path) -> int:
-    """Open a lock file, and make it if necessary. Neither links nor anything but plain files are followed or changed.
+    """Open a lock file, and make it if necessary. Links are not followed, and only plain files are opened.
 
     A file of another user is opened for reading, which is enough for a lock on a local disk.
 
@@ -42,7 +42,7 @@ def open_lock(path: Path) -> int:
 
 
 def lock(descriptor: int) -> bool:
-    """Lock an open file if no other process has locked it, and return whether that succeeded.
+    """Lock an open file unless another process has locked it, and return whether that succeeded.
 
     Raises:
         OSError: the file system has no locks.

@@ -1,7 +1,7 @@
-"""Plain YAML: mappings, lists, texts, numbers, true, false and null, each written in the one way that nobody misreads.
+"""Plain YAML: mappings, lists, texts, numbers, true, false and null, in spellings that have a single meaning.
 
 YAML 1.1 reads ``yes`` as true, ``010`` as 8 and ``1:30`` as 90, and a few lines of aliases as gigabytes. Here, each of
-them is a mistake in one line that names the file, the line and the remedy.
+these is an error in one line that names the file, the line and the remedy.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from workbench.support.files import read_text
 PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Parser in C, ten times faster; its messages are less clear, so a file with a mistake is parsed again."""
 DEEPEST = 20
-"""Number of levels of a document; no file of settings has half as many."""
+"""Largest number of nested levels. Files of settings have fewer than half."""
 INTEGER = re.compile(r"[-+]?(0|[1-9]\d*)", re.ASCII)
 FLOAT = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?", re.ASCII)
 WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 YAML_1_1 = yaml.resolver.Resolver()
-"""Meaning of a word without quotes for most other programs."""
+"""Meaning of a word without quotes in most other programs."""
 TEXT = "tag:yaml.org,2002:str"
 FRAME = (yaml.StreamStartEvent, yaml.StreamEndEvent, yaml.DocumentStartEvent, yaml.DocumentEndEvent)
 """Events around a document."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
-"""Characters that no file name, no label and no message can have; quoted YAML can write them as escapes."""
+"""Characters that are refused, also as escapes in quotes: file names, labels and messages cannot contain them."""
 
 
 class _Mistake(Exception):
-    """A mistake: line counted from 0, problem and remedy."""
+    """Mistake in the file: line counted from 0, problem and remedy."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _events(text: str) -> Iterator[yaml.Event]:
 
 
 def _not_yaml(error: yaml.YAMLError, text: str) -> _Mistake:
-    """Mistake in the syntax, in the words of the parser in Python if it finds the mistake, too."""
+    """Mistake in the syntax, in the words of the parser in Python if this parser finds a mistake, too."""
     try:
         for _ in yaml.parse(text, yaml.SafeLoader):
             pass
@@ -92,7 +92,7 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], level: int) -> Any:
     """Value that begins with an event; the events of its content are taken from ``events``."""
     line = event.start_mark.line
     if isinstance(event, yaml.AliasEvent) or event.anchor:
-        raise _Mistake(line, "anchors and aliases (& and *) are not used here", "write the value itself")
+        raise _Mistake(line, "anchors and aliases (& and *) are not supported", "write the value itself")
     if event.tag:
         raise _Mistake(line, f"the tag {event.tag.replace('tag:yaml.org,2002:', '!!')}", "remove it")
     if isinstance(event, yaml.ScalarEvent):
@@ -120,7 +120,7 @@ def _key(event: yaml.Event) -> str:
     if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
         raise _Mistake(line, "a key that is not a plain text", "write a name")
     if event.value == "<<" and event.implicit[0]:
-        raise _Mistake(line, "merge keys (<<) are not used here", "write the keys themselves")
+        raise _Mistake(line, "merge keys (<<) are not supported", "write the keys themselves")
     return _text(event)
 
 
@@ -131,7 +131,7 @@ def _text(event: yaml.ScalarEvent) -> str:
 
 
 def _scalar(event: yaml.ScalarEvent) -> Any:
-    """Value of a scalar. Text in quotes is always a text."""
+    """Value of a scalar. A scalar in quotes is always a text."""
     text, line = _text(event), event.start_mark.line
     plain = event.implicit[0]
     if not plain:

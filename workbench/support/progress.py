@@ -52,7 +52,7 @@ class Reporter:
         """Print a message on a line of its own."""
         if self.quiet:
             return
-        # A training goes on if nobody reads its lines any more: the terminal or the reader of the pipe is gone.
+        # A training continues after its terminal, or the reader of its pipe, has ended.
         with contextlib.suppress(OSError):
             if self.bar:
                 self.bar.console.print(f"{self.title}: {message}", highlight=False, markup=False)

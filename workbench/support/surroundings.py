@@ -12,11 +12,11 @@ import tempfile
 
 
 def prepare_streams() -> None:
-    """Open closed streams on nothing, and let a character that a stream's encoding lacks become ``?``."""
+    """Open closed streams on the null device, and write ``?`` for a character that a stream's encoding lacks."""
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            # Else the next file that is opened would take the number, and messages would be written into this file.
+            # Otherwise, the next opened file would get this descriptor, and messages would be written into that file.
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
@@ -25,7 +25,7 @@ def prepare_streams() -> None:
 
 
 def reader_is_gone() -> bool:
-    """Whether nobody reads the output any more; then it leads nowhere, so that Python's last flush succeeds."""
+    """Whether the reader of the output has ended. If so, discard the output, so that Python's last flush succeeds."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -35,9 +35,9 @@ def reader_is_gone() -> bool:
 
 
 def prepare_user() -> None:
-    """Give the process a user's name and a home folder if it has none, as in a container.
+    """Give the process a user's name and a home folder if they are missing, as in a container.
 
-    PyTorch asks for the name, Matplotlib and Jupyter write to the home folder.
+    PyTorch asks for the name. Matplotlib and Jupyter write to the home folder.
     """
     try:
         getpass.getuser()
@@ -45,6 +45,6 @@ def prepare_user() -> None:
         os.environ["USER"] = f"uid{os.getuid()}"
     home = os.path.expanduser("~")
     if not (os.path.isdir(home) and os.access(home, os.W_OK)):
-        with contextlib.suppress(OSError):  # no temporary folder either: what needs none still works
+        with contextlib.suppress(OSError):  # no temporary folder either; many commands work without a home
             os.environ["HOME"] = tempfile.mkdtemp(prefix="vfnet-workbench-home-")
             atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)

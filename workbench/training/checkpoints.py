@@ -31,7 +31,7 @@ def save_checkpoint(state: TrainingState) -> None:
     """
     if state.fabric.is_global_zero:
         _write(state)
-    # Fabric kills the first process soon after another one has ended, so that one must not end during the writing.
+    # Fabric kills the first process soon after another one has ended. No process must end while the first one writes.
     state.fabric.barrier()
 
 

@@ -1,4 +1,4 @@
-"""Trainings that are finished already: nothing is trained again over their results."""
+"""Check for a finished training, which is not trained again. Lost results are restored from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ def is_finished(
     Raises:
         WorkbenchError: the folder has results or a checkpoint of another training, or weights without their facts.
     """
-    missing = [path.name for path in training.results if not path.is_file()]
     facts = _read_facts(training)
-    if facts is None:
-        missing = list({**dict.fromkeys(missing), training.facts.name: None})
-    else:
+    lost = [path for path in training.results if not path.is_file() or (path == training.facts and facts is None)]
+    missing = [path.name for path in lost]
+    if facts is not None:
         refuse_others(training.facts, facts, identity, f"delete {training.folder} to train again")
     if not missing:
         say(f"this training is finished; delete {training.folder} to train again")

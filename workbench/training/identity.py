@@ -1,4 +1,4 @@
-"""Identity of a training: what decides its result. Checkpoints and ``train.json`` state it; others are refused."""
+"""Identity of a training: facts that decide its result. Files that state another identity are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REMEDIES = {
     LAYOUT: "choose the --devices and --micro-batch of this training",
     "pretrained": "name the --pretrained file of this training",
 }
-"""Ways to continue a training with another command, by key of an identity."""
+"""Key of an identity → change of the command that continues the other training."""
 
 
 def identity(
@@ -37,9 +37,9 @@ def identity(
     stated = experiment.data.digest if experiment.data.kind == "coco" else None
     if stated not in (None, data.annotations):
         raise WorkbenchError(
-            f"{data_root}: the training annotations have the digest {data.annotations}, but those of "
-            f"{run_id(experiment)} have {stated}; name the data set of this run with --data-root, or train the row "
-            "again by its name, which makes a run of its own for this data set"
+            f"{data_root}: the training annotations have the digest {data.annotations}, but {run_id(experiment)} is "
+            f"a run on annotations with the digest {stated}; name the data set of this run with --data-root, or "
+            "train the row by its name, which makes a new run for this data set"
         )
     return {
         "run": run_id(experiment),
@@ -57,7 +57,7 @@ def refuse_others(file: Path, stated: Mapping[str, Any], own: Mapping[str, Any],
         file: place of the message.
         stated: content of the file. Keys of an identity that it lacks are not compared.
         own: identity of this training.
-        otherwise: way out if no other command can continue with the file.
+        otherwise: remedy if no change of the command can help.
     """
     differing = [key for key in own if key in stated and stated[key] != own[key]]
     if not differing:
@@ -69,7 +69,7 @@ def refuse_others(file: Path, stated: Mapping[str, Any], own: Mapping[str, Any],
 
 
 def _differences(name: str, stated: Any, own: Any) -> Iterator[str]:
-    """Texts such as ``seed 0, not 1``, one for each value that differs."""
+    """Text such as ``seed 0, not 1`` for each value that differs."""
     if isinstance(stated, Mapping) and isinstance(own, Mapping):
         for key in sorted(stated.keys() | own.keys()):
             if stated.get(key) != own.get(key):

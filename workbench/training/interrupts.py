@@ -17,15 +17,15 @@ PIPELINE = "WORKBENCH_PIPELINE_PID"
 """Environment variable with the process id of the pipeline that started the job."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAME_REQUEST = 0.5
-"""Seconds in which several signals are one request: ``timeout`` and terminals may send each signal twice."""
+"""Seconds in which several signals count as one: ``timeout`` and terminals may send each signal twice."""
 
 
 class StopRequests:
     """Context in which a first signal does not kill the process. A loop calls ``reason`` after each step instead.
 
-    A second signal ends the process at once, whatever it does. A thread receives it, since Python runs handlers of
-    signals only between two operations of the main thread, which may take minutes. SIGHUP keeps its effect where it is
-    ignored (nohup).
+    A repeated signal ends the process at once. A thread receives this signal: Python runs
+    handlers of signals only between two operations of the main thread, which may take minutes. SIGHUP stays ignored
+    where it is ignored already (nohup).
 
     Args:
         say: function that receives a line about the first signal.
@@ -67,7 +67,9 @@ class StopRequests:
                 first = now
                 with contextlib.suppress(OSError, ValueError):  # standard error may be closed
                     name = signal.Signals(number).name
-                    self._say(f"{name} received, stopping after this step with a checkpoint; repeat it to end at once")
+                    self._say(
+                        f"{name} received, stopping after this step with a checkpoint; repeat the signal to end at once"
+                    )
             elif now - first > SAME_REQUEST:
                 os._exit(128 + number)
         os.close(receiver)
@@ -108,16 +110,16 @@ def any_process(flag: bool) -> bool:
 
 
 def keep_dead_workers_quiet() -> None:
-    """Let a loader of images, once started, report a dead worker when a batch is requested.
+    """Let a started loader of images report a dead worker only when a batch is requested.
 
-    PyTorch's loader also installs a handler that raises an error wherever the main thread is, even while it changes
-    weights. No checkpoint could be written after that.
+    PyTorch's loader also installs a handler that raises an error anywhere in the main thread, even while weights
+    change. After such an error, no checkpoint could be written.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _alive(pid: int) -> bool:
-    """Return True if a process is running. A zombie, which has ended but is still listed, is not running."""
+    """Whether a process is running. A zombie, which has ended but is still listed, is not running."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -61,5 +61,5 @@ class TrainLog:
             write_text_atomically(self.path, self._text())
 
     def publish(self, final: Path) -> None:
-        """Write the whole log under its final name. The growing log is kept, so that a kill in between loses no row."""
+        """Write the whole log under its final name. The growing log is kept, in case of a kill."""
         write_text_atomically(final, self._text())

@@ -79,7 +79,7 @@ def train(
         try:
             own = identity(experiment, int(training.seed), data_root, plan, pretrained)
         except WorkbenchError:
-            read_splits(data_root, experiment.data.classes, say)  # names what is wrong with the data
+            read_splits(data_root, experiment.data.classes, say)  # reports all faults of the data
             raise
         if is_first and is_finished(detector, training, own, say):
             return
@@ -118,7 +118,7 @@ def _loop(
         stream = batches.epoch(epoch, skip=done * state.plan.accumulate)
         keep_dead_workers_quiet()
         state.detector.train()
-        has_positives = done > 0  # not known of the steps before a resume
+        has_positives = done > 0  # unknown for the steps before a resume
         for _ in range(min(state.steps_per_epoch - done, state.total_steps - state.step)):
             start = time.monotonic()
             micro_batches = _next_batches(state, stream)
@@ -238,7 +238,7 @@ def _report_positives(epoch: int, has_positives: bool, reporter: Reporter) -> No
 
 
 def _validate(state: TrainingState, validate: Callable[[], float | None], reporter: Reporter) -> float | None:
-    """Validate the weights of the last step. A checkpoint precedes it, since it may fail, and another one follows.
+    """Validate the weights of the last step, whose checkpoint exists, and replace this checkpoint.
 
     Returns:
         AP as a fraction; None if the validation images have no objects.

@@ -1,4 +1,4 @@
-"""Processes of a training: one per device, started and met here, and a lock that keeps a second training away."""
+"""Processes of a training, one per device, and the lock that refuses a second training in the same folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workbench.support.locks import lock, open_lock, unlock
 MEETING = timedelta(seconds=60)
 """Longest time in which the processes of a training must find each other."""
 WORK = timedelta(minutes=30)
-"""Longest time that a process waits for another one during the training, e.g. while the first one writes a file."""
+"""Longest time that a process waits for another one during the training, e.g. while a file is written."""
 FIRST_PROCESS = "WORKBENCH_FIRST_PROCESS"
 """Environment variable with the id of the first process, for the processes that it starts."""
 LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -36,9 +36,9 @@ def is_first_process() -> bool:
 
 
 class OneMachine(LightningEnvironment):
-    """Processes of one machine, which the first one starts. A launcher's variables in the environment have no effect.
+    """Processes of one machine, started by the first process. Variables of a launcher have no effect.
 
-    Fabric would take any ``LOCAL_RANK`` as a sign that the other processes exist, and wait for them.
+    Fabric would conclude from any ``LOCAL_RANK`` that the other processes exist, and wait for them.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class MeetingStrategy(DDPStrategy):
         """Connect this process with the others.
 
         Raises:
-            WorkbenchError: the others do not come in time.
+            WorkbenchError: the other processes do not connect in time.
         """
         environment, ranks, device = self.cluster_environment, self.num_processes, self.root_device
         rank = environment.local_rank()
@@ -99,7 +99,7 @@ class MeetingStrategy(DDPStrategy):
 
 
 def open_fabric(devices: int, say: Callable[[str], None] = lambda line: None) -> Fabric:
-    """Launcher of processes: on GPUs if any are available, else on the CPU. Other accelerators lack some operators.
+    """Launcher of processes, on GPUs if any are available, else on the CPU. Other accelerators lack some operators.
 
     Args:
         say: function that receives a line about a launcher's variables, which have no effect.
@@ -134,7 +134,7 @@ def start_processes(fabric: Fabric) -> None:
 
 @contextmanager
 def lost_processes() -> Iterator[None]:
-    """Report in one line that another process of this training has ended, in place of an error of a library."""
+    """Context that replaces a library's error by one line if another process of this training has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -149,13 +149,13 @@ def lost_processes() -> Iterator[None]:
 
 @contextmanager
 def training_lock(training: Training, say: Callable[[str], None]) -> Iterator[None]:
-    """Lock the folder of a training for this process; the processes that it starts need no lock.
+    """Lock the folder of a training in the first process; the processes that it starts need no lock.
 
     Args:
         say: function that receives a line if the file system has no locks.
 
     Raises:
-        WorkbenchError: the training is in progress in another process, or its folder cannot be made.
+        WorkbenchError: the training is in progress in another process, or the folder or its lock cannot be made.
     """
     try:
         training.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -185,9 +185,9 @@ def training_lock(training: Training, say: Callable[[str], None]) -> Iterator[No
 
 
 def refuse_second_training(training: Training) -> None:
-    """Raise a WorkbenchError if a training is in progress in another process; ``training_lock`` checks it again.
+    """Raise a WorkbenchError if a training is in progress in another process; ``training_lock`` checks this again.
 
-    With this check first, a second training does not wait for the GPUs that the first one has reserved.
+    With this early check, a second training does not wait for the GPUs of the first training.
     """
     if not is_first_process() or not _lock_file(training).is_file():
         return
@@ -213,6 +213,6 @@ def _in_progress(training: Training, descriptor: int) -> WorkbenchError:
 
 def _state_owner(descriptor: int) -> None:
     """Write the name of this process into its lock."""
-    with contextlib.suppress(OSError):  # another user's file, or a full disk: the lock works without it
+    with contextlib.suppress(OSError):  # another user's file, or a full disk: the lock works without a name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)

@@ -128,7 +128,7 @@ class TrainingState:
     def note_validation(self, ap: float | None) -> None:
         """Record the AP after the last step if it is the best so far. In a tie, the earlier step is kept.
 
-        Without objects in the validation images, every AP is None, and the first step is kept.
+        If the validation images have no objects, every AP is None, and the first step is kept.
         """
         if self.best_step is None or (ap is not None and (self.best_ap is None or ap > self.best_ap)):
             self.best_ap, self.best_step = ap, self.step

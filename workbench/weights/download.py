@@ -60,8 +60,8 @@ def check_backbone(file: Path, backbone: Backbone) -> dict[str, str]:
     """Return name and SHA-256 of a file with weights of a backbone, for ``train.json``.
 
     Raises:
-        WorkbenchError: the file cannot be read, or its digest differs from the listed one. Digests are listed of whole
-            networks, not of narrower or shallower ones.
+        WorkbenchError: the file cannot be read, or its digest differs from the listed digest. Digests are listed for
+            whole networks only, not for narrower or shallower ones.
     """
     is_whole = backbone.layers is None and backbone.channels is None and backbone.stem is None
     url = BACKBONES.get(backbone.name) if is_whole else None

@@ -14,6 +14,7 @@ from workbench.data.coco import read_coco
 from workbench.detectors import build_detector
 from workbench.runs.folders import Training
 from workbench.settings.data import COCO_IDS, COCO_NAMES
+from workbench.settings.digest import VAL
 from workbench.settings.experiment import Experiment
 from workbench.settings.ids import run_id
 from workbench.support.errors import WorkbenchError
@@ -118,8 +119,8 @@ def import_checkpoint(file: Path, training: Training, data_root: Path | None, sa
         say: function that receives each note, and each difference before the error.
 
     Raises:
-        WorkbenchError: the file is unreadable, has another digest than the one that is listed for the run, its weights
-            do not fit the run's detector, or its classes are unknown.
+        WorkbenchError: the file is unreadable, its digest is not the one listed for the run, its weights do not fit
+            the run's detector, or its classes are unknown.
     """
     experiment = training.run.read_experiment()
     checkpoint = read_checkpoint(file)
@@ -163,7 +164,7 @@ def _classes(
             fault = "does not name its classes" if names is None else "has other classes than COCO"
             raise WorkbenchError(f"{file}: {fault}; name the data set that it was trained on with --data-root")
         return COCO_IDS, COCO_NAMES
-    data = read_coco(data_root, "val2017", training=False, limit=1)
+    data = read_coco(data_root, VAL, training=False, limit=1)
     if len(data.class_names) != experiment.data.classes:
         raise WorkbenchError(
             f"{data_root}: {len(data.class_names)} categories, but the weights have {experiment.data.classes}; "

@@ -23,6 +23,7 @@ from workbench.runs.find import data_folder
 from workbench.runs.folders import Run, check_folders, scale_folder
 from workbench.runs.load import load_training
 from workbench.settings.catalog import Row, load_table
+from workbench.settings.digest import VAL
 from workbench.settings.files import read_scale, table_place
 from workbench.settings.specs import TableSpec
 from workbench.support.errors import WorkbenchError
@@ -83,7 +84,7 @@ def _test_images(scale: str, data_root: Path | None, results: Path, count: int) 
     root = data_folder(scale, results, data_root)
     if embedded and not root.is_dir():
         return None
-    data = read_coco(root, "val2017", training=False, limit=count)
+    data = read_coco(root, VAL, training=False, limit=count)
     for record in data.images:  # fill the disk cache, so that all detectors have the same loading time
         with contextlib.suppress(OSError):  # decoding reports the error later
             record.path.read_bytes()

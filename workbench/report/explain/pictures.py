@@ -19,6 +19,7 @@ from workbench.data.transforms import Sample, collate, decode_image, resize_boxe
 from workbench.report.figures.fonts import drawable
 from workbench.settings.catalog import embedded_settings
 from workbench.settings.data import CATEGORIES, ImageSize
+from workbench.settings.digest import VAL
 from workbench.settings.files import read_scale
 from workbench.support.errors import WorkbenchError
 
@@ -100,7 +101,7 @@ def _drawn(scale: str, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...
 
 def _read(data: Path, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...]]:
     """Read a picture of val2017, one with a large object if the data set has any."""
-    data_set = read_coco(data, "val2017", training=False)
+    data_set = read_coco(data, VAL, training=False)
     records = [record for record in data_set.images if _has_large_object(record)] or data_set.images
     records = [record for record in records if len(record.labels)]
     if not records:

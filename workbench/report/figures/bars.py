@@ -51,9 +51,9 @@ def _published_column(table: pd.DataFrame) -> str | None:
 
 
 def _intervals(table: pd.DataFrame) -> np.ndarray:
-    """Return the ends `[2, rows]` of the error bars; NaN where a row has none.
+    """Return the ends `[2, rows]` of the error bars; NaN for a row without an error bar.
 
-    Error bars show the 95 % interval, which need not contain AP; the deviation over seeds in a table without intervals.
+    Error bars show the 95 % interval, which need not contain AP, or the deviation over seeds without intervals.
     """
     if set(AP_LIMITS) <= set(table):
         return np.stack([_numbers(table[column]) for column in AP_LIMITS])

@@ -104,7 +104,7 @@ def _draw_texts(draw: ImageDraw.ImageDraw, pen: Pen, shown: list, size: tuple[in
 
 
 def _fitted(pen: Pen, name: str, width: int) -> str:
-    """Return a name, shortened until name and score are at most so many pixels wide."""
+    """Return a name, shortened until name and score are at most ``width`` pixels wide."""
     letters = 2 * len(name)  # wide letters count twice
     while letters > 2 and pen.length(shortened(name, letters) + " 0.00") > width:
         letters -= 1

@@ -20,9 +20,9 @@ from PIL import ImageDraw, ImageFont
 
 from workbench.report.text import LETTERS, plain, shortened
 
-BASE = "DejaVu Sans"  # matplotlib brings it along
+BASE = "DejaVu Sans"  # part of matplotlib
 NO_LETTERS = re.compile(r"last ?resort|blank|^cm|^STIX(NonUni|Size)|emoji|symbol|dingbats", re.IGNORECASE)
-"""Families that draw boxes, nothing or other signs in the place of letters, or only in colour."""
+"""Names of families that draw boxes, nothing, other signs or only coloured signs in the place of letters."""
 
 Font = tuple[str, int]  # file, and number of the font in the file
 
@@ -49,7 +49,7 @@ def legend_names(names: Iterable[str], most: int = LETTERS) -> list[str]:
 
 
 def set_fonts(figure: Figure) -> None:
-    """Give all texts of a figure the fonts that they need, if they have letters that DejaVu Sans lacks."""
+    """Set further fonts for all texts of a figure if a text has letters that DejaVu Sans lacks."""
     texts = [text for text in figure.findobj(Text) if text.get_text()]
     for axes in figure.axes:
         texts += [*axes.get_xticklabels(), *axes.get_yticklabels()]
@@ -87,7 +87,7 @@ class Pen:
 
 
 def _fallback(c: str) -> str:
-    if unicodedata.category(c) in ("Mn", "Cf"):  # an accent or a joiner without a font: the word stays readable
+    if unicodedata.category(c) in ("Mn", "Cf"):  # the word is readable without this accent or joiner
         return ""
     return f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
 

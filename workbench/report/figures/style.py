@@ -34,7 +34,7 @@ STYLE = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "pdf.fonttype": 42,
-    # A label may contain dollars and backslashes, which are no formulas.
+    # Dollars and backslashes in a label are plain text, not formulas.
     "text.parse_math": False,
     "text.usetex": False,
 }

@@ -123,10 +123,10 @@ def row_names(labels: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def told_apart(names: Sequence[str], rows: Sequence[str]) -> list[str]:
-    """Return names of which no two are equal: a name that several rows have gets the row's id in brackets.
+    """Return different names: a name of several rows is followed by the row's id in brackets.
 
     Args:
-        names: name of each row; "" for none, which the row's id replaces.
+        names: name of each row; the row's id replaces the empty name "".
         rows: id of each row.
     """
     unique, counts = [], Counter(names)
@@ -235,7 +235,7 @@ def _seeds(row: TableRow) -> str:
 def code_parts(rows: Iterable[TableRow]) -> dict[str, list[str]]:
     """Return the parts of the code with which the rows were trained, each with its digests, sorted.
 
-    A digest of results before the code had parts covers the whole code; it counts as a digest of the shared part.
+    Results of earlier versions have one digest of all code, which counts as a digest of the shared part.
     """
     parts: dict[str, list[str]] = {}
     for part in sorted({part for row in rows for part in _digests(row)}):

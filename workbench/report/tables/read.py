@@ -87,7 +87,7 @@ def _numbers(
 
 
 def _read(file: Path, content: str, remedy: str, **options) -> pd.DataFrame:
-    if not file.is_file():  # a pipe would be waited for
+    if not file.is_file():  # reading a pipe would wait for ever
         problem = "not a file" if file.exists() else f"no such {content}"
         raise WorkbenchError(f"{visible(file)}: {problem}; {remedy}")
     try:

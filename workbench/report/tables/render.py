@@ -76,7 +76,7 @@ def table_view(rows: Sequence[TableRow], on_coco: bool = True) -> TableView:
 
 
 def _table_csv(rows: Sequence[TableRow]) -> str:
-    """Return CSV with a header and `\\n` line ends. Measured figures have two decimals; text is no formula."""
+    """Return CSV with a header and `\\n` line ends. Measured figures have two decimals. No text is a formula."""
     cells = table_cells(rows)
     two_decimals = {*MEASURED, "AP_std", *AP_LIMITS, *DIFFERENCE, "AP_difference"}
     text = io.StringIO()
@@ -152,7 +152,7 @@ def _footnotes(rows: Sequence[TableRow], on_coco: bool) -> list[str]:
 
 
 def _on_seeds(rows: Sequence[TableRow]) -> str:
-    """Return the number of seeds as a sentence after a blank; each row's number if rows differ."""
+    """Return a sentence, after a blank, about the number of seeds, and a list of rows if the numbers differ."""
     seeds: dict[int, list[str]] = {}
     for row in rows:
         if row.measured:
