@@ -58,8 +58,9 @@ table%: $(VENV)/.ready
 gfl_table%: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores all $@
 
+# The tests of a file stay in one process, since they share what the file's fixtures train. One thread for each process.
 test: lint
-	PATH="$(abspath $(BIN)):$$PATH" python -m pytest --durations=8
+	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 python -m pytest -n logical --maxprocesses 8 --dist loadfile --durations=8
 
 test-slow: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -m slow --durations=8
