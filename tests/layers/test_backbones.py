@@ -155,7 +155,8 @@ def test_a_network_that_does_not_fit_is_refused_in_one_line(case):
     with pytest.raises(WorkbenchError) as error:
         ResidualBackbone(validated(Backbone, settings, f"backbone '{settings['name']}'"))
     message = str(error.value)
-    assert message.startswith(f"backbone '{settings['name']}': ")
+    shown = settings["name"].replace("\n", " ")
+    assert message.startswith(f"backbone '{shown}': ")
     assert problem in message
 
 

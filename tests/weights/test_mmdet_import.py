@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.settings.test_catalog import TABLES
 from workbench import cli
@@ -430,10 +431,12 @@ def test_mistakes_on_the_command_line_end_in_one_line(small, tiny_data, monkeypa
     torch.save(of_version_2(published(detector), tuple(f"class {i}" for i in range(classes))), file)
     with pytest.raises(SystemExit, match=r"class 0 is 'class 0', but .* in .*; name the data set of its training"):
         workbench(monkeypatch, "import-checkpoint", file, "--run", run.folder, "--data-root", tiny_data)
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (32, 32)).save(picture)
     with pytest.raises(SystemExit, match="import the published weights first"):
-        workbench(monkeypatch, "predict", tmp_path, "--run", run.folder, "--seed", "released")
+        workbench(monkeypatch, "predict", picture, "--run", run.folder, "--seed", "released")
     with pytest.raises(SystemExit) as status:
-        workbench(monkeypatch, "predict", tmp_path, "--run", run.folder, "--seed", "-1")
+        workbench(monkeypatch, "predict", picture, "--run", run.folder, "--seed", "-1")
     assert status.value.code == 2
     assert not run.training(RELEASED).folder.exists()
 
