@@ -431,11 +431,12 @@ def test_mistakes_on_the_command_line_end_in_one_line(small, tiny_data, monkeypa
     torch.save(of_version_2(published(detector), tuple(f"class {i}" for i in range(classes))), file)
     with pytest.raises(SystemExit, match=r"class 0 is 'class 0', but .* in .*; name the data set of its training"):
         workbench(monkeypatch, "import-checkpoint", file, "--run", run.folder, "--data-root", tiny_data)
-    Image.new("RGB", (40, 30)).save(tmp_path / "x.png")
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (32, 32)).save(picture)
     with pytest.raises(SystemExit, match="import the published weights first"):
-        workbench(monkeypatch, "predict", tmp_path / "x.png", "--run", run.folder, "--seed", "released")
+        workbench(monkeypatch, "predict", picture, "--run", run.folder, "--seed", "released")
     with pytest.raises(SystemExit) as status:
-        workbench(monkeypatch, "predict", tmp_path, "--run", run.folder, "--seed", "-1")
+        workbench(monkeypatch, "predict", picture, "--run", run.folder, "--seed", "-1")
     assert status.value.code == 2
     assert not run.training(RELEASED).folder.exists()
 
