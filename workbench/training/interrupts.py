@@ -77,7 +77,7 @@ class StopRequests:
         own = None
         if self.signal is not None:
             own = f"by {signal.Signals(self.signal).name}"
-        elif self.pipeline and not _alive(self.pipeline):
+        elif self.pipeline and not is_alive(self.pipeline):
             own = "because the pipeline that started it is gone"
         anyone = any_process(own is not None)
         return own or ("by another of its processes" if anyone else None)
@@ -116,8 +116,8 @@ def keep_dead_workers_quiet() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _alive(pid: int) -> bool:
-    """Return True if a process is running. A zombie, which has ended but is still listed, is not running."""
+def is_alive(pid: int) -> bool:
+    """Return whether a process is running. A zombie, which has ended but is still listed, is not running."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
