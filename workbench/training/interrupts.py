@@ -72,13 +72,17 @@ class StopRequests:
                 os._exit(128 + number)
         os.close(receiver)
 
+    def own_reason(self) -> str | None:
+        """Reason of this process to stop, or None."""
+        if self.signal is not None:
+            return f"by {signal.Signals(self.signal).name}"
+        if self.pipeline and not is_alive(self.pipeline):
+            return "because the pipeline that started it is gone"
+        return None
+
     def reason(self) -> str | None:
         """Reason to stop, or None. If one of several processes has a reason, every process gets a reason."""
-        own = None
-        if self.signal is not None:
-            own = f"by {signal.Signals(self.signal).name}"
-        elif self.pipeline and not is_alive(self.pipeline):
-            own = "because the pipeline that started it is gone"
+        own = self.own_reason()
         anyone = any_process(own is not None)
         return own or ("by another of its processes" if anyone else None)
 
