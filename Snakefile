@@ -31,8 +31,8 @@ TRAINED = FOLDER.run("{run}").training("{seed}")
 WEIGHTS = FOLDER.run("{run}").training("{training}")  # with a seed, or published
 EVALUATED = WEIGHTS.evaluation("{evaluation}")
 CAPTIONS = "workbench/report/captions"
-# tee ignores Ctrl-C and a scheduler's time limit, so that the log gets the last line of the command.
-LOGGED = " 2>&1 | (trap '' INT TERM PIPE; tee {log})"
+# tee ignores Ctrl-C, a closed terminal and a scheduler's time limit, so that the log gets the last line of the command.
+LOGGED = " 2>&1 | (trap '' HUP INT TERM PIPE; tee {log})"
 
 
 report: f"{CAPTIONS}/overview.rst"

@@ -41,7 +41,9 @@ def main() -> None:
     prepare_streams()
     prepare_user()
     try:
-        app(standalone_mode=False)
+        # Typer catches Ctrl-C, and returns an exit code for it; a command returns nothing.
+        if app(standalone_mode=False):
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except BrokenPipeError:
         if not reader_is_gone():

@@ -122,6 +122,17 @@ def test_weights_of_another_network_are_refused(tmp_path, fault):
         small().load_pretrained(file)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [[1], torch.zeros(3), {"state_dict": 3}, {1: torch.zeros(3)}, {"state_dict": [torch.zeros(3)]}, None],
+    ids=["list", "tensor", "number as state", "numbered", "list as state", "nothing"],
+)
+def test_a_file_without_named_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(WorkbenchError, match=r"weights\.pth: not weights of this backbone \(it has no .*; use its w"):
+        small().load_pretrained(tmp_path / "weights.pth")
+
+
 REFUSED = {  # case: (settings, problem)
     "unknown": ({"name": "resnet5000"}, "not a network of timm; correct"),
     "no name": ({"name": ""}, "not a network of timm"),

@@ -4,11 +4,15 @@ After each mistake, the last line on the screen names the place and the remedy, 
 a later run would take for a result. Mistakes in settings are reported in a dry run.
 """
 
+import os
+import re
 import shutil
+import signal
 import subprocess
 
 import pytest
 
+from tests.pipeline.conftest import ROOT
 from workbench.pipeline.messages import last_lines
 from workbench.pipeline.targets import read_pipeline
 from workbench.support.errors import WorkbenchError
@@ -244,6 +248,21 @@ def test_a_temporary_folder_that_takes_no_files(variable, option, problem, tmp_p
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkbenchError, match=f"^{tmp_path}/temporary: {problem}"):
         read_pipeline({})
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGTERM"])
+def test_a_log_gets_the_last_line_after_a_signal(tmp_path, name):
+    """A closed terminal, Ctrl-C and a scheduler send the signal to every process of a job."""
+    snakefile = (ROOT / "Snakefile").read_text()
+    pipe = re.search(r'^LOGGED = "(.*)"$', snakefile, re.MULTILINE)[1].replace("{log}", str(tmp_path / "log"))
+    command = f"trap '' {name}; echo first; sleep 0.3; echo last; exit 1"
+    job = subprocess.Popen(
+        ["bash", "-c", f"({command}){pipe}"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert job.stdout.readline() == "first\n"
+    os.killpg(job.pid, signal.Signals[name])
+    job.communicate(timeout=10)
+    assert (tmp_path / "log").read_text() == "first\nlast\n"
 
 
 def test_the_log_of_a_killed_job_is_named(tmp_path):

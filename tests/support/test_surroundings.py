@@ -170,3 +170,17 @@ def test_a_command_of_an_unknown_user_works(tmp_path):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run([*UNKNOWN, *MAIN, *words], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_command_that_is_stopped_is_no_success(monkeypatch, capsys):
+    """Ctrl-C before the first step of a training ended with exit code 0 and without a line."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workbench.report.outcomes.make_table", stop)
+    monkeypatch.setattr(sys, "argv", ["workbench", "table", "table3"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip() == "workbench: stopped"

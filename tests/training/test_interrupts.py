@@ -182,6 +182,27 @@ def test_a_dead_worker_gives_one_line_and_a_checkpoint(
     assert same_results(tmp_path, unbroken)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+@pytest.mark.parametrize(("place", "name", "at"), [(loop, "_step", 6), (inference, "_results", 2)])
+def test_a_signal_that_ends_the_workers_is_the_reason(
+    tiny_experiment, tiny_data, tmp_path, monkeypatch, unbroken, place, name, at
+):
+    """A scheduler sends its signal to every process of a job. The line used to ask for fewer workers."""
+
+    def signal_all(end_workers=kill_workers):
+        os.kill(os.getpid(), signal.SIGTERM)
+        end_workers()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{__name__}.kill_workers", signal_all)
+        patch.setattr(place, name, with_a_death(getattr(place, name), at))
+        patch.setattr(StopRequests, "reason", lambda requests: None)  # the signal comes after the question
+        with pytest.raises(Interrupted, match=r"^stopped by SIGTERM at step \d; run the same command again to resume$"):
+            train_experiment(tiny_experiment, tmp_path, tiny_data, workers=1)
+    train_experiment(tiny_experiment, tmp_path, tiny_data)
+    assert same_results(tmp_path, unbroken)
+
+
 def test_an_image_that_cannot_be_read_costs_no_step(tiny_experiment, tiny_data, tmp_path, unbroken, monkeypatch):
     """An image that is damaged after the checks of all images is met in a validation, after its checkpoint."""
     root = tmp_path / "data"

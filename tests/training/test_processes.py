@@ -18,7 +18,14 @@ from tests.trainings import train_experiment, training_at
 from workbench import cli
 from workbench.support.errors import WorkbenchError
 from workbench.training import processes
-from workbench.training.processes import OneMachine, is_first_process, lost_processes, open_fabric, training_lock
+from workbench.training.processes import (
+    OneMachine,
+    is_first_process,
+    lost_processes,
+    open_fabric,
+    start_processes,
+    training_lock,
+)
 
 WORKBENCH = Path(sys.executable).parent / "workbench"
 SLURM = {
@@ -64,6 +71,18 @@ def test_a_process_that_a_training_started_takes_its_variables(monkeypatch):
     assert not is_first_process()
     assert environment.creates_processes_externally
     assert (environment.local_rank(), environment.main_port) == (1, 4711)
+
+
+def test_a_process_whose_first_process_was_killed_is_no_training_of_its_own(monkeypatch):
+    """It started processes itself, and trained on without the pipeline."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    monkeypatch.setenv(processes.FIRST_PROCESS, str(gone.pid))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("MASTER_PORT", "4711")
+    assert not is_first_process()
+    with pytest.raises(WorkbenchError, match=r"^the first process of this training \(\d+\) has ended; run the same"):
+        start_processes(open_fabric(2))
 
 
 def test_processes_that_do_not_come_are_reported(monkeypatch):

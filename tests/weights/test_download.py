@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -189,6 +191,18 @@ def test_a_backbone_s_file_with_another_digest_is_refused(backbone_file, content
 def test_a_missing_file_of_a_backbone_is_reported(tmp_path):
     with pytest.raises(WorkbenchError, match=r"gone.pth: weights of resnet50 cannot be read .* run: workbench weights"):
         check_backbone(tmp_path / "gone.pth", Backbone(name="resnet50"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to itself"])
+def test_no_file_of_a_backbone_is_reported_without_waiting(tmp_path, kind):
+    path = tmp_path / "mine.pth"
+    {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "link to itself": lambda: path.symlink_to(path)}[kind]()
+    signal.alarm(5)  # the default action ends the tests, as opening a pipe would never return
+    try:
+        with pytest.raises(WorkbenchError, match=r"mine.pth: weights of resnet50 cannot be read \(.*\); run: workben"):
+            check_backbone(path, Backbone(name="resnet50"))
+    finally:
+        signal.alarm(0)
 
 
 @pytest.mark.parametrize(

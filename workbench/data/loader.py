@@ -197,6 +197,10 @@ def _ignore_interrupts(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+class LostWorker(WorkbenchError):
+    """Error about a worker that ended unexpectedly."""
+
+
 def _raise_errors(batches: Iterator[Batch | WorkbenchError]) -> Iterator[Batch]:
     """Yield the batches; raise a WorkbenchError for a user's mistake and for a worker that ended unexpectedly."""
     try:
@@ -211,7 +215,7 @@ def _raise_errors(batches: Iterator[Batch | WorkbenchError]) -> Iterator[Batch]:
     ) as error:  # EOFError, ConnectionError: the worker ended while it sent a batch
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
             raise
-        raise WorkbenchError(
+        raise LostWorker(
             "workers: a process that decodes images ended unexpectedly, probably out of memory (or of space in "
             "/dev/shm); use fewer workers"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -65,7 +66,12 @@ class ResidualBackbone(nn.Module):
             raise WorkbenchError(
                 f"{file}: not a readable checkpoint ({type(error).__name__}); fetch it again"
             ) from None
-        weights = weights.get("state_dict", weights)
+        if isinstance(weights, Mapping):
+            weights = weights.get("state_dict", weights)
+        if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
+            raise WorkbenchError(
+                f"{file}: not weights of this backbone (it has no tensors with names); use its weights"
+            )
         weights = {_timm_name(key): value for key, value in weights.items() if not key.startswith("fc.")}
         try:
             missing, surplus = self.net.load_state_dict(weights, strict=False)

@@ -74,13 +74,17 @@ class StopRequests:
                 os._exit(128 + number)
         os.close(receiver)
 
+    def own_reason(self) -> str | None:
+        """Reason of this process to stop, or None."""
+        if self.signal is not None:
+            return f"by {signal.Signals(self.signal).name}"
+        if self.pipeline and not is_alive(self.pipeline):
+            return "because the pipeline that started it is gone"
+        return None
+
     def reason(self) -> str | None:
         """Reason to stop, or None. If one of several processes has a reason, every process gets a reason."""
-        own = None
-        if self.signal is not None:
-            own = f"by {signal.Signals(self.signal).name}"
-        elif self.pipeline and not _alive(self.pipeline):
-            own = "because the pipeline that started it is gone"
+        own = self.own_reason()
         anyone = any_process(own is not None)
         return own or ("by another of its processes" if anyone else None)
 
@@ -118,8 +122,8 @@ def keep_dead_workers_quiet() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _alive(pid: int) -> bool:
-    """Whether a process is running. A zombie, which has ended but is still listed, is not running."""
+def is_alive(pid: int) -> bool:
+    """Return whether a process is running. A zombie, which has ended but is still listed, is not running."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection, annotation_path
-from workbench.data.loader import TrainingBatches
+from workbench.data.loader import LostWorker, TrainingBatches
 from workbench.data.splits import read_splits
 from workbench.detectors import Detector
 from workbench.evaluation.coco_metrics import evaluate_detections
@@ -92,7 +92,13 @@ def train(
         announce(reporter, state, data, validation)
         resume(state, reporter)
         with StopRequests(reporter.say) as requests, reporter:
-            _loop(state, batches, _validator(state, validation, machine.workers), reporter, requests)
+            try:
+                _loop(state, batches, _validator(state, validation, machine.workers), reporter, requests)
+            except LostWorker:
+                # A scheduler sends its signal to the workers, too, which end before the step does.
+                if requests.signal is None or not state.training.last_checkpoint.is_file():
+                    raise
+                raise _interrupted(requests.own_reason(), state) from None
         finish(state)
         fabric.barrier()
 
@@ -142,9 +148,13 @@ def _loop(
                 save_checkpoint(state)
                 last_save = time.monotonic()
             if stop:
-                raise Interrupted(f"stopped {stop} at step {state.step}; run the same command again to resume")
+                raise _interrupted(stop, state)
             ap = _validate(state, validate, reporter) if state.validation_due else None
             reporter.step(state.step, epoch + 1, epochs, sum(terms.values()), images_per_second, ap)
+
+
+def _interrupted(reason: str, state: TrainingState) -> Interrupted:
+    return Interrupted(f"stopped {reason} at step {state.step}; run the same command again to resume")
 
 
 def _next_batches(state: TrainingState, stream: Iterator[Batch]) -> list[Batch]:

@@ -19,6 +19,7 @@ from torch.distributed import DistError, TCPStore
 from workbench.runs.folders import Training
 from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.locks import lock, open_lock, unlock
+from workbench.training.interrupts import is_alive
 
 MEETING = timedelta(seconds=60)
 """Longest time in which the processes of a training must find each other."""
@@ -31,8 +32,12 @@ LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MAST
 
 
 def is_first_process() -> bool:
-    """Whether this process was started by a user or the pipeline, not by the first process of a training."""
-    return os.environ.get(FIRST_PROCESS) != str(os.getppid())
+    """Whether this process was started by a user or the pipeline, not by the first process of a training.
+
+    If the first process was killed, a process that it started has another parent, but must not take its place.
+    """
+    first = os.environ.get(FIRST_PROCESS, "")
+    return not first.isdecimal() or (first != str(os.getppid()) and is_alive(int(first)))
 
 
 class OneMachine(LightningEnvironment):
@@ -121,8 +126,17 @@ def open_fabric(devices: int, say: Callable[[str], None] = lambda line: None) ->
 
 
 def start_processes(fabric: Fabric) -> None:
-    """Start the other processes of a training, which run this process's command again, and connect them."""
+    """Start the other processes of a training, which run this process's command again, and connect them.
+
+    Raises:
+        WorkbenchError: the first process of this process's training has ended.
+    """
     if not is_first_process():
+        if (first := os.environ[FIRST_PROCESS]) != str(os.getppid()):
+            raise WorkbenchError(
+                f"the first process of this training ({first}) has ended; run the same command again, without "
+                f"{FIRST_PROCESS} in the environment"
+            )
         fabric.launch()
         return
     os.environ[FIRST_PROCESS] = str(os.getpid())

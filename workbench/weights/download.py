@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import urllib.request
@@ -95,6 +96,8 @@ def check_file(file: Path, listed: set[str], name: str, remedy: str) -> dict[str
         WorkbenchError: the file cannot be read, or has another digest.
     """
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):  # to open a named pipe would wait for ever
+            raise OSError(errno.EINVAL, "a pipe or a device, not a file")
         with file.open("rb") as content:
             actual = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
