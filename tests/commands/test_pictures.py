@@ -6,10 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageSequence
+from PIL import Image, ImageSequence, PngImagePlugin
 
 from tests.commands.pictures import BROKEN, draw, made
 from workbench.commands.pictures import read_picture
+from workbench.data.headers import read_header
 from workbench.support.errors import WorkbenchError
 
 
@@ -159,6 +160,19 @@ def test_the_orientation_is_applied_once(tmp_path, orientation):
     image = read_picture(tmp_path / "x.png")
     assert image.size == shown.size
     assert np.array_equal(np.asarray(image), np.asarray(shown))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_an_orientation_outside_of_exif_is_applied_neither_here_nor_in_training(tmp_path, form):
+    """Browsers, in which boxes are drawn, apply EXIF's orientation only; Pillow applies that of XMP, too."""
+    path, xmp = tmp_path / "x", b'<rdf:Description tiff:Orientation="6"/>'
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    Image.new("RGB", (40, 30)).save(path, form, **({"pnginfo": text} if form == "PNG" else {"xmp": xmp}))
+    with Image.open(path) as image:
+        assert image.getexif()[0x0112] == 6
+    assert read_picture(path).size == (40, 30)
+    assert read_header(path).shown_size == (40, 30)
 
 
 def test_damaged_exif_data_does_not_matter(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import json
+import lzma
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -169,7 +172,36 @@ WRONG = {  # content of a file: parts of the message
     "cut in a character": ('{"name": "Kä'.encode()[:-1], ["ends in the middle of a character; copy"]),
     "zip": (b"PK\x03\x04\x14\x00", ["a zip file; unpack it"]),
     "gzip": (b"\x1f\x8b\x08\x00", ["a gzip file; unpack it"]),
-    "empty": (b"", ["not valid JSON at line 1, column 1", "copy the file again"]),
+    "bzip2": (bz2.compress(b"{}"), ["a bzip2 file; unpack it"]),
+    "xz": (lzma.compress(b"{}"), ["an xz file; unpack it"]),
+    "zstandard": (b"\x28\xb5\x2f\xfd\x04\x00", ["a zstandard file; unpack it"]),
+    "pickle": (pickle.dumps({"images": [0.5]}), ["not text", "use a file in COCO's instances format"]),
+    "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", ["not text", "use a file in COCO's instances format"]),
+    "zeros": (bytes(100), ["not text", "copy the file again"]),
+    "empty": (b"", ["the file is empty; copy the file again"]),
+    "blank": (b" \n", ["the file is empty; copy the file again"]),
+    "cut": (
+        b'{"images": [{"id": 1}, ',
+        ["not valid JSON at line 1, column 24", "probably incomplete; copy the file again"],
+    ),
+    "cut in a text": (
+        b'{"images": [{"id": "a',
+        ["not valid JSON at line 1, column 20", "probably incomplete; copy the file again"],
+    ),
+    "cut in a word": (b'{"images": [], "annotations": [{"iscrowd": fals', ["incomplete; copy the file again"]),
+    "comma at the end": (b'{"images": [],}', ["column 15 (Expecting property name", "; correct the file"]),
+    "quotes of Python": (b"{'images': []}", ["column 2 (Expecting property name", "; correct the file"]),
+    "comment": (b"// all images\n{}", ["line 1, column 1 (Expecting value); correct the file"]),
+    "web page": (b"<!DOCTYPE html>", ["line 1, column 1 (Expecting value); correct the file"]),
+    "two documents": (b"{}\n{}", ["line 2, column 1 (Extra data); correct the file"]),
+    "list twice": (
+        b'{"images": [{"id": 1}], "annotations": [], "images": []}',
+        ["the key 'images' occurs twice in one object; keep one"],
+    ),
+    "box twice": (
+        b'{"images": [], "annotations": [{"bbox": [1, 2, 3, 4], "bbox": [0, 0, 1, 1]}]}',
+        ["the key 'bbox' occurs twice in one object; keep one"],
+    ),
     "deep lists": (b"[" * 100_000, ["nested too deeply"]),
     "deep objects": (b'{"images":' * 100_000, ["nested too deeply"]),
     "deep and closed": (b"[" * 5000 + b"]" * 5000, ["nested too deeply"]),
@@ -311,7 +343,10 @@ def test_boxes_that_look_like_corners_are_noted(write, document):
     assert notes == (
         "2 of 2 boxes end outside their image and look like corners x1, y1, x2, y2; COCO's boxes are x, y, width, height",
     )
-    document["annotations"][0]["bbox"] = [60, 50, 20, 20]  # no corner: the second point would be left of the first
+    document["annotations"] += [{**document["annotations"][0], "id": 20, "bbox": [60, 50, 20, 20], "area": 400}]
+    notes = read_annotations(annotation_path(write(document), SPLIT)).notes  # most boxes: this one is no corner
+    assert notes[0].startswith("2 of 3 boxes end outside their image and look like corners")
+    document["annotations"] = document["annotations"][1:]
     assert not read_annotations(annotation_path(write(document), SPLIT)).notes
 
 

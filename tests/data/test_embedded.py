@@ -268,6 +268,7 @@ FOREIGN = {  # a folder of the user that has no data set of the workbench
     "an empty folder": lambda root: (root / "notes").mkdir(parents=True),
     "a file in a folder of images": written("train2017/000000000001.jpg"),
     "a link to nothing": linked("link", "nowhere"),
+    "a link to itself": lambda root: root.symlink_to(root),
     "a link to a folder": linked("train2017", ".."),
     "a pipe": lambda root: (root.mkdir(), os.mkfifo(root / "pipe")),
     "a pipe in a folder": lambda root: ((root / "val2017").mkdir(parents=True), os.mkfifo(root / "val2017" / "pipe")),

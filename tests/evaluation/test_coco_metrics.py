@@ -149,6 +149,22 @@ def test_a_detection_of_a_crowd_or_of_an_ignored_object_is_neither_hit_nor_miss(
     assert evaluate_detections(annotation_file([1], truth), detections)["AP"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    "box",
+    [[60, 60, 0, 40], [60, 60, 40, 0], [0, 0, 0, 0], [640, 0, 50, 50], [0, 500, 50, 50], [-60, 0, 50, 50]],
+    ids=["no width", "no height", "no size", "right of it", "below it", "left of it"],
+)
+def test_an_object_of_which_no_part_is_in_its_image_is_left_out_as_in_training(annotation_file, box):
+    path = annotation_file([1], [ground_truth(1, [0, 0, 50, 50]), ground_truth(1, box, area=900)])
+    assert evaluate_detections(path, [detection(1, [0, 0, 50, 50], 0.5)])["AP"] == pytest.approx(1.0)
+
+
+def test_an_image_without_a_size_has_no_end(annotation_file):
+    path = annotation_file([1], [ground_truth(1, [700, 500, 50, 50])])
+    path.write_text(path.read_text().replace('"width": 640, "height": 480, ', ""))
+    assert evaluate_detections(path, [detection(1, [700, 500, 50, 50], 0.5)])["AP"] == pytest.approx(1.0)
+
+
 def test_classes_with_equal_names_are_distinguished_by_their_ids(annotation_file):
     path = annotation_file([1], [ground_truth(1, [0, 0, 50, 50], 2)], ["cat", "cat"])
     assert evaluate_detections(path, [])["per_class"] == {"cat (1)": None, "cat (2)": 0.0}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from workbench.data.headers import leave_out_xmp
 from workbench.report.text import visible
 from workbench.support.errors import WorkbenchError
 
@@ -145,6 +146,7 @@ def _as_shown(file: Image.Image) -> Image.Image:
     if min(file.size) < 1:
         raise ValueError("no pixels")
     file.load()
+    leave_out_xmp(file)
     try:
         image = ImageOps.exif_transpose(file)
     except Exception:  # damaged EXIF data beside intact pixels

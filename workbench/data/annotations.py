@@ -60,6 +60,16 @@ class Columns:
     ignored: NDArray[np.bool_]
     notes: tuple[str, ...]
 
+    @property
+    def visible(self) -> NDArray[np.bool_]:
+        """``[M]``, whether a part of each box is inside its image. Without the size of an image, no box is too far."""
+        ends = [np.where(sides > 0, sides, np.inf)[self.image_of] for sides in (self.widths, self.heights)]
+        parts = [
+            np.minimum(self.boxes[:, axis] + self.boxes[:, axis + 2], end) - np.maximum(self.boxes[:, axis], 0)
+            for axis, end in enumerate(ends)
+        ]
+        return (parts[0] > 0) & (parts[1] > 0)
+
 
 def read_annotations(path: Path, *, named: bool = True) -> Columns:
     """Read an annotation file, check all of it, and convert it to columns.
@@ -275,8 +285,8 @@ def _note_corners(boxes: NDArray, widths: NDArray, heights: NDArray, findings: F
     known = widths > 0
     leaves = known & ((x + w > widths + 1) | (y + h > heights + 1))
     corners = ~known | ((w >= x) & (h >= y) & (w <= widths + 1) & (h <= heights + 1))
-    if corners.all() and leaves.sum() > len(boxes) / 2:
+    if (count := (leaves & corners).sum()) > len(boxes) / 2:
         findings.notes.append(
-            f"{leaves.sum()} of {len(boxes)} boxes end outside their image and look like corners x1, y1, x2, y2; "
+            f"{count} of {len(boxes)} boxes end outside their image and look like corners x1, y1, x2, y2; "
             "COCO's boxes are x, y, width, height"
         )

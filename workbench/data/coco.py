@@ -178,14 +178,12 @@ def _refuse_missing(records: list[ImageRecord], annotations: Path) -> None:
 
 def _filter_annotations(columns: Columns) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Mask ``[M]`` of the annotations that are ground truth, and numbers of the others by the first reason."""
-    x, y, w, h = columns.boxes.T
-    inside_w = np.minimum(x + w, columns.widths[columns.image_of]) - np.maximum(x, 0)
-    inside_h = np.minimum(y + h, columns.heights[columns.image_of]) - np.maximum(y, 0)
+    w, h = columns.boxes[:, 2:].T
     reasons = {
         "annotations of unknown categories": columns.labels < 0,
         "crowd annotations": columns.crowd,
         "annotations flagged ignore": columns.ignored,
-        "annotations outside their image": (inside_w <= 0) | (inside_h <= 0),
+        "annotations outside their image": ~columns.visible,
         "annotations under 1 pixel": (w < 1) | (h < 1),
     }
     return _count(reasons, len(columns.labels))

@@ -260,7 +260,7 @@ def draw_data_set(
     Raises:
         WorkbenchError: the folder cannot be written, or contains other files.
     """
-    root = Path(root).resolve()
+    root = Path(os.path.realpath(root))  # Path.resolve fails at a link to itself
     unfinished, previous = (root.with_name(f"{root.name}.partial-{os.getpid()}{end}") for end in ("", "-previous"))
     try:
         root.parent.mkdir(parents=True, exist_ok=True)

@@ -178,8 +178,15 @@ def _parse_other(file: BinaryIO) -> Header:
         raise ValueError("damaged header") from None
     if getattr(image, "n_frames", 1) > 1:
         raise _NotEightBit("not a single image with 8 bits per colour")
+    leave_out_xmp(image)
     orientation = image.getexif().get(ORIENTATION, 1)
     return Header(*image.size, orientation if orientation in range(1, 9) else 1)
+
+
+def leave_out_xmp(image: Image.Image) -> None:
+    """Remove the places other than EXIF in which Pillow looks for an orientation, but browsers do not."""
+    for key in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        image.info.pop(key, None)
 
 
 def _tiff_orientation(content: bytes) -> int:

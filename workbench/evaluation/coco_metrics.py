@@ -120,8 +120,9 @@ def _is_finite(value: Any) -> bool:
 def _dataset(columns: Columns) -> dict[str, Any]:
     """Ground truth in the form that pycocotools needs.
 
-    Annotations have new ids from 1. pycocotools stores a match as the annotation's id. An annotation with id 0 would
-    therefore never count as matched.
+    An annotation is left out if its category is not listed, or if no part of it is inside its image: training leaves it
+    out, too, and no detection could match it. Annotations have new ids from 1. pycocotools stores a match as the
+    annotation's id, so that an annotation with id 0 would never count as matched.
     """
     columns_of_annotations = (
         columns.image_ids[columns.image_of].tolist(),
@@ -129,6 +130,7 @@ def _dataset(columns: Columns) -> dict[str, Any]:
         columns.boxes.tolist(),
         columns.areas.tolist(),
         (columns.crowd | columns.ignored).tolist(),
+        ((columns.labels >= 0) & columns.visible).tolist(),
     )
     return {
         "info": {},
@@ -142,8 +144,10 @@ def _dataset(columns: Columns) -> dict[str, Any]:
                 "area": area,
                 "iscrowd": int(crowd),
             }
-            for number, (image_id, label, box, area, crowd) in enumerate(zip(*columns_of_annotations, strict=True), 1)
-            if label >= 0
+            for number, (image_id, label, box, area, crowd, is_counted) in enumerate(
+                zip(*columns_of_annotations, strict=True), 1
+            )
+            if is_counted
         ],
         "categories": [
             {"id": id_, "name": name} for id_, name in zip(columns.category_ids, columns.class_names, strict=True)

@@ -86,6 +86,8 @@ def announce(reporter: Reporter, state: TrainingState, data: CocoDetection, vali
         reporter.say(f"data: {count} {reason}")
     for note in data.notes:
         reporter.say(f"data: {note}")
+    for reason, count in validation.skipped.items():
+        reporter.say(f"validation data: {count} {reason}")
     for note in validation.notes:
         reporter.say(f"validation data: {note}")
     if plan.batch != training.reference_batch:

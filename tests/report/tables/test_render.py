@@ -288,8 +288,11 @@ def test_numbers_are_right_and_check_marks_are_centred():
 def test_bad_tables_are_errors():
     with pytest.raises(WorkbenchError, match="no rows; name a table"):
         table_markdown("T", [])
-    with pytest.raises(WorkbenchError, match="run is the name of a column; rename the label"):
-        table_cells([replace(RAW, labels={"run": 3})])
+    for name in ("run", "AP", "note", "difference", "AP_published"):
+        with pytest.raises(
+            WorkbenchError, match=f"^{RAW.row}: labels: {name} is the name of a column; rename the label"
+        ):
+            table_cells([NOT_RUN, replace(RAW, labels={name: 3})])
 
 
 def test_the_order_of_three_rows_is_compared_with_the_published_order():

@@ -78,9 +78,10 @@ def table_cells(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
         raise WorkbenchError("table: no rows; name a table or rows of experiments/")
     published, labels = _published_names(rows), label_names(rows)
     columns = {"row", *MEASURED, "AP_std", *AP_LIMITS, *DIFFERENCE, COMPARED, "AP_difference"}
-    clashes = (columns | {"run", "seeds", "code_digest", "note"}) & set(labels)
-    if clashes:
-        raise WorkbenchError(f"table: {', '.join(sorted(clashes))} is the name of a column; rename the label")
+    columns |= {f"{name}_published" for name in published} | {"run", "seeds", "code_digest", "note"}
+    for row in rows:
+        if clashes := columns & set(row.labels):
+            raise WorkbenchError(f"{row.row}: labels: {min(clashes)} is the name of a column; rename the label")
     has_deviation = any(len(r.measured) > 1 for r in rows)
     table = []
     for row in rows:
