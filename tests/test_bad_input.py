@@ -475,7 +475,12 @@ def test_a_mistake_ends_in_one_line_and_leaves_no_result(mistake, scene, capfd):
 
 UNUSUAL = {
     "box partly outside": (entry("annotations", bbox=[-5, -5, 30, 30]), ""),
-    "box outside": (entry("annotations", bbox=[5000, 5, 30, 30]), "data: 1 annotations outside their image"),
+    "box outside": (entry("annotations", bbox=[5000, 5, 30, 30]), "data: 1 annotations empty or outside their image"),
+    "box without a width": (entry("annotations", bbox=[5, 5, 0, 30]), "data: 1 annotations empty or outside their"),
+    "box outside in validation": (
+        entry("annotations", "val2017", bbox=[5000, 5, 30, 30]),
+        "validation data: 1 annotations empty or outside their image",
+    ),
     "box of half a pixel": (entry("annotations", bbox=[5, 5, 0.5, 30]), "data: 1 annotations under 1 pixel"),
     "unknown category": (entry("annotations", category_id=999), "data: 1 annotations of unknown categories"),
     "category without annotations": (document(without_category), ""),

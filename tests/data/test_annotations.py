@@ -189,11 +189,17 @@ WRONG = {  # content of a file: parts of the message
         ["not valid JSON at line 1, column 20", "probably incomplete; copy the file again"],
     ),
     "cut in a word": (b'{"images": [], "annotations": [{"iscrowd": fals', ["incomplete; copy the file again"]),
-    "comma at the end": (b'{"images": [],}', ["column 15 (Expecting property name", "; correct the file"]),
-    "quotes of Python": (b"{'images': []}", ["column 2 (Expecting property name", "; correct the file"]),
-    "comment": (b"// all images\n{}", ["line 1, column 1 (Expecting value); correct the file"]),
-    "web page": (b"<!DOCTYPE html>", ["line 1, column 1 (Expecting value); correct the file"]),
-    "two documents": (b"{}\n{}", ["line 2, column 1 (Extra data); correct the file"]),
+    "comma at the end": (
+        b'{"images": [],}',
+        ["column 15 (Expecting property name", "; correct it, or copy the file again"],
+    ),
+    "quotes of Python": (
+        b"{'images': []}",
+        ["column 2 (Expecting property name", "; correct it, or copy the file again"],
+    ),
+    "comment": (b"// all images\n{}", ["line 1, column 1 (Expecting value); correct it, or copy the file again"]),
+    "web page": (b"<!DOCTYPE html>", ["line 1, column 1 (Expecting value); correct it, or copy the file again"]),
+    "two documents": (b"{}\n{}", ["line 2, column 1 (Extra data); correct it, or copy the file again"]),
     "list twice": (
         b'{"images": [{"id": 1}], "annotations": [], "images": []}',
         ["the key 'images' occurs twice in one object; keep one"],

@@ -256,7 +256,17 @@ def test_headers_are_cached_by_the_state_of_the_files(root, cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "[[1, 2, 3]]", '[[100, 80, "1"], [100, 80, 1]]', "[" * 9999, "null"]
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "[[100], [80], [1]]",
+        "[[100, 100], [80, 80]]",
+        '[[100, 100], [80, 80], ["1", 1]]',
+        "[" * 9999,
+        "null",
+    ],
 )
 def test_a_broken_cache_is_ignored(root, cache, content):
     read_splits(root, CLASSES)

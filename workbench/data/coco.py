@@ -96,7 +96,7 @@ def read_coco(
     An annotation is left out if
 
     - it is a crowd or has the flag ``ignore``,
-    - it is outside its image,
+    - no part of it is inside its image,
     - it is less than one pixel wide or high,
     - the file does not list its category.
 
@@ -183,7 +183,7 @@ def _filter_annotations(columns: Columns) -> tuple[NDArray[np.bool_], dict[str, 
         "annotations of unknown categories": columns.labels < 0,
         "crowd annotations": columns.crowd,
         "annotations flagged ignore": columns.ignored,
-        "annotations outside their image": ~columns.visible,
+        "annotations empty or outside their image": ~columns.visible,
         "annotations under 1 pixel": (w < 1) | (h < 1),
     }
     return _count(reasons, len(columns.labels))

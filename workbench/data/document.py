@@ -79,10 +79,12 @@ def _decode(content: bytes, path: Path) -> str:
 def _not_json(error: json.JSONDecodeError) -> str:
     """Return ``problem; what to do``. A file that was cut has its error at its end, or in its last word or text."""
     if not error.doc.strip():
-        return "the file is empty; copy the file again"
+        return "not valid JSON, because the file is empty; copy the file again"
     rest = error.doc[error.pos :].strip()
     is_cut = not rest or error.msg.startswith("Unterminated string") or (rest.isalpha() and rest in "true false null")
-    cut, remedy = (", probably incomplete", "copy the file again") if is_cut else ("", "correct the file")
+    cut, remedy = (
+        (", probably incomplete", "copy the file again") if is_cut else ("", "correct it, or copy the file again")
+    )
     return f"not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}){cut}; {remedy}"
 
 

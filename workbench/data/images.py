@@ -8,8 +8,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
 from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 
 from workbench.data.headers import Header, read_header
@@ -23,6 +23,8 @@ CHUNK = 256
 REPORT_SECONDS = 10.0
 CACHED_FROM = 2000
 """Smallest number of images whose headers are kept in a cache. Reading fewer headers takes a moment."""
+
+_FIELDS = attrgetter("width", "height", "orientation")
 
 
 def read_headers(paths: Sequence[Path], say: Callable[[str], None] | None = None) -> list[Header | str]:
@@ -47,7 +49,7 @@ def read_headers(paths: Sequence[Path], say: Callable[[str], None] | None = None
                 say(f"data: headers of {len(headers)}/{len(paths)} images are read")
     if cache and not any(isinstance(header, str) for header in headers):
         with contextlib.suppress(WorkbenchError):  # without a cache, the headers are read again
-            write_json_atomically(cache, [astuple(header) for header in headers], indent=None)
+            write_json_atomically(cache, list(zip(*map(_FIELDS, headers), strict=True)), indent=None)
     return headers
 
 
@@ -111,16 +113,15 @@ def _message(faults: dict[str, list[tuple[Path, str]]], images: int, annotations
 
 
 def _state(paths: Sequence[Path]) -> str:
-    """Digest of names, sizes in bytes and dates of files. The folder of the files does not change the digest."""
-    state = blake2b(digest_size=16)
-    for path in paths:
+    """Digest of names, sizes in bytes and dates of files; it does not depend on the place of the files."""
+    facts = []
+    for path in map(os.fspath, paths):
         try:
             status = os.stat(path)
-            facts = (status.st_size, status.st_mtime_ns)
+            facts.append(f"{path.rpartition('/')[2]}\0{status.st_size} {status.st_mtime_ns}")
         except (OSError, ValueError):
-            facts = None
-        state.update(repr((path.name, facts)).encode("utf-8", "surrogateescape"))
-    return state.hexdigest()
+            facts.append(path.rpartition("/")[2])
+    return blake2b("\0".join(facts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _read_chunk(paths: Sequence[Path]) -> list[Header | str]:
@@ -130,9 +131,9 @@ def _read_chunk(paths: Sequence[Path]) -> list[Header | str]:
 def _read_cache(cache: Path, count: int) -> list[Header | str] | None:
     """Headers in the cache; None if the cache is missing or damaged."""
     try:
-        rows = json.loads(cache.read_text(encoding="utf-8"))
-        if len(rows) == count and all(len(row) == 3 and {*map(type, row)} == {int} for row in rows):
-            return [Header(*row) for row in rows]
+        columns = json.loads(cache.read_text(encoding="utf-8"))
+        if len(columns) == 3 and all(len(column) == count and {*map(type, column)} == {int} for column in columns):
+            return list(map(Header, *columns))
     except (OSError, ValueError, TypeError, RecursionError):
         pass
     return None
