@@ -52,3 +52,13 @@ def test_nan_of_any_detector_is_reported(tiny_experiment, data, box, score):
     assert len(detect_data_set(Fixed([0.0, 0.0, 9.0, 9.0], 0.5), data, variant, "cpu")) == len(data.images)
     with pytest.raises(WorkbenchError, match="the detector predicts NaN"):
         detect_data_set(Fixed(box, score), data, variant, "cpu")
+
+
+def test_one_value_per_group_of_channels_is_reported(tiny_experiment, data):
+    """With as many groups as channels, a validation failed with a traceback, after an epoch of training."""
+    head = tiny_experiment.head.model_copy(update={"norm_groups": tiny_experiment.head.channels})
+    detector = build_detector(tiny_experiment.model_copy(update={"head": head}))
+    variant = Variant(image={"long": 64, "short": 48})
+    message = r"^0\S+: 1 image of \d+x\d+ pixels gives a normalisation layer one value per .*, or fewer norm_groups$"
+    with pytest.raises(WorkbenchError, match=message):
+        detect_data_set(detector, data, variant, "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -56,7 +57,8 @@ def detect_data_set(
             f"oracle: {type(detector).__name__} is not a dense detector; choose a variant without an oracle"
         )
     for batch in _images(detector, part, variant.image, device, workers, reporter):
-        detections = detector.detect(batch.images, batch.sizes, variant)
+        with enough_values(batch):
+            detections = detector.detect(batch.images, batch.sizes, variant)
         _refuse_nan(batch, *(values for one in detections for values in (one.boxes, one.scores)))
         results += _results(data, batch, detections)
     return results
@@ -76,9 +78,26 @@ def predicted_images(
         WorkbenchError: the detector predicts NaN, which post-processing would drop silently.
     """
     for batch in _images(detector, data, size, device, workers, reporter):
-        predictions = detector.infer(batch.images)
+        with enough_values(batch):
+            predictions = detector.infer(batch.images)
         _refuse_nan(batch, predictions.logits, predictions.boxes, predictions.quality)
         yield batch, predictions
+
+
+@contextmanager
+def enough_values(batch: Batch) -> Iterator[None]:
+    """Report in one line that a normalisation layer gets one value per channel, or per group of channels."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        count, _, height, width = batch.images.shape
+        raise WorkbenchError(
+            f"{', '.join(batch.file_names)}: {count} image of {height}x{width} pixels gives a normalisation layer one "
+            "value per channel; enlarge image.short, the batch or the micro-batch, or choose backbone.norm: frozen, or "
+            "fewer norm_groups"
+        ) from None
 
 
 def _refuse_nan(batch: Batch, *predicted: Tensor | None) -> None:

@@ -21,7 +21,7 @@ from workbench.data.loader import LostWorker, TrainingBatches
 from workbench.data.splits import read_splits
 from workbench.detectors import Detector
 from workbench.evaluation.coco_metrics import evaluate_detections
-from workbench.evaluation.inference import detect_data_set
+from workbench.evaluation.inference import detect_data_set, enough_values
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import published_variant
@@ -199,17 +199,8 @@ def _step(state: TrainingState, micro_batches: list[Batch]) -> tuple[dict[str, f
 def _terms(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
     """Terms of the loss of a micro-batch."""
     mixed = state.experiment.training.precision == "bf16"
-    try:
-        with torch.autocast(state.fabric.device.type, torch.bfloat16, enabled=mixed):
-            return state.module(batch)
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1 value per channel"):
-            raise
-        count, _, height, width = batch.images.shape
-        raise WorkbenchError(
-            f"{', '.join(batch.file_names)}: {count} image of {height}x{width} pixels gives a normalisation layer one "
-            "value per channel; enlarge image.short, the batch or the micro-batch, or choose backbone.norm: frozen"
-        ) from None
+    with enough_values(batch), torch.autocast(state.fabric.device.type, torch.bfloat16, enabled=mixed):
+        return state.module(batch)
 
 
 def _seed_of_step(state: TrainingState) -> int:
