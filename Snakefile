@@ -288,7 +288,10 @@ rule notebook:
 
 
 def refuse(wildcards):
-    """End the call with a message. No rule makes a file outside a folder, so this target is a typo."""
+    """End the call with a message. No rule makes a file outside a folder, so this target is a typo.
+
+    A data set that is named without `--config` is a target, too.
+    """
     names = ["all", "claims", "notebooks", *PIPELINE.targets()]
     sys.exit(unknown_target(wildcards.unknown_target, names, [row.id for row in PIPELINE.rows]))
 
@@ -297,4 +300,4 @@ rule unknown_target:
     input:
         refuse,
     output:
-        "{unknown_target,[^/]+}",
+        "{unknown_target,[^/]+|data_root=.+}",
