@@ -288,7 +288,7 @@ rule notebook:
 
 
 def refuse(wildcards):
-    """End the call with a message. No rule makes a file outside a folder, so this target is a typo."""
+    """End the call with a message: the target is a typo, since no rule makes it, or a setting without `--config`."""
     names = ["all", "claims", "notebooks", *PIPELINE.targets()]
     sys.exit(unknown_target(wildcards.unknown_target, names, [row.id for row in PIPELINE.rows]))
 

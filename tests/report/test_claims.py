@@ -36,7 +36,8 @@ def evaluate(results, **rows):
         for seed, ap in enumerate(aps):
             evaluation = scale_folder(results, "mini").evaluation(find_row(id_), seed)
             evaluation.folder.mkdir(parents=True)
-            write_bootstrap(evaluation.bootstrap, training(ap), {"of": evaluation.identity()})
+            belongs = {"of": evaluation.identity(), "split": find_row(id_).split.facts()}
+            write_bootstrap(evaluation.bootstrap, training(ap), belongs)
 
 
 def test_the_published_effect_of_every_claim_is_positive():

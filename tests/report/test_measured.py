@@ -26,7 +26,7 @@ def evaluate(results, row, seed, ap=0.4):
     """Write made-up results of a row at scale mini."""
     evaluation = scale_folder(results, "mini").evaluation(find_row(row), seed)
     evaluation.training.run.write_experiment(find_row(row).experiment)
-    of = {"of": evaluation.identity()}
+    of = {"of": evaluation.identity(), "split": find_row(row).split.facts()}
     provenance = {"seed": seed, "code_digest": "12345678"}
     metrics = dict.fromkeys(METRICS, ap) | {"per_class": {"box": ap}, "images": 9, "detections": 9}
     write_json_atomically(evaluation.metrics, of | metrics | {"provenance": provenance})
@@ -79,6 +79,8 @@ FOREIGN = {
     "seed": of_another("seed", 1),
     "variant": of_another("evaluation", "nms0.5-128x96-00000000-00000000"),
     "split": of_another("evaluation", "nms0.6-128x96-890ca422-00000000"),
+    "digests": edited(split={"annotations": "0" * 32, "images": "0" * 32}),
+    "no digests": edited(split={}),
     "no owner": edited(of=None),
     "an earlier version": lambda path: path.write_text('{"AP": 0.9}'),
 }
@@ -97,6 +99,23 @@ SENSELESS = {
     "nested": lambda path: path.write_text("[" * 100_000),
     "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe\x00"),
 }
+
+
+DISAGREEING = {
+    "seed of the provenance": edited(provenance={"seed": 1, "code_digest": "12345678"}),
+    "text for the seed": edited(provenance={"seed": "0", "code_digest": "12345678"}),
+    "no version of the code": edited(provenance={"seed": 0, "code_digest": None}),
+    "AP of other resamples": edited(AP=0.9),
+}
+
+
+@pytest.mark.parametrize("fault", DISAGREEING)
+def test_metrics_that_disagree_with_themselves_or_with_the_resamples_are_refused(results, fault):
+    evaluation = scale_folder(results, "mini").evaluation(find_row("t3_raw_vfl"), 0)
+    DISAGREEING[fault](evaluation.metrics)
+    for summary in (make_table, write_verdicts):
+        with pytest.raises(WorkbenchError, match=r"(metrics|bootstrap)\.json: .*; delete"):
+            summary("table3", ONE_SEED, results)
 
 
 @pytest.mark.parametrize("fault", FOREIGN | SENSELESS)
@@ -172,6 +191,23 @@ def test_fewer_seeds_replace_no_summary_of_more_seeds(results):
     assert [summary("table3", ONE_SEED, results) for summary in (make_table, write_verdicts)] == three
     assert tree(results) == before
     assert "means over 3 seeds;" in three[0]
+
+
+def test_a_summary_without_results_replaces_no_summary_with_results(results, monkeypatch, capsys):
+    """Other validation data, weights or limits have evaluations of their own, of which none may exist yet."""
+    for command in (["table", "table3"], ["claims", "table3"], ["claims"]):
+        monkeypatch.setattr("sys.argv", ["workbench", *command, "--results", str(results)])
+        cli.main()
+    for metrics in list(results.rglob("metrics.json")):  # the evaluations are of other data now
+        metrics.parent.rename(metrics.parent.with_name("other"))
+    before = tree(results)
+    for command in (["table", "table3"], ["claims", "table3"], ["claims"]):
+        monkeypatch.setattr("sys.argv", ["workbench", *command, "--results", str(results)])
+        with pytest.raises(SystemExit) as error:
+            cli.main()
+        assert "shows more trainings of " in str(error.value)
+        assert "; choose the data set, weights and limits of this file, or delete it" in str(error.value)
+    assert tree(results) == before
 
 
 def test_rows_with_different_numbers_of_seeds_have_a_note(results):

@@ -205,3 +205,9 @@ def test_other_tables_and_scales_beside_the_own_ones(experiments):
     files.forget()
     assert "ablation" in files.table_names()
     assert os.path.isfile(experiments / "vfnet/ablation.yaml")
+
+
+@pytest.mark.parametrize("words", [["snakemake", "table3", "scale=coco"], ["workbench", "predict", "scale=a.jpg"]])
+def test_a_target_or_a_picture_is_no_setting(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", words)
+    assert read_config({}).scale == "mini"

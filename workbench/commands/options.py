@@ -93,7 +93,7 @@ class RunCall(Call):
         """Digest of val2017."""
         from workbench.runs.find import find_split
 
-        return self.row.split if self.row else find_split(self.experiment, self.settings.data_root)
+        return self.row.split if self.row else find_split(self.experiment, self.training.run, self.settings.data_root)
 
     @property
     def data_root(self) -> Path:

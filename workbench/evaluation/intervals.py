@@ -170,7 +170,7 @@ def difference_interval(
 
 def _same_images(bootstraps: Sequence[Bootstrap]) -> np.ndarray:
     """Values `[k, 1 + R]` of k bootstraps: the AP on the images, then the AP on each resample."""
-    if len({b.digest for b in bootstraps}) > 1:
+    if len({(b.digest, len(b.samples)) for b in bootstraps}) > 1:
         counts = " and ".join(sorted({str(b.images) for b in bootstraps}))
         raise WorkbenchError(f"bootstrap: the rows use different images ({counts} images); evaluate all rows again")
     return np.array([[b.ap, *b.samples] for b in bootstraps])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,13 +38,15 @@ def unknown_target(target: str, known: Iterable[str], rows: Iterable[str]) -> st
 
     A setting without ``--config`` is a target for Snakemake.
     """
-    setting = target.split("=")[0]
+    known, setting = list(known), target.split("=")[0]
     if "=" in target and setting in PipelineConfig.model_fields:
         return (
             f"workbench: unknown target '{target}': this is a setting; put --config between the targets and the "
-            f"settings: snakemake --cores all table3 --config {target}"
+            f"settings: snakemake --cores all table3 --config {shlex.quote(target)}"
         )
-    known, rows = list(known), set(rows)
+    if target in known:
+        return f"workbench: unknown target '{target}/': no target ends with a slash; write {target}"
+    rows = set(rows)
     listed = ", ".join(name for name in known if name not in rows)
     hint = near_miss(target, known) or f"; known: {listed}, and the id of each row, for example {min(rows)}"
     return f"workbench: unknown target '{target}'{hint}"

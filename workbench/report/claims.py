@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from workbench.report.measured import evaluations_on_disk, read_resamples, results_folder
+from workbench.report.measured import evaluations_on_disk, read_resamples, refuse_fewer, results_folder
 from workbench.report.page import TableView, markdown_table, page
 from workbench.report.text import csv_text, markdown
 from workbench.runs.folders import scale_folder
@@ -153,7 +153,9 @@ def write_verdicts(table: str, settings: PipelineConfig, results: Path) -> str:
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     title = f"Claims of {table}, scale {folder.name}"
-    return _write(title, judge_table(table, settings, results), folder.verdicts(table))
+    judgements = judge_table(table, settings, results)
+    _refuse_fewer(judgements, folder.verdicts(table))
+    return _write(title, judgements, folder.verdicts(table))
 
 
 def write_claims(settings: PipelineConfig, results: Path) -> str:
@@ -164,11 +166,21 @@ def write_claims(settings: PipelineConfig, results: Path) -> str:
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     judgements = {table: judge_table(table, settings, results) for table in claimed_tables()}
+    every = [judgement for verdicts in judgements.values() for judgement in verdicts]
+    _refuse_fewer(every, folder.claims)
+    for table, verdicts in judgements.items():
+        _refuse_fewer(verdicts, folder.verdicts(table))
     for table, verdicts in judgements.items():
         if any(judgement.verdict != "not run" for judgement in verdicts):
             _write(f"Claims of {table}, scale {folder.name}", verdicts, folder.verdicts(table))
-    every = [judgement for verdicts in judgements.values() for judgement in verdicts]
     return _write(f"The paper's claims, scale {folder.name}", every, folder.claims)
+
+
+def _refuse_fewer(judgements: Sequence[Judgement], file: Path) -> None:
+    """Raise a WorkbenchError if the existing verdicts are of more trainings."""
+    refuse_fewer(
+        file, "claim", {j.name: j.seeds for j in judgements}, lambda cell: int(cell) if cell.isdecimal() else 0
+    )
 
 
 def _write(title: str, judgements: Sequence[Judgement], file: Path) -> str:

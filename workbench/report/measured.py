@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,7 @@ from workbench.runs.find import data_folder
 from workbench.runs.folders import RELEASED, Evaluation, ScaleFolder, Training, scale_folder
 from workbench.settings.catalog import Row
 from workbench.settings.config import PipelineConfig
+from workbench.settings.digest import SplitDigest
 from workbench.settings.released import trainings_of
 from workbench.support.errors import WorkbenchError
 
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
     from workbench.evaluation.intervals import Bootstrap
 
+ROUNDING = 1e-4
+"""Largest difference of the AP in ``metrics.json`` and in ``bootstrap.json``, which are computed in two ways."""
 AGAIN = "delete this file, then evaluate again (snakemake with the same target)"
 
 
@@ -67,15 +73,17 @@ def read_metrics(evaluation: Evaluation) -> dict[str, Any]:
     from workbench.evaluation.intervals import is_fraction
 
     path = evaluation.metrics
-    metrics = evaluation.read(path, "metrics")
+    metrics = _read(evaluation, path, "metrics")
     per_class = metrics["per_class"] if isinstance(metrics.get("per_class"), dict) else {}
     values = {name: metrics.get(name, "missing") for name in METRICS} | per_class
     for name, value in values.items():
         if value is not None and not is_fraction(value):
             raise WorkbenchError(f"{path}: {name} is {value!r:.40}, not a fraction; {AGAIN}")
     provenance = metrics.get("provenance")
-    if not isinstance(provenance, dict) or not {"seed", "code_digest"} <= provenance.keys():
+    if not isinstance(provenance, dict) or not isinstance(provenance.get("code_digest"), str):
         raise WorkbenchError(f"{path}: no provenance with seed and code_digest; {AGAIN}")
+    if (seed := provenance.get("seed")) != evaluation.training.stated_seed:
+        raise WorkbenchError(f"{path}: provenance of seed {seed!r:.40}, not {evaluation.training.stated_seed}; {AGAIN}")
     return metrics
 
 
@@ -83,12 +91,56 @@ def read_resamples(evaluation: Evaluation) -> Bootstrap:
     """AP on resampled images, from ``bootstrap.json``.
 
     Raises:
-        WorkbenchError: the file is missing, belongs to another evaluation, or has a value that is not a fraction.
+        WorkbenchError: the file is missing, belongs to another evaluation, has a value that is not a fraction, or has
+            another AP than ``metrics.json``.
     """
     from workbench.evaluation.intervals import bootstrap_of
 
     path = evaluation.bootstrap
-    return bootstrap_of(evaluation.read(path, "resamples"), path)
+    content = _read(evaluation, path, "resamples")
+    resamples = bootstrap_of(content, path)
+    if evaluation.metrics.is_file():
+        ap = read_metrics(evaluation)["AP"]
+        agrees = math.isnan(resamples.ap) if ap is None else abs(resamples.ap - ap) < ROUNDING
+        if not agrees:
+            raise WorkbenchError(
+                f"{path}: AP {content['AP']}, but {evaluation.metrics.name} states {ap}; delete both files, then "
+                "evaluate again (snakemake with the same target)"
+            )
+    return resamples
+
+
+def _read(evaluation: Evaluation, path: Path, content: str) -> dict[str, Any]:
+    """Content of a file that states the identity of an evaluation and the digests of its split."""
+    facts = evaluation.read(path, content)
+    try:
+        short = SplitDigest(**facts["split"]).short
+    except (KeyError, TypeError):
+        raise WorkbenchError(f"{path}: no digests of the evaluated split; {AGAIN}") from None
+    if not evaluation.name.endswith(f"-{short}"):
+        raise WorkbenchError(f"{path}: measured on a split with the digest {short}, not {evaluation.name}; {AGAIN}")
+    return facts
+
+
+def refuse_fewer(file: Path, name: str, trainings: Mapping[str, int], number: Callable[[str], int]) -> None:
+    """Raise a WorkbenchError if a summary would replace one that shows more trainings.
+
+    Args:
+        file: CSV of the summary with a column ``seeds``; it need not exist.
+        name: column with the names of the lines.
+        trainings: name of a line → number of trainings that the new summary shows.
+        number: function that returns the number of trainings of a cell of the column ``seeds``.
+    """
+    if not file.is_file():
+        return
+    with file.open(encoding="utf-8", errors="replace", newline="") as text:
+        before = {line.get(name): number(line.get("seeds") or "") for line in csv.DictReader(text)}
+    for line, count in trainings.items():
+        if (shown := before.get(line, 0)) > count:
+            raise WorkbenchError(
+                f"{file}: shows more trainings of {line} ({shown}) than these options name ({count}); choose the data "
+                "set, weights and limits of this file, or delete it"
+            )
 
 
 def read_ranking(evaluation: Evaluation) -> pandas.DataFrame:

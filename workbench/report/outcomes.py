@@ -17,6 +17,7 @@ from workbench.report.measured import (
     read_metrics,
     read_ranking,
     read_resamples,
+    refuse_fewer,
     results_folder,
     shown_trainings,
 )
@@ -39,9 +40,12 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
 
     Returns:
         Markdown of the table.
+
+    Raises:
+        WorkbenchError: a result does not belong, or the existing table shows more trainings.
     """
     from workbench.report.page import page
-    from workbench.report.tables.cells import TEST_DEV, TableRow
+    from workbench.report.tables.cells import TEST_DEV, TableRow, number_of_seeds
     from workbench.report.tables.render import table_markdown, table_view, write_table
 
     spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
@@ -65,6 +69,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     title = f"{spec.title}, scale {folder.name}"
     on_coco = not rows or is_coco(rows[0].experiment.data)
     file = folder.table(name)
+    refuse_fewer(file, "row", {line.row: len(line.measured) for line in lines}, number_of_seeds)
     write_table(title, lines, file, file.with_suffix(".md"), on_coco)
     write_text_atomically(file.with_suffix(".html"), page(title, table_view(lines, on_coco)))
     return table_markdown(title, lines, on_coco)

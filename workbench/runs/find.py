@@ -71,8 +71,8 @@ def find_data(experiment: Experiment, run: Run, data_root: Path | None) -> Path:
     raise WorkbenchError(f"{run.name}: its data set is not drawn by the workbench; add --data-root FOLDER")
 
 
-def find_split(experiment: Experiment, data_root: Path | None) -> SplitDigest:
+def find_split(experiment: Experiment, run: Run, data_root: Path | None) -> SplitDigest:
     """Digest of the split on which a run is evaluated, val2017 of the data set that ``find_data`` finds."""
     if data_root is None and experiment.data.kind == "embedded":
         return drawn_digest(experiment.data, VAL)
-    return split_digest(data_root, VAL)
+    return split_digest(find_data(experiment, run, data_root), VAL)

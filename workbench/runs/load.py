@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -64,6 +66,12 @@ def load_run(
     return load_training(training)
 
 
+def _train_command(training: Training, experiment: Experiment) -> str:
+    """Command that trains a run, resumes its training, or writes its lost files again from the last checkpoint."""
+    data = " --data-root FOLDER" if experiment.data.kind == "coco" else ""
+    return f"workbench train {shlex.quote(str(training.run.folder))} --seed {training.seed}{data}"
+
+
 def load_training(training: Training) -> TrainedRun:
     """Load the detector of a training.
 
@@ -73,9 +81,10 @@ def load_training(training: Training) -> TrainedRun:
     experiment = training.run.read_experiment()
     published = training.seed == RELEASED
     if not training.weights.is_file():
-        remedy = f"train this run with seed {training.seed} first (snakemake --cores all ROW)"
+        command = _train_command(training, experiment)
+        remedy = f"train this run first ({command})"
         if training.last_checkpoint.is_file():
-            remedy = f"resume this training first (workbench train {training.folder}), which writes the file"
+            remedy = f"resume this training first ({command}), which writes the file"
         if published:
             remedy = "import the published weights first (workbench import-checkpoint)"
         raise WorkbenchError(f"{training.weights}: not found; {remedy}")
@@ -87,14 +96,24 @@ def load_training(training: Training) -> TrainedRun:
     except (SafetensorError, RuntimeError, OSError) as error:
         problem = f"not the weights of this run ({one_line(error)})"
         raise WorkbenchError(f"{training.weights}: {problem}; delete the file and {again}") from None
-    try:
-        classes = tuple(facts["category_ids"]), tuple(facts["class_names"])
-    except (KeyError, TypeError):
-        raise WorkbenchError(
-            f"{training.facts}: no category_ids or class_names; delete this file and {training.weights.name}, "
-            f"and {again}"
-        ) from None
-    return TrainedRun(detector.eval(), experiment, *classes, facts)
+    return TrainedRun(detector.eval(), experiment, *_classes(training, experiment, facts), facts)
+
+
+def _classes(
+    training: Training, experiment: Experiment, facts: dict[str, Any]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Ids and names of the classes in ``train.json``; raise a WorkbenchError unless there is one of each per class."""
+    number = experiment.data.classes
+    ids, names = (facts.get(key) for key in ("category_ids", "class_names"))
+    for values, kind in ((ids, int), (names, str)):
+        if not isinstance(values, list) or len(values) != number or not all(type(value) is kind for value in values):
+            way_out = "put back the file of this training"
+            if training.last_checkpoint.is_file():
+                way_out = f"delete it, then run {_train_command(training, experiment)}, which writes it again"
+            raise WorkbenchError(
+                f"{training.facts}: category_ids and class_names are not {number} ids and names; {way_out}"
+            )
+    return tuple(ids), tuple(names)
 
 
 def load_training_for(

@@ -92,7 +92,7 @@ LONGEST_NAME = 200
 
 def _check_spelling(value: object, key: str, place: Place) -> None:
     """Raise if Snakemake, which reads values as YAML, changed a name on its command line."""
-    typed = next((word.removeprefix(f"{key}=") for word in reversed(sys.argv) if word.startswith(f"{key}=")), None)
+    typed = next((word.removeprefix(f"{key}=") for word in reversed(_config()) if word.startswith(f"{key}=")), None)
     if typed is None or value is None or (isinstance(value, str | Path) and str(value) == typed.strip("'\"")):
         return
     relative = f"./{typed}"
@@ -103,6 +103,18 @@ def _check_spelling(value: object, key: str, place: Place) -> None:
     else:
         remedy = "set data_root in experiments/config.yaml, where the name may be in quotes"
     raise WorkbenchError(f"{place}: Snakemake reads {typed!r} as {value!r}; {remedy}")
+
+
+def _config() -> list[str]:
+    """Words of the command line that Snakemake takes for settings; `scale=coco` elsewhere is a target or a file."""
+    words: list[str] = []
+    is_setting = False
+    for word in sys.argv[1:]:
+        if word.startswith("-"):
+            is_setting = word in ("--config", "-C")
+        elif is_setting:
+            words.append(word)
+    return words
 
 
 def _as_yaml(text: str) -> object:

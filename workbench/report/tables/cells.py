@@ -233,6 +233,11 @@ def _seeds(row: TableRow) -> str:
     return " ".join(sorted((str(m["provenance"]["seed"]) for m in row.measured), key=lambda s: (len(s), s)))
 
 
+def number_of_seeds(cell: str) -> int:
+    """Return the number of trainings that a cell of the column "seeds" lists; see `_seeds`."""
+    return 0 if cell in (NOT_RUN, NOTHING) else len(cell.split())
+
+
 def code_parts(rows: Iterable[TableRow]) -> dict[str, list[str]]:
     """Return the parts of the code with which the rows were trained, each with its digests, sorted.
 

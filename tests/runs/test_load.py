@@ -1,0 +1,56 @@
+"""Trained detectors are loaded with the classes that they learnt, or the way out is stated."""
+
+import json
+import sys
+
+import pytest
+
+from workbench import cli
+from workbench.runs.load import load_training
+from workbench.settings.data import CocoData
+from workbench.support.errors import WorkbenchError
+
+WRONG_CLASSES = {
+    "no ids": {"category_ids": None},
+    "no names": {"class_names": None},
+    "one name": {"class_names": ["box"]},
+    "names as one text": {"class_names": "abcdef"},
+    "numbers for names": {"class_names": [1, 2, 3, 4, 5, 6]},
+    "texts for ids": {"category_ids": ["1", "3", "4", "8", "13", "21"]},
+    "truth values for ids": {"category_ids": [True] * 6},
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_CLASSES)
+def test_other_classes_than_those_of_the_run_are_refused_and_cost_no_model(untrained_run, tiny_experiment, fault):
+    training = untrained_run(tiny_experiment)
+    facts = json.loads(training.facts.read_text()) | WRONG_CLASSES[fault]
+    training.facts.write_text(json.dumps(facts))
+    line = r"train\.json: category_ids and class_names are not 6 ids and names; "
+    with pytest.raises(WorkbenchError, match=f"{line}put back the file of this training$"):
+        load_training(training)
+    training.checkpoints.mkdir()
+    training.last_checkpoint.touch()
+    with pytest.raises(WorkbenchError, match=f"{line}delete it, then run workbench train .* which writes it again"):
+        load_training(training)
+
+
+@pytest.mark.parametrize("kind", ["embedded", "coco"])
+def test_a_missing_model_is_reported_with_the_command_that_trains_it(untrained_run, tiny_experiment, kind):
+    data = {"data": CocoData(classes=6)} if kind == "coco" else {}
+    training = untrained_run(tiny_experiment.model_copy(update=data))
+    training.weights.unlink()
+    command = f"workbench train {training.run.folder} --seed 0{' --data-root FOLDER' * (kind == 'coco')}"
+    with pytest.raises(WorkbenchError) as error:
+        load_training(training)
+    assert str(error.value) == f"{training.weights}: not found; train this run first ({command})"
+
+
+@pytest.mark.parametrize("command", ["detect", "evaluate", "ranking", "oracle", "submission"])
+def test_a_run_on_own_data_needs_the_data_set(untrained_run, tiny_experiment, monkeypatch, command):
+    training = untrained_run(tiny_experiment.model_copy(update={"data": CocoData(classes=6)}))
+    monkeypatch.setattr(sys, "argv", ["workbench", command, "--run", str(training.run.folder)])
+    with pytest.raises(SystemExit) as error:
+        cli.main()
+    line = f"{training.run.name}: its data set is not drawn by the workbench; add --data-root FOLDER"
+    assert str(error.value) == f"workbench: {line}"
