@@ -30,7 +30,10 @@ def mmcv_ops() -> ModuleType | None:
     Operators that were built for another PyTorch fail in many ways. Such a failure is reported once.
     """
     try:
-        return import_module("mmcv.ops")
+        ops = import_module("mmcv.ops")
+        for name in ("deform_conv2d", "modulated_deform_conv2d", "get_compiling_cuda_version"):
+            getattr(ops, name)
+        return ops
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("mmcv"):
             return None

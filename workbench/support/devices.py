@@ -18,6 +18,8 @@ from workbench.support.locks import lock, open_lock, unlock
 
 LOCK = "vfnet-workbench-gpu{}.lock"
 """Name of the lock file of a GPU."""
+MOST_THREADS = 1024
+"""Largest number of threads; PyTorch hangs while it starts many more."""
 LINE_SECONDS = 60.0
 """Seconds between two lines that report a wait."""
 
@@ -130,7 +132,7 @@ def _stated_threads() -> int | None:
     if not text:
         return None
     first = text.split(",")[0].strip()
-    if not (first.isascii() and first.isdecimal() and len(first) <= 4 and int(first)):
+    if not (first.isascii() and first.isdecimal() and len(first) <= 4 and 0 < int(first) <= MOST_THREADS):
         raise WorkbenchError(f"OMP_NUM_THREADS: '{text}' is not a number of threads; set it to e.g. 4, or unset it")
     return int(first)
 
