@@ -124,9 +124,13 @@ class Pipeline:
         ):
             return None
         command = f"workbench train {self.row(run)} --seed {seed} {self.settings.world_options}".rstrip()
-        return (
-            f"{missing[0]}: missing, although the training was finished; put the file back, or train again: {command}"
-        )
+        if training.last_checkpoint.is_file():
+            remedy = f"write it again from the checkpoint: {command}"
+        elif training.weights.is_file():
+            remedy = f"put the file back, or delete the weights and train again: {command}"
+        else:
+            remedy = f"put the file back, or train again: {command}"
+        return f"{missing[0]}: missing, although the training was finished; {remedy}"
 
     def row(self, run: str, variant: str | None = None) -> str:
         """Id of a row with this run, and with this variant if one is named."""

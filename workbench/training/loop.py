@@ -137,7 +137,8 @@ def _loop(
                 state.log.add(state.step, epoch, rate, terms, images_per_second, stage)
 
             stop = requests.reason()
-            if ends_epoch or stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
+            is_last = state.step == state.total_steps  # of a rehearsal, within an epoch
+            if ends_epoch or is_last or stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
                 save_checkpoint(state)
                 last_save = time.monotonic()
             if stop:
