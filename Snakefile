@@ -57,7 +57,7 @@ onerror:
 
 
 wildcard_constraints:
-    run="|".join(PIPELINE.experiments),
+    run=PIPELINE.run_names,
     seed=r"\d+",
     training=r"seed\d+|released",
     table="|".join(TABLES),

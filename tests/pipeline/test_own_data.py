@@ -213,8 +213,14 @@ def test_a_lost_file_beside_a_model_does_not_cost_the_model(repository, run, nam
     lost.unlink()
     before = tree(repository / "results")
     line = run(repository, ROW, code=1).strip().splitlines()[-1]
-    assert re.fullmatch(rf"workbench: results/\S+/{name}: missing, although the training was finished; put .*", line)
+    command = rf"workbench train {ROW} --seed 0 --scale=own --data-root=data --limit-steps=2 .*"
+    place = rf"workbench: results/\S+/{name}: missing, although the training was finished"
+    assert re.fullmatch(f"{place}; write it again from the checkpoint: {command}", line)
     assert tree(repository / "results") == before
+    (model.parent / "checkpoints/last.pt").unlink()
+    line = run(repository, ROW, code=1).strip().splitlines()[-1]
+    assert re.fullmatch(f"{place}; put the file back, or delete the weights and train again: {command}", line)
+    assert list(models(repository)) == [model]
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])
@@ -231,7 +237,7 @@ def test_a_lost_model_is_made_again_from_its_checkpoint_or_not_at_all(repository
     line = run(repository, ROW, code=1).strip().splitlines()[-1]
     assert re.fullmatch(
         rf"workbench: results/\S+/model\.safetensors: missing, although the training was finished; put the file back, or "
-        rf"train again: workbench train {ROW} --seed 0 --scale own --data-root data --limit-steps 2 .*",
+        rf"train again: workbench train {ROW} --seed 0 --scale=own --data-root=data --limit-steps=2 .*",
         line,
     )
     assert tree(repository / "results") == before

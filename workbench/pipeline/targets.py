@@ -96,6 +96,11 @@ class Pipeline:
             return []
         return [str(annotation_file(self.data, split)) for split in (TRAIN, VAL)]
 
+    @property
+    def run_names(self) -> str:
+        """Pattern of the names of all runs."""
+        return "|".join(map(re.escape, self.experiments))
+
     @cached_property
     def unfinished(self) -> str:
         """Pattern of the names of runs, for the rule that trains: it excludes each training that is finished.
@@ -108,7 +113,7 @@ class Pipeline:
             for run in self.experiments
             for training in self.folder.run(run).finished_trainings()
         )
-        return f"(?!(?:{finished}))(?:{'|'.join(self.experiments)})" if finished else "|".join(self.experiments)
+        return f"(?!(?:{finished}))(?:{self.run_names})" if finished else self.run_names
 
     def lost(self, run: str, seed: str) -> str | None:
         """Message about a finished training that has lost a file which the pipeline cannot make again, else None.
@@ -123,9 +128,13 @@ class Pipeline:
         ):
             return None
         command = f"workbench train {self.row(run)} --seed {seed} {self.settings.world_options}".rstrip()
-        return (
-            f"{missing[0]}: missing, although the training was finished; put the file back, or train again: {command}"
-        )
+        if training.last_checkpoint.is_file():
+            remedy = f"write it again from the checkpoint: {command}"
+        elif training.weights.is_file():
+            remedy = f"put the file back, or delete the weights and train again: {command}"
+        else:
+            remedy = f"put the file back, or train again: {command}"
+        return f"{missing[0]}: missing, although the training was finished; {remedy}"
 
     def row(self, run: str, variant: str | None = None) -> str:
         """Id of a row with this run, and with this variant if one is named."""

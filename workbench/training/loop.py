@@ -143,8 +143,8 @@ def _loop(
                 state.log.add(state.step, epoch, rate, terms, images_per_second, stage)
 
             stop = requests.reason()
-            ends = ends_epoch or state.step == state.total_steps
-            if ends or stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
+            is_last = state.step == state.total_steps  # of a rehearsal, within an epoch
+            if ends_epoch or is_last or stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
                 save_checkpoint(state)
                 last_save = time.monotonic()
             if stop:
