@@ -140,9 +140,10 @@ rule train:
         data=DRAWN,
         pretrained=pretrained,
     output:
+        # If only the weights are lost, curves and facts exist. `update` keeps them until the training replaces them.
         TRAINED.weights,
-        TRAINED.curves,
-        TRAINED.facts,
+        update(TRAINED.curves),
+        update(TRAINED.facts),
     log:
         TRAINED.log("train"),
     wildcard_constraints:

@@ -245,3 +245,18 @@ def test_a_lost_model_is_made_again_from_its_checkpoint_or_not_at_all(repository
     environment = os.environ | {"PYTHONPATH": str(repository)}
     subprocess.run([BIN / "workbench", *command[1:]], cwd=repository, env=environment, check=True)
     assert model.read_bytes() == content
+
+
+def test_a_checkpoint_of_an_earlier_version_costs_no_file_beside_the_lost_model(repository, run):
+    import torch
+
+    (model,) = models(repository)
+    model.unlink()
+    checkpoint = model.parent / "checkpoints/last.pt"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"identity": None}, checkpoint)
+    before = tree(model.parent)
+    line = run(repository, ROW, code=1).strip().splitlines()[-1]
+    assert "last.pt: not a checkpoint of this run (it states no run, seed and data, so " in line
+    assert {name: digest for name, digest in tree(model.parent).items() if not name.endswith((".log", "lock"))} == {
+        name: digest for name, digest in before.items() if not name.endswith((".log", "lock"))
+    }

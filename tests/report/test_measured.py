@@ -206,7 +206,7 @@ def test_a_summary_without_results_replaces_no_summary_with_results(results, mon
         with pytest.raises(SystemExit) as error:
             cli.main()
         assert "shows more trainings of " in str(error.value)
-        assert "; choose the data set, weights and limits of this file, or delete it" in str(error.value)
+        assert "; evaluate first (snakemake with the same target), name the data set, weights" in str(error.value)
     assert tree(results) == before
 
 

@@ -207,3 +207,13 @@ assert all(callable(getattr(workbench, name)) for name in settings)
 assert "torch" not in sys.modules
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+@pytest.mark.parametrize("folder", [".", "vfnet", "notes"])
+def test_hidden_files_of_editors_and_desktops_are_no_tables(experiments, folder):
+    tables = table_names()
+    (experiments / folder).mkdir(exist_ok=True)
+    (experiments / folder / ".#table3.yaml").symlink_to("somebody@machine.1234")  # lock of an editor
+    (experiments / folder / "._table3.yaml").write_bytes(b"\0\5\x16\7")  # of macOS, on a foreign disk
+    files.forget()
+    assert table_names() == tables

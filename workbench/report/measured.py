@@ -138,8 +138,9 @@ def refuse_fewer(file: Path, name: str, trainings: Mapping[str, int], number: Ca
     for line, count in trainings.items():
         if (shown := before.get(line, 0)) > count:
             raise WorkbenchError(
-                f"{file}: shows more trainings of {line} ({shown}) than these options name ({count}); choose the data "
-                "set, weights and limits of this file, or delete it"
+                f"{file}: shows more trainings of {line} ({shown}) than these options name ({count}); evaluate "
+                "first (snakemake with the same target), name the data set, weights and limits of this file, or delete "
+                "this file"
             )
 
 

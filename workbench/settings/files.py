@@ -47,6 +47,11 @@ class Scale:
     layers: Layers
 
 
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Files of a pattern, sorted, without the hidden files that editors and desktops leave (``.#table3.yaml``)."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 class Catalogue:
     """Content of an ``experiments/`` folder. Each file is read when it is needed, and only once."""
 
@@ -66,7 +71,7 @@ class Catalogue:
     def papers(self) -> dict[str, Paper]:
         """Papers by the name of their folder; first the one that config.yaml names, whose tables have short names."""
         config, place = self.read("config.yaml")
-        folders = {file.parent.name for file in self.folder.glob("*/*.yaml")} - {"scales"}
+        folders = {file.parent.name for file in _visible(self.folder, "*/*.yaml")} - {"scales"}
         names = sorted(name for name in folders if not name.startswith("."))
         if "paper" not in config:
             raise WorkbenchError(f"{place.at('paper')}: missing; add the paper whose tables have short names")
@@ -86,12 +91,12 @@ class Catalogue:
     @cached_property
     def tables(self) -> dict[str, Table]:
         """Tables by name, papers in the order of ``papers``."""
-        for path in self.folder.glob("*.yaml"):
+        for path in _visible(self.folder, "*.yaml"):
             if path.name not in ROOT_FILES:
                 raise WorkbenchError(f"experiments/{path.name}: a table outside a paper; move it to a paper's folder")
         tables: dict[str, Table] = {}
         for i, paper in enumerate(self.papers):
-            for path in sorted((self.folder / paper).glob("*.yaml")):
+            for path in _visible(self.folder / paper, "*.yaml"):
                 if path.stem in NOT_TABLES:
                     continue
                 content, place = self.read(paper, path.name)
