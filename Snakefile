@@ -100,9 +100,8 @@ if PIPELINE.drawn:
             f"workbench dataset {PIPELINE.data} --scale {SETTINGS.scale}{LOGGED}"
 
 
-rule weights:
+rule weights:  # ImageNet weights of a backbone, or published weights of a detector.
     output:
-        # ImageNet weights of a backbone, or published weights of a detector.
         pretrained_weights(RESULTS, "{name}"),
     log:
         pretrained_weights(RESULTS, "{name}").with_suffix(".log"),

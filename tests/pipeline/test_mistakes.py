@@ -203,7 +203,7 @@ def small_disk():
     [
         ("4k", "mini", "dataset", ("/results/dataset-", ": cannot be written (No space left on device); free")),
         ("100k", "mini", "dataset", ("/results/dataset-", ": cannot be written (No space left on device); free")),
-        ("1m", "own", "train", ("/model.safetensors: cannot be written (No space left on device); free",)),
+        ("1m", "own", "train", ("/checkpoints/last.pt: cannot be written (No space left on device); free",)),
     ],
 )
 def test_a_full_disk(size, scale, step, expected, repository, snakemake, small_disk):
