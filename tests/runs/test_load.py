@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from workbench import cli
-from workbench.runs.load import load_training
+from workbench.runs.load import load_run, load_training
 from workbench.settings.data import CocoData
 from workbench.support.errors import WorkbenchError
 
@@ -54,3 +54,16 @@ def test_a_run_on_own_data_needs_the_data_set(untrained_run, tiny_experiment, mo
         cli.main()
     line = f"{training.run.name}: its data set is not drawn by the workbench; add --data-root FOLDER"
     assert str(error.value) == f"workbench: {line}"
+
+
+@pytest.mark.parametrize("place", [".", "..", "../seed0", "../../{run}/seed0", "{folder}", "{folder}/seed0/.."])
+def test_a_training_is_found_from_within_its_folder(untrained_run, tiny_experiment, monkeypatch, place):
+    training = untrained_run(tiny_experiment)
+    monkeypatch.chdir(training.folder)
+    assert load_run(place.format(run=training.run.name, folder=training.run.folder)).experiment == tiny_experiment
+
+
+def test_a_renamed_run_is_told_from_an_edited_one(untrained_run, tiny_experiment):
+    folder = untrained_run(tiny_experiment).run.folder
+    with pytest.raises(WorkbenchError, match=f"experiment of {folder.name}, not of best; if the folder was renamed, "):
+        load_run(folder.rename(folder.with_name("best")))
