@@ -35,15 +35,17 @@ def test_other_classes_than_those_of_the_run_are_refused_and_cost_no_model(untra
         load_training(training)
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
 @pytest.mark.parametrize("kind", ["embedded", "coco"])
-def test_a_missing_model_is_reported_with_the_command_that_trains_it(untrained_run, tiny_experiment, kind):
+def test_a_missing_model_is_reported_with_the_command_that_trains_it(new_run, tiny_experiment, kind, pretrained):
     data = {"data": CocoData(classes=6)} if kind == "coco" else {}
-    training = untrained_run(tiny_experiment.model_copy(update=data))
-    training.weights.unlink()
+    backbone = tiny_experiment.backbone.model_copy(update={"pretrained": pretrained})
+    training = new_run(tiny_experiment.model_copy(update=data | {"backbone": backbone})).training(0)
     command = f"workbench train {training.run.folder} --seed 0{' --data-root FOLDER' * (kind == 'coco')}"
+    command += f" --pretrained {training.run.results}/weights/{backbone.name}.pth" * pretrained
     with pytest.raises(WorkbenchError) as error:
         load_training(training)
-    assert str(error.value) == f"{training.weights}: not found; train this run first ({command})"
+    assert str(error.value) == f"{training.weights}: not found; train this run with seed 0 first ({command})"
 
 
 @pytest.mark.parametrize("command", ["detect", "evaluate", "ranking", "oracle", "submission"])
