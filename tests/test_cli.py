@@ -163,7 +163,9 @@ def test_an_experiment_of_another_run_is_refused(trained, tmp_path):
     shutil.copytree(trained.run.folder, other)
     result = workbench("predict", tmp_path / "x.png", "--run", other, "--seed", 1)
     assert result.returncode == 1
-    assert f"this is the experiment of {trained.run.name}, not of {other.name}; delete the file" in result.stderr
+    assert (
+        f"this is the experiment of {trained.run.name}, not of {other.name}; if the folder was renamed" in result.stderr
+    )
 
 
 @pytest.mark.parametrize("command", [c for c in registered_commands() if c != "dataset"])

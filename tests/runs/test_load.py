@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from workbench import cli
-from workbench.runs.load import load_training
+from workbench.runs.load import load_run, load_training
 from workbench.settings.data import CocoData
 from workbench.support.errors import WorkbenchError
 
@@ -35,15 +35,17 @@ def test_other_classes_than_those_of_the_run_are_refused_and_cost_no_model(untra
         load_training(training)
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
 @pytest.mark.parametrize("kind", ["embedded", "coco"])
-def test_a_missing_model_is_reported_with_the_command_that_trains_it(untrained_run, tiny_experiment, kind):
+def test_a_missing_model_is_reported_with_the_command_that_trains_it(new_run, tiny_experiment, kind, pretrained):
     data = {"data": CocoData(classes=6)} if kind == "coco" else {}
-    training = untrained_run(tiny_experiment.model_copy(update=data))
-    training.weights.unlink()
+    backbone = tiny_experiment.backbone.model_copy(update={"pretrained": pretrained})
+    training = new_run(tiny_experiment.model_copy(update=data | {"backbone": backbone})).training(0)
     command = f"workbench train {training.run.folder} --seed 0{' --data-root FOLDER' * (kind == 'coco')}"
+    command += f" --pretrained {training.run.results}/weights/{backbone.name}.pth" * pretrained
     with pytest.raises(WorkbenchError) as error:
         load_training(training)
-    assert str(error.value) == f"{training.weights}: not found; train this run first ({command})"
+    assert str(error.value) == f"{training.weights}: not found; train this run with seed 0 first ({command})"
 
 
 @pytest.mark.parametrize("command", ["detect", "evaluate", "ranking", "oracle", "submission"])
@@ -54,3 +56,16 @@ def test_a_run_on_own_data_needs_the_data_set(untrained_run, tiny_experiment, mo
         cli.main()
     line = f"{training.run.name}: its data set is not drawn by the workbench; add --data-root FOLDER"
     assert str(error.value) == f"workbench: {line}"
+
+
+@pytest.mark.parametrize("place", [".", "..", "../seed0", "../../{run}/seed0", "{folder}", "{folder}/seed0/.."])
+def test_a_training_is_found_from_within_its_folder(untrained_run, tiny_experiment, monkeypatch, place):
+    training = untrained_run(tiny_experiment)
+    monkeypatch.chdir(training.folder)
+    assert load_run(place.format(run=training.run.name, folder=training.run.folder)).experiment == tiny_experiment
+
+
+def test_a_renamed_run_is_told_from_an_edited_one(untrained_run, tiny_experiment):
+    folder = untrained_run(tiny_experiment).run.folder
+    with pytest.raises(WorkbenchError, match=f"experiment of {folder.name}, not of best; if the folder was renamed, "):
+        load_run(folder.rename(folder.with_name("best")))

@@ -221,7 +221,7 @@ def test_a_trained_run_loads_and_refuses_foreign_weights(tiny_experiment, tiny_d
     with pytest.raises(WorkbenchError, match=r"experiment\.json"):
         load_run(tmp_path)
     folder = new_run(tiny_experiment).folder
-    with pytest.raises(WorkbenchError, match="train this run first"):
+    with pytest.raises(WorkbenchError, match="train this run with seed 0 first"):
         load_run(folder)
     train_experiment(tiny_experiment, folder / "seed0", tiny_data, seed=0)
     run = load_run(folder)

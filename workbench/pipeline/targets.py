@@ -127,7 +127,8 @@ class Pipeline:
             missing[0] == training.weights and training.last_checkpoint.is_file()
         ):
             return None
-        command = f"workbench train {self.row(run)} --seed {seed} {self.settings.world_options}".rstrip()
+        pretrained = "".join(f" --pretrained {file}" for file in self.pretrained(run))
+        command = f"workbench train {self.row(run)} --seed {seed} {self.settings.world_options}{pretrained}"
         if training.last_checkpoint.is_file():
             remedy = f"write it again from the checkpoint: {command}"
         elif training.weights.is_file():

@@ -49,7 +49,7 @@ def find_training(run: str, seed: str | None, settings: PipelineConfig, results:
         row = find_row(run, settings.scale, settings.data_root, settings.rehearsal)
         data_folder(settings.scale, results, settings.data_root)  # without data, the run's name would lack their digest
         return scale_folder(results, settings.scale, settings.rehearsal).training(row, seed or "0"), row
-    folder = folder.absolute() if folder.parent == Path() else folder
+    folder = folder.resolve() if folder.parent == Path() or ".." in folder.parts else folder
     own = seed_of(folder.name)
     if own is None:
         return Run(folder).training(seed or "0"), None

@@ -236,8 +236,9 @@ class Run:
         experiment = validated(Experiment, read_json(self.settings, "settings of the run"), str(self.settings))
         if (content := run_id(experiment)) != self.name:
             raise WorkbenchError(
-                f"{self.settings}: this is the experiment of {content}, not of {self.name}; delete the file, then "
-                "train the run with the name of its row, which writes the file again"
+                f"{self.settings}: this is the experiment of {content}, not of {self.name}; if the folder was renamed, "
+                "give it its name again; if the file was edited, delete it, then train the run with the name of its "
+                "row, which writes the file again"
             )
         return experiment
 

@@ -14,7 +14,7 @@ from workbench.data.coco import CocoDetection, read_coco
 from workbench.data.splits import refuse_other_categories
 from workbench.detectors import Detector, build_detector
 from workbench.runs.find import find_training
-from workbench.runs.folders import RELEASED, Training
+from workbench.runs.folders import RELEASED, Training, pretrained_weights
 from workbench.settings.config import read_config
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError, one_line
@@ -68,8 +68,11 @@ def load_run(
 
 def _train_command(training: Training, experiment: Experiment) -> str:
     """Command that trains a run, resumes its training, or writes its lost files again from the last checkpoint."""
-    data = " --data-root FOLDER" if experiment.data.kind == "coco" else ""
-    return f"workbench train {shlex.quote(str(training.run.folder))} --seed {training.seed}{data}"
+    run, backbone = training.run, experiment.backbone
+    words = ["workbench", "train", run.folder, "--seed", training.seed]
+    words += ["--data-root", "FOLDER"] if experiment.data.kind == "coco" else []
+    words += ["--pretrained", pretrained_weights(run.results, backbone.name)] if backbone.pretrained else []
+    return shlex.join(map(str, words))
 
 
 def load_training(training: Training) -> TrainedRun:
@@ -82,7 +85,7 @@ def load_training(training: Training) -> TrainedRun:
     published = training.seed == RELEASED
     if not training.weights.is_file():
         command = _train_command(training, experiment)
-        remedy = f"train this run first ({command})"
+        remedy = f"train this run with seed {training.seed} first ({command})"
         if training.last_checkpoint.is_file():
             remedy = f"resume this training first ({command}), which writes the file"
         if published:
