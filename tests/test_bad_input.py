@@ -376,7 +376,11 @@ MISTAKES = {
     "facts incomplete": (
         "detect",
         lambda s: (s.seed / "train.json").write_text("{}"),
-        ["train.json: category_ids and class_names are not 6 ids and names; ", "workbench train ", "which writes it again"],
+        [
+            "train.json: category_ids and class_names are not 6 ids and names; ",
+            "workbench train ",
+            "which writes it again",
+        ],
     ),
     "facts are a list": (
         "detect",
