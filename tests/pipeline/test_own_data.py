@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -233,15 +234,16 @@ def test_a_lost_model_is_made_again_from_its_checkpoint_or_not_at_all(repository
         assert model.read_bytes() == content
         return
     (model.parent / "checkpoints/last.pt").unlink()
+    (repository / "data").rename(repository / "my {v1}")
     before = tree(repository / "results")
-    line = run(repository, ROW, code=1).strip().splitlines()[-1]
+    line = run(repository, ROW, data="my {v1}", code=1).strip().splitlines()[-1]
     assert re.fullmatch(
         rf"workbench: results/\S+/model\.safetensors: missing, although the training was finished; put the file back, or "
-        rf"train again: workbench train {ROW} --seed 0 --scale=own --data-root=data --limit-steps=2 .*",
+        rf"train again: workbench train {ROW} --seed 0 --scale=own '--data-root=my \{{v1\}}' --limit-steps=2 .*",
         line,
     )
     assert tree(repository / "results") == before
-    command = line.split("train again: ")[1].split()
+    command = shlex.split(line.split("train again: ")[1])
     environment = os.environ | {"PYTHONPATH": str(repository)}
     subprocess.run([BIN / "workbench", *command[1:]], cwd=repository, env=environment, check=True)
     assert model.read_bytes() == content

@@ -32,15 +32,6 @@ APS = [0.3, 0.5, 0.4, 0.9, 0.8, 0.7]  # three epochs, of which the second is the
 SWA = WeightAveraging(cycles=3, high=0.004, low=0.0002)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Use one thread, because sums over several threads may differ in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def validations(monkeypatch):
     """Replace the validations: each epoch and cycle has its AP of ``APS``."""

@@ -24,15 +24,6 @@ from workbench.training.state import Machine
 LISTED = {"file": "resnet50.pth", "sha256": "0" * 64}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Use one thread, because sums over several threads may differ in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def experiment():
     """Full VFNet with few channels: two epochs of four steps, and one validation."""

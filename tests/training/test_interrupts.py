@@ -22,15 +22,6 @@ from workbench.training.interrupts import StopRequests
 from workbench.training.loop import Interrupted
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Use one thread, because sums over several threads may differ in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Folder of trainings without a stop, by name."""

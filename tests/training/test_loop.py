@@ -19,15 +19,6 @@ from workbench.training.processes import open_fabric
 from workbench.training.state import plan_steps
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Use one thread, because sums over several threads may differ in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def same_weights(a, b):
     one, two = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)

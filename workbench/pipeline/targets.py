@@ -128,7 +128,7 @@ class Pipeline:
         ):
             return None
         pretrained = "".join(f" --pretrained {file}" for file in self.pretrained(run))
-        command = f"workbench train {self.row(run)} --seed {seed} {self.settings.world_options}{pretrained}"
+        command = f"workbench train {self.row(run)} --seed {seed} {self.settings.world_options.format()}{pretrained}"
         if training.last_checkpoint.is_file():
             remedy = f"write it again from the checkpoint: {command}"
         elif training.weights.is_file():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from workbench.evaluation.intervals import Bootstrap
 
-ROUNDING = 1e-4
+ROUNDING = 1e-9
 """Largest difference of the AP in ``metrics.json`` and in ``bootstrap.json``, which are computed in two ways."""
 AGAIN = "delete this file, then evaluate again (snakemake with the same target)"
 

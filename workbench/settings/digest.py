@@ -88,7 +88,7 @@ def _handed() -> dict[str, list[str]]:
 def listing_digest(folder: Path) -> str:
     """Digest (32 hex digits) of the names and sizes in bytes of the files in a folder and in its subfolders.
 
-    118,287 files take half a second. Hidden files are left out.
+    118,287 files take 0.8 s on a local disk. Hidden files are left out.
 
     Raises:
         WorkbenchError: the folder cannot be read.

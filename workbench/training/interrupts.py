@@ -23,9 +23,9 @@ SAME_REQUEST = 0.5
 class StopRequests:
     """Context in which a first signal does not kill the process. A loop calls ``reason`` after each step instead.
 
-    A repeated signal ends the process at once. A thread receives this signal: Python runs
-    handlers of signals only between two operations of the main thread, which may take minutes. SIGHUP stays ignored
-    where it is ignored already (nohup).
+    A repeated signal ends the process at once. A thread receives this signal, because Python runs handlers of signals
+    only between two operations of the main thread. One operation may take minutes. SIGHUP stays ignored where it is
+    ignored already (nohup).
 
     Args:
         say: function that receives a line about the first signal.
