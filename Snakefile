@@ -147,9 +147,9 @@ rule train:
         TRAINED.log("train"),
     wildcard_constraints:
         run=PIPELINE.unfinished,
-    threads: THREADS * max(1, GPUS)
+    threads: lambda wildcards: THREADS * max(1, PIPELINE.devices(wildcards.run))
     resources:
-        gpu=GPUS,
+        gpu=lambda wildcards: PIPELINE.devices(wildcards.run),
         mem_mb=lambda wildcards: PIPELINE.memory_mb(wildcards.run),
         runtime=lambda wildcards: 60 if PIPELINE.is_small(wildcards.run) else 4320,
     params:

@@ -99,10 +99,10 @@ def weights(
 def train(
     call: RunCall,
     pretrained: Annotated[Path | None, typer.Option(help="File with ImageNet weights of the backbone.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Number of GPUs, or of processes on a CPU.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Largest number of GPUs, or of processes on a CPU.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Fail if no GPU is available.")] = False,
     micro_batch: Annotated[
-        int | None, typer.Option(min=1, help="Images that a device computes at a time. Default: its share of a step.")
+        int | None, typer.Option(min=1, help="Canvases that a device computes at a time. Default: its share of a step.")
     ] = None,
     workers: Workers = None,
 ) -> None:
@@ -116,7 +116,7 @@ def train(
     from workbench.weights.download import check_backbone
 
     refuse_second_training(call.training)
-    with reserved_gpus(devices):
+    with reserved_gpus(call.experiment.training.devices(devices)):
         if gpu:
             refuse_cpu()
         prepare_threads()
@@ -125,7 +125,7 @@ def train(
         weights = check_backbone(pretrained, call.experiment.backbone) if pretrained else None
         detector = initial_detector(call.experiment, int(call.training.seed), pretrained, call.training.title)
         call.training.run.write_experiment(call.experiment)
-        machine = Machine(devices, micro_batch, decoding_processes(workers, devices))
+        machine = Machine(devices, micro_batch, decoding_processes(workers, call.experiment.training.devices(devices)))
         run_training(detector, call.experiment, call.training, call.data_root, machine, weights)
 
 

@@ -157,12 +157,14 @@ class _Facts(BaseModel):
     device: str = "an unknown device"
     seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
     peak_memory_mb: int | None = Field(None, ge=0)
+    devices: int | None = Field(None, ge=1, le=1000)
     layout: str = Field("1 x 1 x 1", alias="micro_batch x ranks x accumulation", pattern=r"^\d+ x [1-9]\d{0,3} x \d+$")
+    """In place of ``devices`` in results of earlier versions."""
 
     @property
     def ranks(self) -> int:
         """Number of devices."""
-        return int(self.layout.split(" x ")[1])
+        return self.devices or int(self.layout.split(" x ")[1])
 
 
 def _read_log(path: Path) -> tuple[float | None, int | None]:

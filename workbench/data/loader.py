@@ -1,8 +1,8 @@
 """Batches for training and test, decoded in this process or in worker processes, with equal bytes in both cases.
 
-The images of each batch depend only on the seed and the epoch. The random numbers of an image depend only on the seed,
-the epoch and the image's id. A resumed training, another number of workers or another number of ranks therefore uses
-the same data. The sampler is the grouped sampler of the released code.
+The images of each canvas depend only on the seed, the epoch, and the sizes of canvas and step. The random numbers of an
+image depend only on the seed, the epoch and the image's id. A resumed training, another number of workers or another
+number of ranks therefore uses the same data. The sampler is the grouped sampler of the released code.
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ class TrainingBatches:
     """Training batches of any epoch; made by ``training_batches``.
 
     Attributes:
-        batches_per_epoch: number of micro-batches of this rank per epoch.
+        canvases_per_epoch: number of canvases of this rank per epoch, a multiple of its canvases per step.
     """
 
-    def __init__(self, source: _Source, batch: int, workers: int, rank: int, world_size: int) -> None:
-        self._source, self._batch, self._rank, self._world_size = source, batch, rank, world_size
-        self.batches_per_epoch = len(self._plan(epoch=0))
+    def __init__(
+        self, source: _Source, canvas: int, canvases: int, workers: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self._source, self._canvas, self._canvases = source, canvas, canvases
+        self._rank, self._world_size = rank, world_size
+        self.canvases_per_epoch = len(self._plan(epoch=0))
         # The loader reads this list at the start of each epoch, so that its workers can be kept over all epochs.
         self._queue: Plan = []
         self._loader = _worker_loader(source, self._queue, workers) if workers else None
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch without the first ``skip`` batches, which are not decoded.
+        """Canvases of an epoch without the first ``skip`` canvases, which are not decoded.
 
         Starting an epoch ends the iteration over the previous one.
 
@@ -58,33 +61,37 @@ class TrainingBatches:
         return _raise_errors(iter(self._loader))
 
     def _plan(self, epoch: int) -> Plan:
-        batches = epoch_plan(self._source.landscape, self._batch, self._source.seed, epoch, self._world_size)
-        return [(epoch, batch) for batch in batches[self._rank :: self._world_size].tolist()]
+        canvases = self._canvases * self._world_size
+        plan = epoch_plan(self._source.landscape, self._canvas, self._source.seed, epoch, canvases)
+        steps = plan.reshape(-1, self._world_size, self._canvases, self._canvas)
+        return [(epoch, canvas) for canvas in steps[:, self._rank].reshape(-1, self._canvas).tolist()]
 
 
 def training_batches(
     data: CocoDetection,
     *,
     size: tuple[int, int],
-    batch: int,
+    canvas: int,
+    canvases: int = 1,
     seed: int,
     augmentation: Augmentation = Augmentation(),
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
 ) -> TrainingBatches:
-    """Shuffled and augmented batches for training.
+    """Shuffled and augmented batches for training, one for each canvas.
 
     Args:
         size: long and short side in pixels into which images must fit, unless the augmentation draws the sides.
-        batch: number of images of a micro-batch.
+        canvas: number of images of a canvas.
+        canvases: number of canvases of a step on each rank.
         augmentation: random changes of the images.
         workers: number of processes that decode. With 0, this process decodes, and it decodes each image of a small
             data set only once.
         rank, world_size: index of this process, and number of processes that share an epoch.
     """
     source = _Source(data, size, seed, augmentation, cache=not workers)
-    return TrainingBatches(source, batch, workers, rank, world_size)
+    return TrainingBatches(source, canvas, canvases, workers, rank, world_size)
 
 
 def evaluation_batches(
@@ -107,21 +114,22 @@ def evaluation_batches(
     return _raise_errors(iter(_worker_loader(source, plan, workers)) if workers else map(source.__getitem__, plan))
 
 
-def epoch_plan(landscape: NDArray[np.bool_], batch: int, seed: int, epoch: int, world_size: int) -> NDArray[np.int64]:
-    """Batches of an epoch as indices of images ``[n, batch]``; rank r takes the rows r, r + world_size, …
+def epoch_plan(landscape: NDArray[np.bool_], canvas: int, seed: int, epoch: int, canvases: int) -> NDArray[np.int64]:
+    """Canvases of an epoch as indices of images ``[n, canvas]``, step by step.
 
-    A batch contains either landscape images or other images. Each of the two groups is shuffled. Its last batch is
-    filled with the first images of the group. Then all batches are shuffled. Their number is made a multiple of
-    ``world_size`` by repeating the first batches.
+    A canvas contains either landscape images or other images. Each of the two groups is shuffled. Its last canvas is
+    filled with the first images of the group. Then all canvases are shuffled. Their number is made a multiple of
+    ``canvases`` by repeating the first ones.
 
     Args:
         landscape: whether each image is wider than high.
+        canvases: number of canvases of a step.
     """
     rng = np.random.default_rng((seed, epoch))
     groups = [rng.permutation(np.flatnonzero(landscape == wide)) for wide in (False, True)]
-    batches = np.concatenate([np.resize(group, (-(-len(group) // batch), batch)) for group in groups])
-    batches = rng.permutation(batches)
-    return np.resize(batches, (-(-len(batches) // world_size) * world_size, batch))
+    plan = np.concatenate([np.resize(group, (-(-len(group) // canvas), canvas)) for group in groups])
+    plan = rng.permutation(plan)
+    return np.resize(plan, (-(-len(plan) // canvases) * canvases, canvas))
 
 
 class _Source:

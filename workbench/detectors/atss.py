@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from workbench.assigners.assignment import Assignment
 from workbench.assigners.atss import ATSSAssigner
@@ -18,10 +18,11 @@ from workbench.data.batch import Batch
 from workbench.detectors.codes import BoxCode, DistanceDistributions, SquareAnchorDeltas
 from workbench.detectors.detector import DenseDetector
 from workbench.detectors.family import SCALES, TOWERS, Family, MMDetectionNames
-from workbench.detectors.parts import Scales, flatten_levels, initialise_head, tower
+from workbench.detectors.parts import Scales, flatten_levels, full_precision, initialise_head, tower
 from workbench.detectors.predictions import Predictions, Pyramid
 from workbench.detectors.quality import CENTERNESS, QualityBranch
-from workbench.detectors.targets import LEAST_QUALITY, classification_losses, mean_over_ranks
+from workbench.detectors.targets import LEAST_QUALITY, classification_losses
+from workbench.detectors.terms import Term, normalised
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
@@ -84,7 +85,8 @@ class ATSSHead(nn.Module):
 
     def forward(self, pyramid: Pyramid) -> Predictions:
         box_features = [self.reg_tower(x) for x in pyramid.maps]
-        codes = flatten_levels([self.scales(self.box_out(x).float(), level) for level, x in enumerate(box_features)])
+        sides = [full_precision(self.box_out(x)) for x in box_features]
+        codes = flatten_levels([self.scales(x, level) for level, x in enumerate(sides)])
         points = pyramid.points()
         return Predictions(
             logits=flatten_levels([self.cls_out(self.cls_tower(x)) for x in pyramid.maps]),
@@ -113,28 +115,30 @@ class ATSSObjective:
     quality: QualityBranch | None = None
     distribution: DistanceDistributions | None = None
 
-    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Term]:
         image, location = assignment.places
         objects, labels = assignment.gather(batch.boxes), assignment.gather(batch.labels)
         boxes, points = predictions.boxes[image, location], predictions.all_points[location]
         # The floor makes a difference only to a loss that takes a target of 0 for a negative.
         iou = aligned_iou(boxes.detach(), objects).clamp(min=LEAST_QUALITY)
         if self.quality is None:
-            target, weight = None, predictions.logits[image, location].detach().float().amax(-1).sigmoid()
+            target, weight = None, full_precision(predictions.logits[image, location].detach()).amax(-1).sigmoid()
         else:
             target = weight = self.quality.target(points, boxes, objects)
 
         count = assignment.positive.sum(1).clamp(min=1).sum()  # an image without positives counts as one
-        count, weight_sum = mean_over_ranks(count, weight.sum())
+        weight_sum = weight.sum()
         weight = weight / weight_sum.clamp(min=LEAST_SUM)
         losses = classification_losses(self.classification, predictions.logits, assignment, labels, iou)
-        terms = {"cls": losses.sum() / count, "box": BOX_WEIGHT * (giou_loss(boxes, objects) * weight).sum()}
+        box = BOX_WEIGHT * (giou_loss(boxes, objects) * weight).sum()
+        terms = {"cls": normalised(losses.sum(), count), "box": Term(box, weight_sum, LEAST_SUM)}
         if target is not None:
-            terms[self.quality.name] = self.quality.loss(predictions.quality[image, location], target) / count
+            loss = self.quality.loss(predictions.quality[image, location], target)
+            terms[self.quality.name] = normalised(loss, count)
         if self.distribution is not None:
             steps = self.distribution.encode(objects, points, predictions.all_strides[location])
             loss = self.distribution.loss(predictions.codes[image, location], steps)
-            terms["distribution"] = DISTRIBUTION_WEIGHT * (loss * weight).sum()
+            terms["distribution"] = Term(DISTRIBUTION_WEIGHT * (loss * weight).sum(), weight_sum, LEAST_SUM)
         return terms
 
 

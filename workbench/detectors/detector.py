@@ -11,12 +11,13 @@ from workbench.assigners.assignment import Assignment
 from workbench.data.batch import Batch
 from workbench.detectors.postprocess import postprocess
 from workbench.detectors.predictions import Detections, Predictions, Pyramid
+from workbench.detectors.terms import Term
 from workbench.settings.variant import Variant
 
 Assigner = Callable[[Predictions, Batch], Assignment]
 """Choice of the object that each location is trained to predict."""
-Objective = Callable[[Predictions, Assignment, Batch], dict[str, Tensor]]
-"""Terms of the loss, each a scalar, weighted and normalised."""
+Objective = Callable[[Predictions, Assignment, Batch], dict[str, Term]]
+"""Terms of the loss of a canvas."""
 
 
 class Detector(nn.Module):
@@ -28,6 +29,13 @@ class Detector(nn.Module):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Terms of the loss, each a scalar, weighted and normalised. Training minimises their sum."""
         raise NotImplementedError
+
+    def canvas_loss(self, batch: Batch) -> dict[str, Term]:
+        """Terms of the loss of one canvas, to be combined with those of the other canvases of a step.
+
+        Default: ``loss``, whose values are averaged over the canvases.
+        """
+        return {name: Term(value) for name, value in self.loss(batch).items()}
 
     def detect(self, images: Tensor, sizes: Tensor, variant: Variant | None = None) -> list[Detections]:
         """Detections in pixels of the input; training mode and gradients are left as they are.
@@ -41,10 +49,6 @@ class Detector(nn.Module):
             One ``Detections`` per image, by descending score.
         """
         raise NotImplementedError
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``; wrappers for several processes call a module, not one of its methods."""
-        return self.loss(batch)
 
 
 class DenseDetector(Detector):
@@ -90,10 +94,15 @@ class DenseDetector(Detector):
 
     def terms(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor]:
         """Terms of the loss for predictions of a batch."""
-        return self.objective(predictions, self.assigner(predictions, batch), batch)
+        terms = self.objective(predictions, self.assigner(predictions, batch), batch)
+        return {name: term.value for name, term in terms.items()}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return self.terms(self.predict(batch.images), batch)
+
+    def canvas_loss(self, batch: Batch) -> dict[str, Term]:
+        predictions = self.predict(batch.images)
+        return self.objective(predictions, self.assigner(predictions, batch), batch)
 
     @torch.no_grad()
     def infer(self, images: Tensor) -> Predictions:

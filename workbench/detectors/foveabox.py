@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from workbench.assigners.assignment import Assignment
 from workbench.assigners.foveabox import FoveaBoxAssigner
@@ -14,9 +14,10 @@ from workbench.data.batch import Batch
 from workbench.detectors.codes import BoxCode, LogDistances
 from workbench.detectors.detector import DenseDetector
 from workbench.detectors.family import TOWERS, Family, MMDetectionNames
-from workbench.detectors.parts import flatten_levels, initialise_head, tower
+from workbench.detectors.parts import flatten_levels, full_precision, initialise_head, tower
 from workbench.detectors.predictions import Predictions, Pyramid
 from workbench.detectors.targets import LEAST_QUALITY, classification_losses, image_weights
+from workbench.detectors.terms import Term
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
@@ -37,7 +38,8 @@ def build_foveabox(experiment: Experiment, backbone: ResidualBackbone) -> DenseD
     neck = FPN(backbone.channels, settings.channels, p6_from_input=True, relu_before_p7=False)
     code = LogDistances(settings.anchor_scale)
     head = FoveaBoxHead(settings, experiment.data.classes, code)
-    assigner, objective = FoveaBoxAssigner(settings.anchor_scale), FoveaBoxObjective(experiment.loss, code)
+    assigner = FoveaBoxAssigner(settings.anchor_scale)
+    objective = FoveaBoxObjective(experiment.loss, code, experiment.detector.normaliser_images)
     return DenseDetector(backbone, neck, head, assigner, objective, published_variant(experiment))
 
 
@@ -64,7 +66,7 @@ class FoveaBoxHead(nn.Module):
 
     def forward(self, pyramid: Pyramid) -> Predictions:
         # exp overflows half precision, so boxes are computed in single precision.
-        codes = flatten_levels([self.box_out(self.reg_tower(x)).float() for x in pyramid.maps])
+        codes = flatten_levels([full_precision(self.box_out(self.reg_tower(x))) for x in pyramid.maps])
         points = pyramid.points(offset=0.5)
         return Predictions(
             logits=flatten_levels([self.cls_out(self.cls_tower(x)) for x in pyramid.maps]),
@@ -79,7 +81,7 @@ class FoveaBoxHead(nn.Module):
 
 @dataclass(frozen=True)
 class FoveaBoxObjective:
-    """Terms ``cls`` and ``box``, normalised by the positives of a device's four images.
+    """Terms ``cls`` and ``box``, normalised by the positives of each group of images.
 
     The quality of a positive is the IoU of its clipped box with the object. Boxes are clipped to their own image; the
     released code clips all of them to the size of the batch's first image.
@@ -87,12 +89,14 @@ class FoveaBoxObjective:
     Attributes:
         classification: loss of the logits.
         code: the head's box code.
+        group: number of images that share a normaliser.
     """
 
     classification: ClassificationLoss
     code: BoxCode
+    group: int
 
-    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Term]:
         image, location = assignment.places
         objects, labels = assignment.gather(batch.boxes), assignment.gather(batch.labels)
         boxes = clip_boxes(predictions.boxes.detach(), batch.sizes, predictions.clip_margin)[image, location]
@@ -102,9 +106,10 @@ class FoveaBoxObjective:
 
         count = assignment.positive.sum(1)
         # Each image adds one to the classification's normaliser.
-        cls = losses.sum((1, 2)) * image_weights(count + 1)
-        box = smooth_l1_loss(predictions.codes[image, location], targets, BETA) * image_weights(count)[image]
-        return {"cls": cls.sum(), "box": box.sum()}
+        cls = losses.sum((1, 2)) * image_weights(count + 1, self.group)
+        box = smooth_l1_loss(predictions.codes[image, location], targets, BETA)
+        box = box * image_weights(count, self.group)[image]
+        return {"cls": Term(cls.sum()), "box": Term(box.sum())}
 
 
 def mmdetection_names(experiment: Experiment) -> MMDetectionNames:

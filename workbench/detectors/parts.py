@@ -14,6 +14,11 @@ PRIOR = 0.01
 """Class probability that an untrained head predicts at every location (Lin et al., ICCV 2017)."""
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """Single precision in place of half precision and of whole numbers; other tensors stay as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
 def conv_block(in_channels: int, channels: int, norm_groups: int | None) -> nn.Sequential:
     """3×3 convolution without bias, GroupNorm, ReLU; with a bias and no norm if ``norm_groups`` is None."""
     if norm_groups is None:

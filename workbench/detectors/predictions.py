@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.boxes import locations_in_images, per_location, pyramid_points
+from workbench.detectors.parts import full_precision
 
 
 class Pyramid(NamedTuple):
@@ -113,7 +114,9 @@ class Predictions:
             with_quality: whether the quality branch, if the detector has one, takes part in the score.
         """
         quality = self.quality if with_quality else None
-        return Scores(self.logits.float().sigmoid(), None if quality is None else quality.float().sigmoid())
+        return Scores(
+            full_precision(self.logits).sigmoid(), None if quality is None else full_precision(quality).sigmoid()
+        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.boxes import aligned_iou, encode_distances
+from workbench.detectors.parts import full_precision
 from workbench.losses.regression import centerness_target
 
 
@@ -31,7 +32,7 @@ class QualityBranch:
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Sum of the binary cross entropy over N positives, of logits and targets ``[N]``."""
-        return F.binary_cross_entropy_with_logits(logits.float(), target, reduction="sum")
+        return F.binary_cross_entropy_with_logits(full_precision(logits), target, reduction="sum")
 
 
 def _centerness(points: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ from workbench.boxes import aligned_iou, per_location
 from workbench.data.batch import Batch
 from workbench.detectors.detector import Assigner, DenseDetector
 from workbench.detectors.family import TOWERS, Family, MMDetectionNames
-from workbench.detectors.parts import flatten_levels, initialise_head, scale_gradient, tower
+from workbench.detectors.parts import flatten_levels, full_precision, initialise_head, scale_gradient, tower
 from workbench.detectors.predictions import Predictions, Pyramid
 from workbench.detectors.targets import classification_losses, image_weights
+from workbench.detectors.terms import Term
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import DeformConv, regular_grid
 from workbench.layers.necks import FPN
@@ -51,7 +52,9 @@ def build_reppoints(experiment: Experiment, backbone: ResidualBackbone) -> Dense
         backbone.channels, settings.channels, p6_from_input=True, relu_before_p7=False, norm_groups=settings.norm_groups
     )
     head = RepPointsHead(settings, experiment.data.classes)
-    objective = RepPointsObjective(experiment.loss, NearestPointAssigner(unit), unit)
+    objective = RepPointsObjective(
+        experiment.loss, NearestPointAssigner(unit), unit, experiment.detector.normaliser_images
+    )
     assigner = MaxIoUAssigner("initial_boxes")
     return DenseDetector(backbone, neck, head, assigner, objective, published_variant(experiment))
 
@@ -123,7 +126,7 @@ class RepPointsHead(nn.Module):
         """Logits, initial and final points of one level; points in strides, ``y, x``, relative to the location."""
         cls_features, reg_features = self.cls_tower(x), self.reg_tower(x)
         # Half precision has too few digits for coordinates.
-        initial = self.points_out(self.points_conv(reg_features).relu()).float()
+        initial = full_precision(self.points_out(self.points_conv(reg_features).relu()))
         offset = point_offsets(initial)
         shift = self.refine_out(self.refine_conv(reg_features, offset).relu())
         return self.cls_out(self.cls_conv(cls_features, offset).relu()), initial, initial.detach() + shift
@@ -136,41 +139,43 @@ class RepPointsHead(nn.Module):
 
 @dataclass(frozen=True)
 class RepPointsObjective:
-    """Terms ``cls``, ``box_initial`` and ``box``, normalised by the positives of a device's four images.
+    """Terms ``cls``, ``box_initial`` and ``box``, normalised by the positives of each group of images.
 
     Attributes:
         classification: loss of the logits.
         initial_assigner: choice of the locations whose initial box is trained; class and final box have the
             detector's assignment.
         unit: size in strides by which box losses are divided.
+        group: number of images that share a normaliser.
     """
 
     classification: ClassificationLoss
     initial_assigner: Assigner
     unit: float
+    group: int
 
-    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Term]:
         initial = self.initial_assigner(predictions, batch)
         iou = aligned_iou(predictions.boxes.detach()[assignment.places], assignment.gather(batch.boxes))
         labels = assignment.gather(batch.labels)
         losses = classification_losses(self.classification, predictions.logits, assignment, labels, iou)
-        return {
-            "cls": (losses.sum((1, 2)) * _image_weights(assignment)).sum(),
+        values = {
+            "cls": (losses.sum((1, 2)) * self._image_weights(assignment)).sum(),
             "box_initial": INITIAL_WEIGHT * self._box_loss(predictions, predictions.initial_boxes, initial, batch),
             "box": BOX_WEIGHT * self._box_loss(predictions, predictions.boxes, assignment, batch),
         }
+        return {name: Term(value) for name, value in values.items()}
 
     def _box_loss(self, predictions: Predictions, boxes: Tensor, assignment: Assignment, batch: Batch) -> Tensor:
         """Smooth L1 of the positives among boxes ``[B, P, 4]`` in pixels, each relative to its level's object size."""
         image, location = assignment.places
         size = self.unit * predictions.all_strides[location]
         loss = smooth_l1_loss(boxes[image, location] / size, assignment.gather(batch.boxes) / size, SMOOTH)
-        return (loss * _image_weights(assignment)[image]).sum()
+        return (loss * self._image_weights(assignment)[image]).sum()
 
-
-def _image_weights(assignment: Assignment) -> Tensor:
-    """Factors ``[B]`` of the images' losses; an image without positives counts as one with one."""
-    return image_weights(assignment.positive.sum(1).clamp(min=1))
+    def _image_weights(self, assignment: Assignment) -> Tensor:
+        """Factors ``[B]`` of the images' losses; an image without positives counts as one with one."""
+        return image_weights(assignment.positive.sum(1).clamp(min=1), self.group)
 
 
 def mmdetection_names(experiment: Experiment) -> MMDetectionNames:

@@ -14,9 +14,10 @@ from workbench.boxes import aligned_iou, decode_deltas, encode_deltas
 from workbench.data.batch import Batch
 from workbench.detectors.detector import DenseDetector
 from workbench.detectors.family import TOWERS, Family, MMDetectionNames
-from workbench.detectors.parts import flatten_levels, initialise_head, tower
+from workbench.detectors.parts import flatten_levels, full_precision, initialise_head, tower
 from workbench.detectors.predictions import Predictions, Pyramid
 from workbench.detectors.targets import classification_losses, image_weights
+from workbench.detectors.terms import Term
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
@@ -31,7 +32,7 @@ def build_retinanet(experiment: Experiment, backbone: ResidualBackbone) -> Dense
     settings = experiment.head
     neck = FPN(backbone.channels, settings.channels, p6_from_input=True, relu_before_p7=False)
     head = RetinaNetHead(settings, experiment.data.classes, AnchorGrid(settings.anchor_scale / 2))
-    objective = RetinaNetObjective(experiment.loss)
+    objective = RetinaNetObjective(experiment.loss, experiment.detector.normaliser_images)
     return DenseDetector(backbone, neck, head, MaxIoUAssigner("anchors"), objective, published_variant(experiment))
 
 
@@ -89,7 +90,7 @@ class RetinaNetHead(nn.Module):
     def forward(self, pyramid: Pyramid) -> Predictions:
         count = len(self.anchors)
         logits = flatten_levels([self.cls_out(self.cls_tower(x)) for x in pyramid.maps])
-        deltas = flatten_levels([self.box_out(self.reg_tower(x)).float() for x in pyramid.maps])
+        deltas = flatten_levels([full_precision(self.box_out(self.reg_tower(x))) for x in pyramid.maps])
         deltas = deltas.unflatten(-1, (count, 4)).flatten(1, 2)
         points = pyramid.points()
         anchors = self.anchors(points, pyramid.strides)
@@ -106,25 +107,27 @@ class RetinaNetHead(nn.Module):
 
 @dataclass(frozen=True)
 class RetinaNetObjective:
-    """Terms ``cls`` and ``box``, divided by the positives of a device's four images.
+    """Terms ``cls`` and ``box``, divided by the positives of each group of images.
 
     Attributes:
         classification: loss of the logits.
+        group: number of images that share a normaliser.
     """
 
     classification: ClassificationLoss
+    group: int
 
-    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Term]:
         image, anchor = assignment.places
         objects, labels = assignment.gather(batch.boxes), assignment.gather(batch.labels)
         iou = aligned_iou(predictions.boxes[image, anchor].detach(), objects)  # an IoU of 0 makes a plain negative
 
         # An image without positives counts as one.
-        weights = image_weights(assignment.positive.sum(1).clamp(min=1))
+        weights = image_weights(assignment.positive.sum(1).clamp(min=1), self.group)
         losses = classification_losses(self.classification, predictions.logits, assignment, labels, iou)
         targets = encode_deltas(predictions.anchors[anchor], objects)
         distance = smooth_l1_loss(predictions.codes[image, anchor], targets, beta=0)
-        return {"cls": (losses.sum((1, 2)) * weights).sum(), "box": (distance * weights[image]).sum()}
+        return {"cls": Term((losses.sum((1, 2)) * weights).sum()), "box": Term((distance * weights[image]).sum())}
 
 
 def mmdetection_names(experiment: Experiment) -> MMDetectionNames:

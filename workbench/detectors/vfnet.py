@@ -18,10 +18,19 @@ from workbench.boxes import aligned_iou, decode_distances
 from workbench.data.batch import Batch
 from workbench.detectors.detector import DenseDetector
 from workbench.detectors.family import SCALES, TOWERS, Family, MMDetectionNames
-from workbench.detectors.parts import Scales, conv_block, flatten_levels, initialise_head, scale_gradient, tower
+from workbench.detectors.parts import (
+    Scales,
+    conv_block,
+    flatten_levels,
+    full_precision,
+    initialise_head,
+    scale_gradient,
+    tower,
+)
 from workbench.detectors.predictions import Predictions, Pyramid
 from workbench.detectors.quality import CENTERNESS, QualityBranch
-from workbench.detectors.targets import LEAST_QUALITY, classification_losses, mean_over_ranks
+from workbench.detectors.targets import LEAST_QUALITY, classification_losses
+from workbench.detectors.terms import Term, normalised
 from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import DeformConv, regular_grid
 from workbench.layers.necks import FPN, PAFPN
@@ -148,7 +157,7 @@ class VFNetHead(nn.Module):
         cls_features, reg_features = self.cls_tower(x), self.reg_tower(x)
         box_features = self.box_conv(reg_features)
         # exp overflows half precision, so distances are computed in single precision.
-        initial = self.scales(self.box_out(box_features).float(), level).exp() * (self.anchor_scale * stride)
+        initial = self.scales(full_precision(self.box_out(box_features)), level).exp() * (self.anchor_scale * stride)
         final = initial
         if self.star:
             offset = star_offsets(scale_gradient(initial, OFFSET_GRADIENT), stride)
@@ -158,7 +167,7 @@ class VFNetHead(nn.Module):
         if self.refine:
             # The star reads the features of the tower, not of the block that predicts the initial box.
             refined = self.refine_out(self.box_star(reg_features, offset).relu())
-            final = self.refine_scales(refined.float(), level).exp() * initial.detach()
+            final = self.refine_scales(full_precision(refined), level).exp() * initial.detach()
         quality = self.centerness_out(box_features) if self.centerness_out else None
         return self.cls_out(cls_features), initial, final, quality
 
@@ -175,7 +184,7 @@ class VFNetObjective:
     classification: ClassificationLoss
     quality: QualityBranch | None = None
 
-    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, predictions: Predictions, assignment: Assignment, batch: Batch) -> dict[str, Term]:
         image, location = assignment.places
         objects, labels = assignment.gather(batch.boxes), assignment.gather(batch.labels)
         boxes = predictions.boxes[image, location]
@@ -187,17 +196,17 @@ class VFNetObjective:
             weight, least_sum = self.quality.target(predictions.all_points[location], boxes, objects), LEAST_SUM
 
         count = assignment.positive.sum()
-        count, weight_sum, initial_sum = mean_over_ranks(count, weight.sum(), initial_iou.sum())
-        count = count.clamp(min=1)
         target = iou.clamp(min=LEAST_QUALITY)
         losses = classification_losses(self.classification, predictions.logits, assignment, labels, target)
-        terms = {"cls": losses.sum() / count}
+        terms = {"cls": normalised(losses.sum(), count)}
         if initial is not None:
-            loss = giou_loss(initial, objects) * initial_iou
-            terms["box_initial"] = INITIAL_WEIGHT * loss.sum() / initial_sum.clamp(min=1)
-        terms["box"] = BOX_WEIGHT * (giou_loss(boxes, objects) * weight).sum() / weight_sum.clamp(min=least_sum)
+            loss = INITIAL_WEIGHT * (giou_loss(initial, objects) * initial_iou).sum()
+            terms["box_initial"] = normalised(loss, initial_iou.sum())
+        loss = BOX_WEIGHT * (giou_loss(boxes, objects) * weight).sum()
+        terms["box"] = normalised(loss, weight.sum(), least_sum)
         if self.quality is not None:
-            terms[self.quality.name] = self.quality.loss(predictions.quality[image, location], weight) / count
+            loss = self.quality.loss(predictions.quality[image, location], weight)
+            terms[self.quality.name] = normalised(loss, count)
         return terms
 
 

@@ -69,11 +69,15 @@ class Pipeline:
 
     @property
     def gpus(self) -> int:
-        """Number of GPUs of one training: the setting ``gpus``, else one if this machine has any.
+        """Largest number of GPUs of one training: the setting ``gpus``, else one if this machine has any.
 
         The machine that submits a cluster's jobs does not see the cluster's GPUs. There, ``gpus`` must be set.
         """
         return self.settings.gpus or int(bool(gpu_indices()))
+
+    def devices(self, run: str) -> int:
+        """Number of GPUs that a training takes: each GPU gets equally many canvases of a step. 0 on a CPU."""
+        return self.experiments[run].training.devices(self.gpus) if self.gpus else 0
 
     @property
     def threads(self) -> int:
@@ -237,7 +241,7 @@ class Pipeline:
         experiment = self.experiments[run]
         if experiment.image.long < SMALL:
             return 2000
-        return 12000 if experiment.training.limit_steps else max(24000, 12000 * self.gpus)
+        return 12000 if experiment.training.limit_steps else max(24000, 12000 * self.devices(run))
 
     def is_small(self, run: str) -> bool:
         """Whether a run's images are small."""

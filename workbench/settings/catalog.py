@@ -195,7 +195,7 @@ def _shorten(settings: dict, evaluation: dict, rehearsal: Rehearsal) -> None:
     """Shorten a document in place. A rehearsal has one-image steps and starts from random weights."""
     settings["backbone"]["pretrained"] = False
     if rehearsal.steps is not None:
-        settings["training"] |= {"batch": 1, "limit_steps": rehearsal.steps}
+        settings["training"] |= {"batch": 1, "canvas": "batch", "limit_steps": rehearsal.steps}
     if rehearsal.images is not None:
         evaluation["limit_images"] = rehearsal.images
 
@@ -210,6 +210,9 @@ def _document(catalogue: Catalogue, row: RowSpec, place: Place, scale: Scale) ->
     document.lay(recipe)
     for section, name, group in _counterparts(named, scale):
         document.lay(scale.layers.part(section, name), into=group)
+    canvas = scale.layers.part("training").pick(["canvas"])
+    if canvas.content.get("canvas") == "batch":
+        document.lay(canvas, into="training")  # wins over a recipe's number
     document.lay(own)
     return document
 

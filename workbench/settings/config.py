@@ -29,7 +29,7 @@ class PipelineConfig(Settings):
     data_root: Path | None = Field(None, strict=False)
     limit_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     limit_images: int | None = Field(None, ge=1, le=MOST_STEPS)
-    gpus: int | None = Field(None, ge=1, le=1000, description="GPUs of one training; None: one if this machine has any")
+    gpus: int | None = Field(None, ge=1, le=1000, description="most GPUs of a training; None: one if there are any")
     micro_batch: int | None = Field(None, ge=1, le=MOST_IMAGES)
 
     @property

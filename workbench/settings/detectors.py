@@ -72,7 +72,14 @@ class ATSS(Settings):
         return ("atss_dfl" if self.centerness else "gfl") + size
 
 
-class RetinaNet(Settings):
+class NormalisedInGroups(Settings):
+    """Detector whose losses are normalised in groups of images, as on each GPU of the published training."""
+
+    normaliser_images: int = Field(4, ge=1, le=1000)
+    """Number of images of a group. A canvas with fewer images is a group of its own."""
+
+
+class RetinaNet(NormalisedInGroups):
     """RetinaNet: nine anchors per location, assigned by IoU."""
 
     nms_iou: ClassVar[float] = 0.5
@@ -81,7 +88,7 @@ class RetinaNet(Settings):
     family: Literal["retinanet"] = "retinanet"
 
 
-class FoveaBox(Settings):
+class FoveaBox(NormalisedInGroups):
     """FoveaBox without feature alignment."""
 
     nms_iou: ClassVar[float] = 0.5
@@ -90,7 +97,7 @@ class FoveaBox(Settings):
     family: Literal["foveabox"] = "foveabox"
 
 
-class RepPoints(Settings):
+class RepPoints(NormalisedInGroups):
     """RepPoints with boxes from the moments of the points."""
 
     nms_iou: ClassVar[float] = 0.5

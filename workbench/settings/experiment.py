@@ -100,6 +100,9 @@ class Training(Settings):
     epochs: int = Field(ge=1, le=MOST_EPOCHS)
     batch: int = Field(16, ge=1, le=MOST_IMAGES)
     """Number of images per step."""
+    canvas: Annotated[int, Field(ge=1, le=MOST_IMAGES)] | Literal["batch"] = "batch"
+    """Number of images that share a canvas, and with it padding and statistics of BatchNorm; a whole batch if "batch".
+    In the published trainings a canvas was the images of one GPU."""
     reference_batch: int = Field(16, ge=1, le=MOST_IMAGES)
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(0.01, gt=0)
@@ -129,6 +132,29 @@ class Training(Settings):
     best epoch, every epoch is validated."""
     limit_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     """Number of steps of a rehearsal, which averages no weights."""
+
+    @property
+    def canvas_images(self) -> int:
+        """Number of images of a canvas."""
+        return self.batch if self.canvas == "batch" else self.canvas
+
+    @property
+    def canvases(self) -> int:
+        """Number of canvases of a step."""
+        return self.batch // self.canvas_images
+
+    def devices(self, most: int) -> int:
+        """Number of devices of a training that may use ``most``: each device has equally many canvases of a step."""
+        return max(number for number in range(1, min(most, self.canvases) + 1) if self.canvases % number == 0)
+
+    @model_validator(mode="after")
+    def _whole_canvases(self) -> Training:
+        if self.batch % self.canvas_images:
+            raise ValueError(
+                f"a batch of {self.batch} images is not a whole number of canvases of {self.canvas}: change batch, or "
+                "canvas (canvas: batch is one canvas)"
+            )
+        return self
 
 
 class Experiment(Settings):

@@ -36,6 +36,11 @@ def save_checkpoint(state: TrainingState) -> None:
 
 
 def _write(state: TrainingState) -> None:
+    if not torch.isfinite(torch.nn.utils.get_total_norm([p.detach() for p in state.detector.parameters()])):
+        raise WorkbenchError(
+            f"step {state.step}: the weights are not finite, and the last checkpoint is kept; lower "
+            "training.learning_rate"
+        )
     if state.finished and state.final_facts is None:
         state.final_facts = _facts(state)
     state.log.flush()
@@ -166,6 +171,7 @@ def _facts(state: TrainingState) -> dict[str, Any]:
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "learning_rate": state.plan.learning_rate,
+        "devices": state.plan.ranks,
         **_averaging_facts(state),
         **state.classes,
         **provenance(state.experiment),

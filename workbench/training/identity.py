@@ -10,20 +10,18 @@ from workbench.settings.digest import TRAIN, split_digest
 from workbench.settings.experiment import Experiment
 from workbench.settings.ids import run_id
 from workbench.support.errors import WorkbenchError
-from workbench.training.state import Plan
 
-LAYOUT = "micro_batch x ranks x accumulation"
-"""Key of the layout of a step. It decides the order of the images and the normalisers of the loss."""
+PARTS = "micro_batch x ranks x accumulation"
+"""Key in files of earlier versions, in which the machine decided the canvases and the normalisers of a step."""
 REMEDIES = {
     "data": "name the data set of this training with --data-root",
-    LAYOUT: "choose the --devices and --micro-batch of this training",
     "pretrained": "name the --pretrained file of this training",
 }
 """Key of an identity → change of the command that continues the other training."""
 
 
 def identity(
-    experiment: Experiment, seed: int, data_root: Path, plan: Plan, pretrained: Mapping[str, str] | None
+    experiment: Experiment, seed: int, data_root: Path, pretrained: Mapping[str, str] | None
 ) -> dict[str, Any]:
     """Return the facts that decide what a training learns, as JSON values.
 
@@ -45,7 +43,6 @@ def identity(
         "run": run_id(experiment),
         "seed": seed,
         "data": {TRAIN: data.facts()},
-        LAYOUT: str(plan),
         "pretrained": None if pretrained is None else dict(pretrained),
     }
 
@@ -59,6 +56,11 @@ def refuse_others(file: Path, stated: Mapping[str, Any], own: Mapping[str, Any],
         own: identity of this training.
         otherwise: remedy if no change of the command can help.
     """
+    if not str(stated.get(PARTS, "1 x 1 x 1")).endswith(" x 1 x 1"):
+        raise WorkbenchError(
+            f"{file}: an earlier version trained this run in parts ({PARTS}: {stated[PARTS]}), each with normalisers "
+            f"of its own; {otherwise}"
+        )
     differing = [key for key in own if key in stated and stated[key] != own[key]]
     if not differing:
         return

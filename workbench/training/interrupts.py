@@ -8,16 +8,28 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
 import torch
+
+from workbench.support.errors import WorkbenchError
 
 PIPELINE = "WORKBENCH_PIPELINE_PID"
 """Environment variable with the process id of the pipeline that started the job."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAME_REQUEST = 0.5
 """Seconds in which several signals count as one: ``timeout`` and terminals may send each signal twice."""
+
+
+class Interrupted(WorkbenchError):
+    """Error of a training that stopped early on request, after it wrote a checkpoint."""
+
+    @classmethod
+    def by_another(cls, step: int) -> Interrupted:
+        """Error in a process of a training whose other process has an error of its own."""
+        return cls(f"stopped by another of its processes at step {step}; see its message")
 
 
 class StopRequests:
@@ -105,12 +117,26 @@ os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
 
 def any_process(flag: bool) -> bool:
     """Return whether ``flag`` is true in any process of this training. Every process must call it at the same point."""
+    return least_of_all_processes(int(not flag))[0] == 0
+
+
+def least_of_all_processes(number: int) -> tuple[int, bool]:
+    """Return the least of the processes' numbers, and whether this process is the first one with this number.
+
+    Every process must call it at the same point. It does not wait for a GPU.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return flag
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    flags = torch.tensor(float(flag), device=device)
-    torch.distributed.all_reduce(flags)
-    return bool(flags.item())
+        return number, True
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    least = torch.tensor(number * ranks + rank)
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN, group=_host_group())
+    return least.item() // ranks, least.item() % ranks == rank
+
+
+@cache
+def _host_group() -> torch.distributed.ProcessGroup | None:
+    """Group of all processes whose messages do not pass through GPUs; None if the default group is one."""
+    return torch.distributed.new_group(backend="gloo") if torch.distributed.get_backend() == "nccl" else None
 
 
 def keep_dead_workers_quiet() -> None:

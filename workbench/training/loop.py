@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection, annotation_path
@@ -21,7 +19,7 @@ from workbench.data.loader import LostWorker, TrainingBatches
 from workbench.data.splits import read_splits
 from workbench.detectors import Detector
 from workbench.evaluation.coco_metrics import evaluate_detections
-from workbench.evaluation.inference import detect_data_set, enough_values
+from workbench.evaluation.inference import detect_data_set
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import published_variant
@@ -30,20 +28,16 @@ from workbench.support.progress import Reporter
 from workbench.training.checkpoints import begin_averaging, finish, resume, save_checkpoint
 from workbench.training.finished import is_finished
 from workbench.training.identity import identity
-from workbench.training.interrupts import StopRequests, any_process, keep_dead_workers_quiet
+from workbench.training.interrupts import Interrupted, StopRequests, any_process, keep_dead_workers_quiet
 from workbench.training.processes import is_first_process, lost_processes, open_fabric, start_processes, training_lock
-from workbench.training.schedule import rate_factor
-from workbench.training.start import announce, micro_batches_of_rank, start_state
+from workbench.training.start import announce, canvases_of_rank, start_state
 from workbench.training.state import Machine, TrainingState, plan_steps
+from workbench.training.step import RecentLosses, take_step
 
 CHECKPOINT_SECONDS = 600
 """Longest time between two checkpoints. A checkpoint is also written at the end of each epoch."""
 LOG_ROWS = 1000
 """Largest number of rows in the log, apart from validations."""
-
-
-class Interrupted(WorkbenchError):
-    """Error of a training that stopped early on request, after it wrote a checkpoint."""
 
 
 def train(
@@ -56,12 +50,11 @@ def train(
 ) -> None:
     """Train a detector in place and write its weights, its loss curves and the facts about the training.
 
-    A training with a checkpoint is resumed; a finished one is left as it is. If ``machine.micro_batch`` is smaller than
-    a device's share of the batch, the gradients of several micro-batches are accumulated. Each micro-batch then has its
-    own normalisers of the loss. This is an approximation, which a line of progress and ``train.json`` report.
+    A training with a checkpoint is resumed; a finished one is left as it is. The machine does not change what is
+    learnt: with any number of devices, a step has the same canvases and the same loss.
 
     Args:
-        detector: any detector; training uses only its ``loss``, its ``detect`` and the methods of ``nn.Module``.
+        detector: any detector; training uses only its ``canvas_loss``, its ``detect`` and the methods of ``nn.Module``.
         experiment: settings of the training, the images and the validation.
         training: folder of the training. Its seed decides the order and the augmentation of the images, and the random
             numbers that the detector draws in its loss.
@@ -75,25 +68,25 @@ def train(
     is_first = is_first_process()
     say = Reporter(training.title, 0, quiet=not is_first).say
     with training_lock(training, say), lost_processes():
-        plan = plan_steps(experiment, machine.devices, machine.micro_batch)
+        plan = plan_steps(experiment.training, machine)
         try:
-            own = identity(experiment, int(training.seed), data_root, plan, pretrained)
+            own = identity(experiment, int(training.seed), data_root, pretrained)
         except WorkbenchError:
             read_splits(data_root, experiment.data.classes, say)  # reports all faults of the data
             raise
         if is_first and is_finished(detector, training, own, say):
             return
-        fabric = open_fabric(machine.devices, say)
+        fabric = open_fabric(plan.ranks, say)
         start_processes(fabric)
         data, validation = read_splits(data_root, experiment.data.classes, say)
-        batches = micro_batches_of_rank(data, experiment, plan, int(training.seed), fabric.global_rank, machine.workers)
-        state = start_state(fabric, detector, experiment, training, own, plan, data, batches.batches_per_epoch)
+        canvases = canvases_of_rank(data, experiment, plan, int(training.seed), fabric.global_rank, machine.workers)
+        state = start_state(fabric, detector, experiment, training, own, plan, data, canvases.canvases_per_epoch)
         reporter = Reporter(training.title, state.total_steps, quiet=not fabric.is_global_zero)
-        announce(reporter, state, data, validation)
+        announce(reporter, state, data, validation, machine.devices)
         resume(state, reporter)
         with StopRequests(reporter.say) as requests, reporter:
             try:
-                _loop(state, batches, _validator(state, validation, machine.workers), reporter, requests)
+                _loop(state, canvases, _validator(state, validation, machine.workers), reporter, requests)
             except LostWorker:
                 # A scheduler sends its signal to the workers, too, which end before the step does.
                 if requests.signal is None or not state.training.last_checkpoint.is_file():
@@ -114,6 +107,7 @@ def _loop(
     last_save = time.monotonic()
     epochs = state.experiment.training.epochs + state.cycles
     log_every = max(1, state.total_steps // LOG_ROWS)
+    recent = RecentLosses(state.fabric.device)
     if state.validation_due and (ap := _validate(state, validate, reporter)) is not None:
         reporter.say(f"step {state.step}: val AP {100 * ap:.1f}")
     while state.step < state.total_steps:
@@ -121,103 +115,67 @@ def _loop(
             begin_averaging(state, reporter)
         stage = state.stage
         epoch, done = divmod(state.step, state.steps_per_epoch)
-        stream = batches.epoch(epoch, skip=done * state.plan.accumulate)
+        stream = batches.epoch(epoch, skip=done * state.plan.canvases)
         keep_dead_workers_quiet()
         state.detector.train()
         has_positives = done > 0  # unknown for the steps before a resume
         for _ in range(min(state.steps_per_epoch - done, state.total_steps - state.step)):
             start = time.monotonic()
-            micro_batches = _next_batches(state, stream)
-            terms, rate = _step(state, micro_batches)
-            elapsed = time.monotonic() - start
+            canvases = _next_canvases(state, stream)
+            terms, rate = take_step(state, canvases)
+            recent.add(state.step, terms, canvases, time.monotonic() - start)
             state.step += 1
-            state.seconds += elapsed
-            images_per_second = len(micro_batches) * state.plan.micro_batch * state.plan.ranks / elapsed
-            has_positives |= any(value for name, value in terms.items() if name != "cls")
 
             ends_epoch = state.step % state.steps_per_epoch == 0
+            is_last = state.step == state.total_steps  # of a rehearsal, within an epoch
+            stop = requests.reason()
+            # All processes must agree, because they wait for each other at a checkpoint.
+            is_late = time.monotonic() - last_save > CHECKPOINT_SECONDS
+            saves = any_process(ends_epoch or is_last or bool(stop) or is_late)
+            logs = state.step % log_every == 0 or is_last
+            if not (saves or logs or len(recent) == recent.most):
+                continue
+            values, images_per_second = _read_losses(state, recent)
+            has_positives |= any(value for terms in values for name, value in terms.items() if name != "cls")
             if ends_epoch:
                 _end_epoch(state, epoch, stage, validate)
-                _report_positives(epoch, has_positives or list(terms) == ["cls"], reporter)
-            if state.step % log_every == 0 or state.step == state.total_steps or state.validation_due:
-                state.log.add(state.step, epoch, rate, terms, images_per_second, stage)
-
-            stop = requests.reason()
-            is_last = state.step == state.total_steps  # of a rehearsal, within an epoch
-            if ends_epoch or is_last or stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
+                _report_positives(epoch, has_positives or list(values[-1]) == ["cls"], reporter)
+            if logs or state.validation_due:
+                state.log.add(state.step, epoch, rate, values[-1], images_per_second, stage)
+            if saves:
                 save_checkpoint(state)
                 last_save = time.monotonic()
             if stop:
                 raise _interrupted(stop, state)
             ap = _validate(state, validate, reporter) if state.validation_due else None
-            reporter.step(state.step, epoch + 1, epochs, sum(terms.values()), images_per_second, ap)
+            reporter.step(state.step, epoch + 1, epochs, sum(values[-1].values()), images_per_second, ap)
+
+
+def _read_losses(state: TrainingState, recent: RecentLosses) -> tuple[list[dict[str, float]], float]:
+    """Losses of the steps since the last reading, and images per second of all devices together."""
+    images, seconds, start = len(recent) * state.experiment.training.batch, recent.seconds, time.monotonic()
+    values = recent.read()
+    seconds += time.monotonic() - start
+    state.seconds += seconds
+    return values, images / seconds
 
 
 def _interrupted(reason: str, state: TrainingState) -> Interrupted:
     return Interrupted(f"stopped {reason} at step {state.step}; run the same command again to resume")
 
 
-def _next_batches(state: TrainingState, stream: Iterator[Batch]) -> list[Batch]:
-    """Micro-batches of the next step. If any process cannot read its images, a checkpoint precedes the error."""
-    micro_batches, problem = [], None
+def _next_canvases(state: TrainingState, stream: Iterator[Batch]) -> list[Batch]:
+    """Canvases of the next step. If any process cannot read its images, a checkpoint precedes the error."""
+    canvases, problem = [], None
     try:
-        micro_batches = list(islice(stream, state.plan.accumulate))
+        canvases = list(islice(stream, state.plan.canvases))
     except WorkbenchError as error:
         problem = error
     if any_process(problem is not None):
         if state.step:
             save_checkpoint(state)
-        raise problem or Interrupted(f"stopped by another of its processes at step {state.step}; see its message")
-    return micro_batches
-
-
-def _step(state: TrainingState, micro_batches: list[Batch]) -> tuple[dict[str, float], float]:
-    """Update the weights once; return the loss terms, averaged over the micro-batches, and the learning rate."""
-    settings = state.experiment.training
-    # A detector may draw samples in its loss, as two-stage detectors do. With a seed per step, a resume repeats them.
-    torch.manual_seed(_seed_of_step(state))
-    factor = rate_factor(settings, state.step, state.steps_per_epoch)
-    for group in state.optimiser.param_groups:
-        group["lr"] = group["base_lr"] * factor
-    state.optimiser.zero_grad(set_to_none=True)
-    means: dict[str, float] = {}
-    for number, batch in enumerate(micro_batches, 1):
-        batch = batch.to(state.fabric.device)
-        with state.fabric.no_backward_sync(state.module, enabled=number < len(micro_batches)):
-            terms = _terms(state, batch)
-            total = sum(terms.values()) / len(micro_batches)
-            values = _finite_values(terms, batch, state.step)
-            state.fabric.backward(total)
-        for name, value in values.items():
-            means[name] = means.get(name, 0.0) + value / len(micro_batches)
-    if settings.clip_gradient is not None:
-        state.fabric.clip_gradients(state.module, state.optimiser, max_norm=settings.clip_gradient)
-    state.optimiser.step()
-    return means, state.optimiser.param_groups[0]["lr"]
-
-
-def _terms(state: TrainingState, batch: Batch) -> dict[str, Tensor]:
-    """Terms of the loss of a micro-batch."""
-    mixed = state.experiment.training.precision == "bf16"
-    with enough_values(batch), torch.autocast(state.fabric.device.type, torch.bfloat16, enabled=mixed):
-        return state.module(batch)
-
-
-def _seed_of_step(state: TrainingState) -> int:
-    sequence = np.random.SeedSequence((int(state.training.seed), state.step, state.fabric.global_rank))
-    return int(sequence.generate_state(1, np.uint64)[0])
-
-
-def _finite_values(terms: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:
-    """Values of the loss terms as numbers; an error that names the images if one of them is not finite."""
-    values = dict(zip(terms, torch.stack(list(terms.values())).detach().tolist(), strict=True))
-    if not torch.isfinite(torch.tensor(list(values.values()))).all():
-        listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        raise WorkbenchError(
-            f"step {step}: the loss is not finite ({listed}) on the images {', '.join(batch.file_names)}; "
-            "check the boxes of these images, or lower training.learning_rate"
-        )
-    return values
+        raise problem or Interrupted.by_another(state.step)
+    return canvases
 
 
 def _end_epoch(state: TrainingState, epoch: int, stage: str | None, validate: Callable | None) -> None:
@@ -266,10 +224,12 @@ def _validator(state: TrainingState, data: CocoDetection, workers: int) -> Calla
 
     def validate() -> float | None:
         part = detect_data_set(state.detector, data, variant, state.fabric.device, workers, rank=rank, ranks=ranks)
-        parts = [part]
-        if ranks > 1:
-            parts = [None] * ranks
-            torch.distributed.all_gather_object(parts, part)
-        return evaluate_detections(annotations, [entry for part in parts for entry in part])["AP"]
+        if ranks == 1:
+            return evaluate_detections(annotations, part)["AP"]
+        parts = [None] * ranks if rank == 0 else None
+        torch.distributed.gather_object(part, parts)
+        metrics = [evaluate_detections(annotations, [entry for part in parts for entry in part]) if parts else None]
+        torch.distributed.broadcast_object_list(metrics)
+        return metrics[0]["AP"]
 
     return validate

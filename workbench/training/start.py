@@ -19,6 +19,7 @@ from workbench.training.log import TrainLog
 from workbench.training.processes import is_first_process
 from workbench.training.schedule import make_optimiser
 from workbench.training.state import Plan, TrainingState
+from workbench.training.step import CanvasLosses
 
 RANDOM_BACKBONE = "the backbone starts from random weights"
 
@@ -39,15 +40,16 @@ def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None 
     return detector
 
 
-def micro_batches_of_rank(
+def canvases_of_rank(
     data: CocoDetection, experiment: Experiment, plan: Plan, seed: int, rank: int, workers: int
 ) -> TrainingBatches:
-    """Micro-batches of training images for this rank."""
+    """Canvases of training images for this rank."""
     training = experiment.training
     return training_batches(
         data,
         size=(experiment.image.long, experiment.image.short),
-        batch=plan.micro_batch,
+        canvas=training.canvas_images,
+        canvases=plan.canvases,
         seed=seed,
         augmentation=Augmentation(training.flip, training.crop, training.image_range, training.cutout),
         workers=workers,
@@ -64,24 +66,35 @@ def start_state(
     identity: dict[str, Any],
     plan: Plan,
     data: CocoDetection,
-    batches_per_epoch: int,
+    canvases_per_epoch: int,
 ) -> TrainingState:
     """Move the detector to its device, make the optimiser, and return the state before the first step."""
     optimiser = make_optimiser(experiment.training, detector, plan.learning_rate)
     if fabric.device.type == "cpu":
         detector = detector.to(memory_format=torch.channels_last)
-    module, optimiser = fabric.setup(detector, optimiser)
+    module, optimiser = fabric.setup(CanvasLosses(detector), optimiser)
     log = TrainLog(training.growing_curves)
-    steps_per_epoch = -(-batches_per_epoch // plan.accumulate)
+    steps_per_epoch = canvases_per_epoch // plan.canvases
     classes = {"category_ids": list(data.category_ids), "class_names": list(data.class_names)}
     return TrainingState(
         fabric, experiment, training, identity, classes, plan, detector, module, optimiser, log, steps_per_epoch
     )
 
 
-def announce(reporter: Reporter, state: TrainingState, data: CocoDetection, validation: CocoDetection) -> None:
-    """Report in one line each: unusual data, unusual rates and batches, and a rehearsal's backbone."""
+def announce(
+    reporter: Reporter, state: TrainingState, data: CocoDetection, validation: CocoDetection, devices: int
+) -> None:
+    """Report in one line each: unusual data, rates and batches, unused devices, and a rehearsal's backbone.
+
+    Args:
+        devices: number of devices that the training may use.
+    """
     training, plan = state.experiment.training, state.plan
+    if plan.ranks < devices:
+        reporter.say(
+            f"{plan.ranks} of {devices} devices: a step has {training.canvases} canvases of {training.canvas_images} "
+            "images, and each device gets equally many"
+        )
     for reason, count in data.skipped.items():
         reporter.say(f"data: {count} {reason}")
     for note in data.notes:
@@ -90,10 +103,10 @@ def announce(reporter: Reporter, state: TrainingState, data: CocoDetection, vali
         reporter.say(f"validation data: {count} {reason}")
     for note in validation.notes:
         reporter.say(f"validation data: {note}")
-    if plan.batch != training.reference_batch:
+    if training.batch != training.reference_batch:
         reporter.say(
             f"learning rate {plan.learning_rate:g}: scaled linearly from {training.learning_rate:g} for "
-            f"{training.reference_batch} images per step to {plan.batch}"
+            f"{training.reference_batch} images per step to {training.batch}"
         )
     steps = training.epochs * state.steps_per_epoch
     if training.warmup_steps > steps:
@@ -101,10 +114,10 @@ def announce(reporter: Reporter, state: TrainingState, data: CocoDetection, vali
             f"warm-up of {training.warmup_steps} steps, but the schedule has only {steps}, so the learning rate never "
             "reaches its value; lower training.warmup_steps"
         )
-    if plan.accumulate > 1:
+    if plan.at_a_time < plan.canvases:
         reporter.say(
-            f"gradients of {plan.accumulate} micro-batches of {plan.micro_batch} are accumulated: an approximation of "
-            f"a batch of {plan.batch}, because each micro-batch is normalised by its own positives"
+            f"{plan.at_a_time} of {plan.canvases} canvases in memory at a time: each image is computed twice, first "
+            "for the normalisers of the step; the result is the same"
         )
     if training.limit_steps and not state.experiment.backbone.pretrained:  # true in every rehearsal
         reporter.say(RANDOM_BACKBONE)

@@ -1,4 +1,4 @@
-"""State of a training, and the plan that spreads its steps over devices."""
+"""State of a training, and the plan that spreads the canvases of a step over devices."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from workbench.detectors import Detector
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
+from workbench.settings.experiment import Training as TrainingSettings
 from workbench.training.averaging import WeightAverage
 from workbench.training.log import TrainLog
 
@@ -20,8 +21,8 @@ class Machine:
     """Resources that a training may use.
 
     Attributes:
-        devices: number of GPUs, or of CPU processes where no GPU is available.
-        micro_batch: images that a device computes at a time; None for the device's whole share of the batch.
+        devices: largest number of GPUs, or of CPU processes where no GPU is available.
+        micro_batch: canvases that a device computes at a time; None for the device's whole share of a step.
         workers: processes that decode images; with 0 the training's own process decodes them.
     """
 
@@ -32,32 +33,30 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """Images of one step as micro-batches on several ranks, and the learning rate for this number of images."""
+    """Spread of a step's canvases over the machine, which does not change what is learnt, and the learning rate.
+
+    Attributes:
+        ranks: number of processes, one per device.
+        canvases: number of canvases of a step on each device.
+        at_a_time: number of canvases whose graphs a device keeps in memory.
+        learning_rate: for the experiment's number of images per step.
+    """
 
     ranks: int
-    micro_batch: int
-    accumulate: int
+    canvases: int
+    at_a_time: int
     learning_rate: float
 
-    @property
-    def batch(self) -> int:
-        """Images per step, over all ranks."""
-        return self.ranks * self.micro_batch * self.accumulate
 
-    def __str__(self) -> str:
-        return f"{self.micro_batch} x {self.ranks} x {self.accumulate}"
-
-
-def plan_steps(experiment: Experiment, ranks: int, micro_batch: int | None) -> Plan:
-    """Choose micro-batch and accumulation, so that images per step are as near to the experiment's batch as possible.
+def plan_steps(training: TrainingSettings, machine: Machine) -> Plan:
+    """Spread the canvases of a step over the largest possible number of devices, each with equally many.
 
     The learning rate is scaled linearly with the number of images per step.
     """
-    training = experiment.training
-    micro = min(micro_batch or training.batch, max(1, training.batch // ranks))
-    accumulate = max(1, round(training.batch / (ranks * micro)))
-    batch = ranks * micro * accumulate
-    return Plan(ranks, micro, accumulate, training.learning_rate * batch / training.reference_batch)
+    ranks = training.devices(machine.devices)
+    canvases = training.canvases // ranks
+    rate = training.learning_rate * training.batch / training.reference_batch
+    return Plan(ranks, canvases, min(machine.micro_batch or canvases, canvases), rate)
 
 
 @dataclass
@@ -68,7 +67,7 @@ class TrainingState:
         training: folder of the training for checkpoints and results, and the seed.
         identity: facts that decide what is learnt; see ``workbench.training.identity``.
         classes: ids and names of the categories, in the order of the detector's outputs.
-        detector: the detector itself; ``module`` is the same detector, wrapped for several processes.
+        detector: the detector itself; ``module`` computes its loss and is wrapped for several processes.
         steps_per_epoch: steps of one epoch, or of one cycle of weight averaging.
         step: steps done.
         seconds: time spent in steps, without validations and checkpoints.
