@@ -79,10 +79,10 @@ def test_losses_are_on_the_device(fake_gpu, row, precision):
     detector, batch = detector_of(row), empty_batch()
     if precision == "bf16":
         with bf16():
-            terms = detector(batch)
+            terms = detector.loss(batch)
             assert detector.predict(batch.images).logits.dtype == torch.bfloat16
     else:
-        terms = detector(batch)
+        terms = detector.loss(batch)
     assert {(term.device.type, term.dtype) for term in terms.values()} == {("cuda", torch.float32)}
 
 

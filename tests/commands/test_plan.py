@@ -31,7 +31,7 @@ def write_training(folder, row, rates, seed=0, finished=True, **facts):
         writer = csv.writer(file)
         writer.writerows([("step", "epoch", "images_per_second"), *((i + 1, i, rate) for i, rate in enumerate(rates))])
     if finished:
-        defaults = {"device": "a toaster", "seconds": 90.0, "micro_batch x ranks x accumulation": "8 x 1 x 1"}
+        defaults = {"device": "a toaster", "seconds": 90.0}
         write_json_atomically(log.with_name("train.json"), defaults | facts)
         log.with_name("model.safetensors").touch()
 
@@ -83,7 +83,7 @@ def test_unknown_numbers_have_a_note_how_to_get_them(tmp_path):
 
 
 def test_finished_trainings_are_not_in_the_total(tmp_path):
-    write_training(tmp_path / "mini", FULL, [50], seconds=3600.0, **{"micro_batch x ranks x accumulation": "4 x 2 x 1"})
+    write_training(tmp_path / "mini", FULL, [50], seconds=3600.0, devices=2)
     write_training(tmp_path / "mini", FULL, [50], seed=10)
     write_training(tmp_path / "mini", FULL, [50], seed=2)
     write_training(tmp_path / "mini", RAW, [1, 4, 100, 5, 2], finished=False)
@@ -113,7 +113,8 @@ WRONG_FACTS = {
     "huge memory": '{"peak_memory_mb": 1' + "0" * 400 + "}",
     "device is a list": '{"device": ["a toaster"]}',
     "layout without numbers": '{"micro_batch x ranks x accumulation": "a x b x c"}',
-    "no device": '{"micro_batch x ranks x accumulation": "8 x 0 x 1"}',
+    "no devices": '{"devices": 0}',
+    "no device in an earlier version": '{"micro_batch x ranks x accumulation": "8 x 0 x 1"}',
     "layout is a number": '{"micro_batch x ranks x accumulation": 8}',
 }
 WRONG_LOGS = {

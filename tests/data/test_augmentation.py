@@ -208,7 +208,7 @@ def data(write):
 
 def batches(data, settings=ALL, **options):
     return loader.training_batches(
-        data, **{"size": (64, 48), "batch": 2, "seed": 3, "augmentation": settings} | options
+        data, **{"size": (64, 48), "canvas": 2, "seed": 3, "augmentation": settings} | options
     )
 
 

@@ -40,7 +40,7 @@ def data(write):
 
 
 def train(data, **options):
-    return loader.training_batches(data, **{"size": SIZE, "batch": 2, "seed": 3} | options)
+    return loader.training_batches(data, **{"size": SIZE, "canvas": 2, "seed": 3} | options)
 
 
 def same(one, other):
@@ -62,7 +62,7 @@ def ids(batches):
 def test_an_epoch_contains_every_image_and_never_mixes_groups(data):
     batches = train(data)
     epoch = list(batches.epoch(0))
-    assert len(epoch) == batches.batches_per_epoch == 6  # seven wide images fill four batches, four others two
+    assert len(epoch) == batches.canvases_per_epoch == 6  # seven wide images fill four batches, four others two
     assert {i for batch in epoch for i in batch.image_ids} == {record.id for record in data.images}
     for batch in epoch:
         wide = batch.original_sizes[:, 1] > batch.original_sizes[:, 0]
@@ -136,17 +136,34 @@ def test_skipped_batches_are_not_decoded(data, monkeypatch):
 def test_ranks_share_the_batches_of_an_epoch(data):
     whole = ids(train(data).epoch(0))
     ranks = [train(data, rank=rank, world_size=4) for rank in range(4)]
-    assert {rank.batches_per_epoch for rank in ranks} == {2}
+    assert {rank.canvases_per_epoch for rank in ranks} == {2}
     parts = [ids(rank.epoch(0)) for rank in ranks]
     assert [part[0] for part in parts] + [part[1] for part in parts] == whole + whole[:2]
 
 
+@pytest.mark.parametrize(("ranks", "canvases"), [(1, 4), (2, 2), (4, 1)])
+@pytest.mark.parametrize("skip", [0, 1])
+def test_a_step_has_the_same_canvases_on_any_number_of_ranks(data, ranks, canvases, skip):
+    """Also after a resume on another number of ranks, which skips whole steps."""
+    alone = ids(train(data, canvases=4).epoch(3))
+    assert len(alone) % 4 == 0
+    parts = [
+        ids(train(data, canvases=canvases, rank=rank, world_size=ranks).epoch(3, skip=skip * canvases))
+        for rank in range(ranks)
+    ]
+    steps = len(parts[0]) // canvases
+    joined = [
+        canvas for step in range(steps) for part in parts for canvas in part[step * canvases : (step + 1) * canvases]
+    ]
+    assert joined == alone[4 * skip :]
+
+
 def test_a_small_group_fills_a_batch_by_repetition():
     landscape = np.array([True] * 5 + [False])
-    plan = loader.epoch_plan(landscape, batch=4, seed=0, epoch=0, world_size=1)
+    plan = loader.epoch_plan(landscape, canvas=4, seed=0, epoch=0, canvases=1)
     assert plan.shape == (3, 4)
     assert [5, 5, 5, 5] in plan.tolist()
-    assert loader.epoch_plan(landscape[:5], batch=4, seed=0, epoch=0, world_size=3).shape == (3, 4)
+    assert loader.epoch_plan(landscape[:5], canvas=4, seed=0, epoch=0, canvases=3).shape == (3, 4)
 
 
 def test_half_of_the_images_are_flipped(data):
@@ -189,12 +206,12 @@ def test_a_damaged_image_is_reported_in_one_line(data, workers):
 
 def test_workers_ignore_interrupts(data):
     before = set(multiprocessing.active_children())
-    epoch = train(data, workers=1, batch=1).epoch(0)
+    epoch = train(data, workers=1, canvas=1).epoch(0)
     batches = [next(epoch)]
     (worker,) = set(multiprocessing.active_children()) - before
     os.kill(worker.pid, signal.SIGINT)
     batches += epoch
-    assert same(batches, list(train(data, batch=1).epoch(0)))
+    assert same(batches, list(train(data, canvas=1).epoch(0)))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), EOFError()])

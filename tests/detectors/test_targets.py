@@ -111,7 +111,7 @@ def test_all_is_background_without_objects():
     ids=str,
 )
 def test_factors_of_images_are_of_groups_of_four(counts, expected):
-    assert image_weights(torch.tensor(counts)).tolist() == pytest.approx(expected)
+    assert image_weights(torch.tensor(counts), 4).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("images", [1, 2, 4, 5, 8, 10])
@@ -124,4 +124,4 @@ def test_weighted_sums_are_the_mean_over_groups(images):
     for group in groups:
         count = max(sum(counts[i].item() for i in group), 1)
         expected += sum(sums[i].item() for i in group) / count / len(groups)
-    assert (sums * image_weights(counts)).sum().item() == pytest.approx(expected)
+    assert (sums * image_weights(counts, 4, torch.float64)).sum().item() == pytest.approx(expected)

@@ -137,7 +137,7 @@ def test_it_trains_detects_and_is_evaluated_like_a_row(experiment, everything, t
 
 def test_a_resumed_training_samples_the_same_proposals(experiment, tiny_data, tmp_path, monkeypatch):
     train(two_stage(experiment), experiment, training_at(tmp_path / "whole"), tiny_data)
-    step, done = loop._step, []
+    step, done = loop.take_step, []
 
     def stop_after_five(*arguments):
         done.append(step(*arguments))
@@ -145,7 +145,7 @@ def test_a_resumed_training_samples_the_same_proposals(experiment, tiny_data, tm
             os.kill(os.getpid(), signal.SIGTERM)
         return done[-1]
 
-    monkeypatch.setattr(loop, "_step", stop_after_five)
+    monkeypatch.setattr(loop, "take_step", stop_after_five)
     with pytest.raises(Interrupted):
         train(two_stage(experiment), experiment, training_at(tmp_path / "parts"), tiny_data)
     torch.manual_seed(99)  # a new process has drawn other random numbers

@@ -101,7 +101,7 @@ for row in load_table("table3")[1]:
         optimiser = make_optimiser(own.training, detector, own.training.learning_rate)
         steps = []
         for _ in range(count):
-            terms = detector(batch)
+            terms = detector.loss(batch)
             optimiser.zero_grad()
             sum(terms.values()).backward()
             optimiser.step()

@@ -15,15 +15,15 @@ from workbench.training.loop import Interrupted
 
 def signal_after(monkeypatch, *steps, number=signal.SIGTERM):
     """Send a signal to this process after some of the steps of every training."""
-    step = loop._step
+    step = loop.take_step
 
-    def stopping(state, micro_batches):
-        done = step(state, micro_batches)
+    def stopping(state, canvases):
+        done = step(state, canvases)
         if state.step + 1 in steps:
             os.kill(os.getpid(), number)
         return done
 
-    monkeypatch.setattr(loop, "_step", stopping)
+    monkeypatch.setattr(loop, "take_step", stopping)
 
 
 def train_until(step, experiment, folder, data_root, seed=0, **machine):
@@ -40,7 +40,7 @@ def no_step(monkeypatch):
     def step(*_):
         raise AssertionError("a step was made")
 
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "take_step", step)
 
 
 def log_of(folder):

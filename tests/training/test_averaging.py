@@ -106,7 +106,7 @@ def plain_loop(experiment, root, seed, start):
     settings = experiment.training
     data = read_coco(root, "train2017", training=True)
     size = (experiment.image.long, experiment.image.short)
-    batches = training_batches(data, size=size, batch=settings.batch, seed=seed)
+    batches = training_batches(data, size=size, canvas=settings.batch, seed=seed)
     detector = build_detector(experiment).to(memory_format=torch.channels_last)
     detector.load_state_dict(start)
     norms = (nn.BatchNorm2d, nn.GroupNorm)
@@ -123,7 +123,7 @@ def plain_loop(experiment, root, seed, start):
     else:
         optimiser = torch.optim.AdamW(groups, lr=1.0, fused=True)
     detector.train()
-    ends, rates, steps = [], [], batches.batches_per_epoch
+    ends, rates, steps = [], [], batches.canvases_per_epoch
     for cycle in range(3):
         for k, batch in enumerate(batches.epoch(3 + cycle)):
             rate = 2 * (

@@ -52,22 +52,25 @@ def other_world(folder):
     return root
 
 
+def smaller_canvas(experiment):
+    return experiment.model_copy(update={"training": experiment.training.model_copy(update={"canvas": 4})})
+
+
 OTHERS = {  # difference from the training in the folder: (changes, parts of the message)
     "seed": ({"seed": 1}, ("seed 0, not 1", "delete")),
     "loss": ({"change": changed_loss}, ("run vfnet-", ", not vfnet-", "delete")),
-    "micro-batch": ({"machine": {"micro_batch": 4}}, ("8 x 1 x 1, not 4 x 1 x 2", "choose the --devices and --micro-b")),
-    "devices": ({"machine": {"devices": 2}}, ("8 x 1 x 1, not 4 x 2 x 1", "choose the --devices and --micro-batch")),
+    "canvas": ({"change": smaller_canvas}, ("run vfnet-", ", not vfnet-", "delete")),
     "data": ({"world": other_world}, ("data train2017 annotations ", "name the data set of this training")),
     "weights of the backbone": ({"pretrained": LISTED}, ("pretrained none, not resnet50.pth 000", "--pretrained")),
     "seed and data": ({"seed": 1, "world": other_world}, ("seed 0, not 1; data ", "; delete")),
 }  # fmt: skip
 
 
-def start(experiment, folder, root, seed=0, change=lambda e: e, machine={}, world=None, pretrained=None):  # noqa: B006
+def start(experiment, folder, root, seed=0, change=lambda e: e, world=None, pretrained=None):
     experiment = change(experiment)
     root = world(folder.parent) if world else root
     detector = initial_detector(experiment, seed)
-    train(detector, experiment, training_at(folder, seed), root, Machine(**machine), pretrained)
+    train(detector, experiment, training_at(folder, seed), root, Machine(), pretrained)
 
 
 @pytest.mark.parametrize("case", OTHERS)
@@ -97,7 +100,6 @@ def test_a_checkpoint_states_its_training(stopped, experiment, tiny_data, name):
     expected = {
         "run": run_id(experiment),
         "seed": 0,
-        "micro_batch x ranks x accumulation": "8 x 1 x 1",
         "pretrained": None,
     }
     assert expected.items() <= checkpoint["identity"].items()
@@ -110,6 +112,25 @@ def test_the_weights_of_the_backbone_are_recorded(experiment, tiny_data, tmp_pat
     short = experiment.model_copy(update={"training": experiment.training.model_copy(update={"limit_steps": 1})})
     start(short, tmp_path / "seed0", tiny_data, pretrained=LISTED)
     assert json.loads((tmp_path / "seed0" / "train.json").read_text())["pretrained"] == LISTED
+
+
+@pytest.mark.parametrize(("layout", "accepted"), [("8 x 1 x 1", True), ("4 x 1 x 2", False), ("4 x 2 x 1", False)])
+def test_a_checkpoint_of_an_earlier_version_counts_if_its_step_was_one_canvas(
+    stopped, experiment, tiny_data, tmp_path, layout, accepted
+):
+    folder = tmp_path / "seed0"
+    shutil.copytree(stopped / "stopped", folder)
+    file = folder / "checkpoints" / "last.pt"
+    checkpoint = torch.load(file)
+    checkpoint["identity"]["micro_batch x ranks x accumulation"] = layout
+    torch.save(checkpoint, file)
+    if accepted:
+        train_experiment(experiment, folder, tiny_data)
+        return
+    with pytest.raises(
+        WorkbenchError, match=rf"last\.pt: an earlier version trained this run in parts .*{layout}.*delete"
+    ):
+        train_experiment(experiment, folder, tiny_data)
 
 
 @pytest.mark.parametrize("content", ["without", "not a mapping"])

@@ -1,4 +1,4 @@
-"""The training loop resumes to the bit, reports its approximations, and explains what is wrong."""
+"""The training loop resumes to the bit, reports what is unusual, and explains what is wrong."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from workbench.settings.experiment import WeightAveraging
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
 from workbench.training.processes import open_fabric
-from workbench.training.state import plan_steps
+from workbench.training.state import Machine, plan_steps
 
 
 def same_weights(a, b):
@@ -36,7 +36,7 @@ def test_a_training_writes_its_files_and_is_repeatable(tiny_experiment, tiny_dat
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     facts = json.loads((tmp_path / "a" / "train.json").read_text())
     assert facts["seed"] == 3
-    assert facts["micro_batch x ranks x accumulation"] == "8 x 1 x 1"
+    assert facts["devices"] == 1
     assert len(facts["class_names"]) == 6
     train_experiment(tiny_experiment, tmp_path / "c", tiny_data, seed=4)
     assert not same_weights(tmp_path / "a", tmp_path / "c")
@@ -103,24 +103,64 @@ def test_a_loss_that_is_not_finite_names_the_images(tiny_experiment, tiny_data, 
 
 
 @pytest.mark.parametrize(
-    ("ranks", "micro", "expected"),
-    [(1, None, (16, 1, 0.01)), (8, 2, (2, 1, 0.01)), (1, 2, (2, 8, 0.01)), (3, 2, (2, 3, 0.01125)), (1, 64, (16, 1, 0.01))],
-)  # fmt: skip
-def test_steps_are_spread_over_devices_and_the_rate_scales_with_the_batch(tiny_experiment, ranks, micro, expected):
-    settings = tiny_experiment.training.model_copy(update={"batch": 16, "reference_batch": 16, "learning_rate": 0.01})
-    plan = plan_steps(tiny_experiment.model_copy(update={"training": settings}), ranks, micro)
-    assert (plan.micro_batch, plan.accumulate, pytest.approx(plan.learning_rate)) == expected
-
-
-def test_accumulation_and_scaling_are_reported(tiny_experiment, tiny_data, tmp_path, capsys):
-    settings = tiny_experiment.training.model_copy(update={"epochs": 1, "reference_batch": 16})
-    train_experiment(
-        tiny_experiment.model_copy(update={"training": settings}), tmp_path, tiny_data, seed=0, micro_batch=4
+    ("canvas", "devices", "micro", "expected"),
+    [  # ranks, canvases of a rank, canvases at a time
+        ("batch", 1, None, (1, 1, 1)),
+        ("batch", 8, None, (1, 1, 1)),
+        (2, 1, None, (1, 8, 8)),
+        (2, 8, None, (8, 1, 1)),
+        (2, 3, None, (2, 4, 4)),
+        (2, 7, 1, (4, 2, 1)),
+        (2, 64, 3, (8, 1, 1)),
+        (4, 8, None, (4, 1, 1)),
+        (4, 3, 1, (2, 2, 1)),
+        (16, 2, None, (1, 1, 1)),
+    ],
+)
+def test_canvases_are_spread_over_the_largest_number_of_devices(tiny_experiment, canvas, devices, micro, expected):
+    settings = tiny_experiment.training.model_copy(
+        update={"batch": 16, "canvas": canvas, "reference_batch": 8, "learning_rate": 0.01}
     )
+    plan = plan_steps(settings, Machine(devices, micro))
+    assert (plan.ranks, plan.canvases, plan.at_a_time, plan.learning_rate) == (*expected, 0.02)
+
+
+def in_canvases(experiment, **settings):
+    """Experiment with canvases of two images and fixed statistics of BatchNorm."""
+    backbone = experiment.backbone.model_copy(update={"norm": "frozen"})
+    training = experiment.training.model_copy(update={"canvas": 2, **settings})
+    return experiment.model_copy(update={"backbone": backbone, "training": training})
+
+
+def test_short_memory_unused_devices_and_another_rate_are_reported(tiny_experiment, tiny_data, tmp_path, capsys):
+    experiment = in_canvases(tiny_experiment, epochs=1, reference_batch=16, canvas=4)
+    train_experiment(experiment, tmp_path, tiny_data, seed=0, micro_batch=1)
     output = capsys.readouterr().err
     assert "scaled linearly from" in output
-    assert "gradients of 2 micro-batches of 4 are accumulated: an approximation" in output
-    assert json.loads((tmp_path / "train.json").read_text())["micro_batch x ranks x accumulation"] == "4 x 1 x 2"
+    assert "1 of 2 canvases in memory at a time: each image is computed twice" in output
+    assert "devices" not in output
+    train_experiment(tiny_experiment, tmp_path / "other", tiny_data, devices=8)
+    assert "1 of 8 devices: a step has 1 canvases of 8 images, and each device gets equally many" in capsys.readouterr().err  # fmt: skip
+
+
+def test_memory_for_one_canvas_changes_nothing_but_rounding(tiny_experiment, tiny_data, tmp_path):
+    """Neither the running statistics of BatchNorm, although each canvas is computed twice."""
+    experiment = in_canvases(tiny_experiment, limit_steps=2)
+    experiment = experiment.model_copy(update={"backbone": tiny_experiment.backbone})
+    for name, micro in (("whole", None), ("single", 1), ("three", 3)):
+        train_experiment(experiment, tmp_path / name, tiny_data, micro_batch=micro)
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    for name in ("single", "three"):
+        other = load_file(tmp_path / name / "model.safetensors")
+        for key, value in whole.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-3, atol=2e-4, msg=key)
+    moved = [key for key in whole if key.endswith("num_batches_tracked")]
+    assert {int(whole[key]) for key in moved} == {8}  # four canvases in each of two steps
+
+
+def test_a_batch_that_is_no_whole_number_of_canvases_is_refused(tiny_experiment):
+    with pytest.raises(ValueError, match="a batch of 8 images is not a whole number of canvases of 3: change batch"):
+        type(tiny_experiment.training).model_validate(tiny_experiment.training.model_dump() | {"canvas": 3})
 
 
 def test_a_lone_small_image_with_trained_norms_is_reported(tiny_experiment, tiny_data, tmp_path):

@@ -112,7 +112,7 @@ def test_a_lost_process_is_reported_in_one_line(monkeypatch, text):
 @pytest.mark.slow  # four processes that load PyTorch
 def test_two_trainings_with_one_exported_port_work_at_the_same_time(tiny_experiment, tiny_data, tmp_path, new_run):
     """Each with two processes, in an environment with the leftovers of a launcher and a port that is taken."""
-    settings = tiny_experiment.training.model_copy(update={"epochs": 1})
+    settings = tiny_experiment.training.model_copy(update={"epochs": 1, "canvas": 4})
     run = new_run(tiny_experiment.model_copy(update={"training": settings}))
     environment = os.environ | SLURM | {"OMP_NUM_THREADS": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "192.0.2.1"}
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -130,7 +130,7 @@ def test_two_trainings_with_one_exported_port_work_at_the_same_time(tiny_experim
             screen.count("LOCAL_RANK, MASTER_ADDR, MASTER_PORT in the environment: ignored, since a training st") == 1
         )
     assert [training.weights.is_file() for training in run.trainings()] == [True, True]
-    assert "4 x 2 x 1" in run.training(0).facts.read_text()
+    assert '"devices": 2' in run.training(0).facts.read_text()
 
 
 # The same training twice.

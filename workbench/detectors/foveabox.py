@@ -106,9 +106,9 @@ class FoveaBoxObjective:
 
         count = assignment.positive.sum(1)
         # Each image adds one to the classification's normaliser.
-        cls = losses.sum((1, 2)) * image_weights(count + 1, self.group)
+        cls = losses.sum((1, 2)) * image_weights(count + 1, self.group, losses.dtype)
         box = smooth_l1_loss(predictions.codes[image, location], targets, BETA)
-        box = box * image_weights(count, self.group)[image]
+        box = box * image_weights(count, self.group, box.dtype)[image]
         return {"cls": Term(cls.sum()), "box": Term(box.sum())}
 
 

@@ -160,7 +160,7 @@ class RepPointsObjective:
         labels = assignment.gather(batch.labels)
         losses = classification_losses(self.classification, predictions.logits, assignment, labels, iou)
         values = {
-            "cls": (losses.sum((1, 2)) * self._image_weights(assignment)).sum(),
+            "cls": (losses.sum((1, 2)) * self._image_weights(assignment, losses.dtype)).sum(),
             "box_initial": INITIAL_WEIGHT * self._box_loss(predictions, predictions.initial_boxes, initial, batch),
             "box": BOX_WEIGHT * self._box_loss(predictions, predictions.boxes, assignment, batch),
         }
@@ -171,11 +171,11 @@ class RepPointsObjective:
         image, location = assignment.places
         size = self.unit * predictions.all_strides[location]
         loss = smooth_l1_loss(boxes[image, location] / size, assignment.gather(batch.boxes) / size, SMOOTH)
-        return (loss * self._image_weights(assignment)[image]).sum()
+        return (loss * self._image_weights(assignment, loss.dtype)[image]).sum()
 
-    def _image_weights(self, assignment: Assignment) -> Tensor:
+    def _image_weights(self, assignment: Assignment, dtype: torch.dtype) -> Tensor:
         """Factors ``[B]`` of the images' losses; an image without positives counts as one with one."""
-        return image_weights(assignment.positive.sum(1).clamp(min=1), self.group)
+        return image_weights(assignment.positive.sum(1).clamp(min=1), self.group, dtype)
 
 
 def mmdetection_names(experiment: Experiment) -> MMDetectionNames:

@@ -123,7 +123,7 @@ class RetinaNetObjective:
         iou = aligned_iou(predictions.boxes[image, anchor].detach(), objects)  # an IoU of 0 makes a plain negative
 
         # An image without positives counts as one.
-        weights = image_weights(assignment.positive.sum(1).clamp(min=1), self.group)
+        weights = image_weights(assignment.positive.sum(1).clamp(min=1), self.group, predictions.codes.dtype)
         losses = classification_losses(self.classification, predictions.logits, assignment, labels, iou)
         targets = encode_deltas(predictions.anchors[anchor], objects)
         distance = smooth_l1_loss(predictions.codes[image, anchor], targets, beta=0)

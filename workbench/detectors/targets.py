@@ -38,7 +38,7 @@ def classification_losses(
     return losses * ~left_out.unsqueeze(-1)
 
 
-def image_weights(counts: Tensor, group: int) -> Tensor:
+def image_weights(counts: Tensor, group: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Factors ``[B]`` of the images' sums of losses, where each group of images has a normaliser of its own.
 
     The losses of a group are divided by the sum of its counts (at least 1). The groups are averaged, as gradients are
@@ -47,7 +47,8 @@ def image_weights(counts: Tensor, group: int) -> Tensor:
     Args:
         counts: ``[B]``, contribution of each image to the normaliser of its group.
         group: number of images of a group; the last group may have fewer.
+        dtype: of the losses, so that the product has their precision.
     """
-    groups = F.pad(full_precision(counts), (0, -len(counts) % group)).view(-1, group).sum(1)
+    groups = F.pad(counts.double(), (0, -len(counts) % group)).view(-1, group).sum(1)
     weights = 1 / (groups.clamp(min=1) * len(groups))
-    return weights.repeat_interleave(group)[: len(counts)]
+    return weights.repeat_interleave(group)[: len(counts)].to(dtype)
