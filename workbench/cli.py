@@ -324,6 +324,28 @@ def deform(repeats: Annotated[int, typer.Option(min=1, help="Number of timed rou
 
 
 @bench.command()
+@with_options(SCALE, RESULTS)
+def steps(
+    call: Call,
+    table: Table,
+    row: Annotated[list[str] | None, typer.Option(help="Row to time (repeatable). Default: each network once.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, tf32 or bf16 (repeatable). Default: fp32.")] = None,
+    count: Annotated[int, typer.Option("--steps", min=1, help="Number of timed steps.")] = 10,
+    images: Annotated[int, typer.Option(min=0, help="Images per step; 0: the row's batch.")] = 0,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Fail if no GPU is available.")] = False,
+) -> None:
+    """Time the training steps of a table's detectors on synthetic images, and measure a GPU's memory."""
+    from workbench.commands.bench.steps import bench_steps
+    from workbench.support.devices import prepare_threads, refuse_cpu, reserved_gpus
+
+    with reserved_gpus(1):
+        if gpu:
+            refuse_cpu()
+        prepare_threads()
+        print(bench_steps(table, row or [], call.settings.scale, precision or ["fp32"], count, images, call.results))
+
+
+@bench.command()
 @with_options(SCALE, DATA_ROOT, RESULTS)
 def speed(
     call: Call,

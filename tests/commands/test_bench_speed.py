@@ -102,9 +102,9 @@ def test_a_detector_that_is_not_dense_is_timed_as_a_whole():
 def test_the_clock_is_read_after_the_gpu_has_finished(monkeypatch):
     devices = []
     monkeypatch.setattr(torch.cuda, "synchronize", devices.append)
-    assert timing._now(torch.device("cuda")) > 0
+    assert timing.now(torch.device("cuda")) > 0
     assert devices == [torch.device("cuda")]
-    timing._now(CPU)
+    timing.now(CPU)
     assert len(devices) == 1
 
 
@@ -203,7 +203,7 @@ def test_file_names_are_safe(monkeypatch, device):
     monkeypatch.setattr(speed, "device_name", lambda: device)
     monkeypatch.setattr(speed, "fastest_back_end", lambda _: "mmcv")
     monkeypatch.setattr(speed, "import_module", lambda _: type("mmcv", (), {"__version__": "2.1.0"}))
-    name = speed._machine(CPU)
+    name = speed.machine(CPU)
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._]*-torch[0-9.]+[a-z0-9.+]*-mmcv2\.1\.0", name)
     assert len(name) < 130
 
@@ -247,7 +247,7 @@ def test_a_label_may_not_hide_a_column(monkeypatch, tmp_path):
 def test_odd_labels_are_shown_and_are_no_formulas(tmp_path, text):
     line = {"row": "a", "name": text, f"x{text}": "-0.3", "weights": "random"}
     for _ in range(2):  # the second time the file exists
-        speed._write(tmp_path / "speed.csv", [line], ["a"])
+        speed.write_csv(tmp_path / "speed.csv", [line], ["a"])
     with (tmp_path / "speed.csv").open(encoding="utf-8", newline="") as file:
         header, cells = csv.reader(file)
     assert not [cell for cell in (*header, *cells) if re.match(r"\s*[=+@＝\t]|\s*-(?![\d.]+$|$)", cell)]

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.training.rank import CANVAS, CANVASES, FAMILIES, family_detector, family_experiment, make_canvases, run_ranks
-from workbench.boxes import aligned_giou, aligned_iou, clip_boxes, encode_distances
+from workbench.boxes import aligned_giou, aligned_iou, clip_boxes, encode_deltas, encode_distances
 from workbench.losses.regression import centerness_target, distribution_loss
 
 CASES = [(family, dtype, at_a_time) for family in FAMILIES for dtype in (torch.float64, torch.float32) for at_a_time in (None, 1)]  # fmt: skip
@@ -58,11 +58,7 @@ def parts_of_gpu(family, detector, batch):
         parts["box"] = 2 * (giou * score).sum(), score.sum()
         parts["distribution"] = 0.25 * (loss * score).sum(), score.sum()
     elif family == "retinanet":
-        anchors = p.anchors[location]
-        size, centre = anchors[:, 2:] - anchors[:, :2], (anchors[:, 2:] + anchors[:, :2]) / 2
-        goal_size, goal = objects[:, 2:] - objects[:, :2], (objects[:, 2:] + objects[:, :2]) / 2
-        target = torch.cat([(goal - centre) / size, (goal_size / size).log()], dim=-1)
-        parts["box"] = (p.codes[image, location] - target).abs().sum(), count
+        parts["box"] = (p.codes[image, location] - encode_deltas(p.anchors[location], objects)).abs().sum(), count
     elif family == "foveabox":
         ratio = encode_distances(points, objects) / (0.25 * detector.head.code.anchor_scale * strides)
         target = ratio.clamp(1 / 16, 16).log()
@@ -84,7 +80,8 @@ def classification(family, detector, p, assignment, labels, iou):
     loss = detector.objective.classification
     target = torch.zeros_like(p.logits)
     image, location = assignment.places
-    target[image, location, labels] = iou.clamp(min=1e-6).to(target.dtype) if loss.wants_quality else 1.0
+    least = 0 if family in ("retinanet", "reppoints") else 1e-6
+    target[image, location, labels] = iou.clamp(min=least).to(target.dtype) if loss.wants_quality else 1.0
     losses = loss(p.logits, target)
     ignored = assignment.index == -3 if loss.counts_padding else assignment.index < -1
     return losses[~ignored].sum()

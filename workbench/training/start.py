@@ -69,16 +69,22 @@ def start_state(
     canvases_per_epoch: int,
 ) -> TrainingState:
     """Move the detector to its device, make the optimiser, and return the state before the first step."""
-    optimiser = make_optimiser(experiment.training, detector, plan.learning_rate)
-    if fabric.device.type == "cpu":
-        detector = detector.to(memory_format=torch.channels_last)
-    module, optimiser = fabric.setup(CanvasLosses(detector), optimiser)
+    module, optimiser = set_up(fabric, detector, make_optimiser(experiment.training, detector, plan.learning_rate))
     log = TrainLog(training.growing_curves)
     steps_per_epoch = canvases_per_epoch // plan.canvases
     classes = {"category_ids": list(data.category_ids), "class_names": list(data.class_names)}
     return TrainingState(
         fabric, experiment, training, identity, classes, plan, detector, module, optimiser, log, steps_per_epoch
     )
+
+
+def set_up(
+    fabric: Fabric, detector: Detector, optimiser: torch.optim.Optimizer
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """Move a detector to the device of this process, in place; return the module of its losses, and the optimiser."""
+    if fabric.device.type == "cpu":
+        detector.to(memory_format=torch.channels_last)
+    return fabric.setup(CanvasLosses(detector), optimiser)
 
 
 def announce(

@@ -57,7 +57,7 @@ def bench_speed(
     """
     spec, rows = load_table(table, scale, data_root)
     labels = _label_names(spec)
-    picked = _picked(table, spec, rows, list(chosen))
+    picked = picked_rows(table, spec, rows, list(chosen))
     folder = scale_folder(results, scale)
     check_folders([folder.speed])
     data = _test_images(scale, data_root, results, images)
@@ -70,8 +70,8 @@ def bench_speed(
             measured[key] = time_detector(detector, row.variant, data, images, device), weights
             reporter.advance(number, "detectors")
     lines = [_line(row, labels, spec, *measured[row.run, row.variant_id]) for row in picked]
-    path = folder.speed / f"{table}-{_machine(device)}.csv"
-    _write(path, lines, list(spec.rows))
+    path = folder.speed / f"{table}-{machine(device)}.csv"
+    write_csv(path, lines, list(spec.rows))
     return f"{_markdown(spec.title, lines, labels, device, noise=data is None)}\n\nWritten to {path}"
 
 
@@ -91,7 +91,7 @@ def _test_images(scale: str, data_root: Path | None, results: Path, count: int) 
     return data
 
 
-def _picked(table: str, spec: TableSpec, rows: list[Row], chosen: list[str]) -> list[Row]:
+def picked_rows(table: str, spec: TableSpec, rows: list[Row], chosen: list[str]) -> list[Row]:
     """Return the rows to time, in the table's order, without oracles, which need the ground truth."""
     rows = [row for row in rows if row.variant.oracle is None]
     ids = [row.id for row in rows]
@@ -142,7 +142,7 @@ def _line(row: Row, labels: list[str], spec: TableSpec, timing: Timing, weights:
     }
 
 
-def _machine(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
     """Return hardware and versions as part of a file name."""
     hardware = re.sub(r"[^A-Za-z0-9.]+", "_", device_name()).strip("._")[:80]
     return f"{hardware}-" + "-".join(f"{package}{version}" for package, version in _versions(device).items())
@@ -156,7 +156,7 @@ def _versions(device: torch.device) -> dict[str, str]:
     return packages
 
 
-def _write(path: Path, lines: list[dict[str, str]], order: list[str]) -> None:
+def write_csv(path: Path, lines: list[dict[str, str]], order: list[str]) -> None:
     """Write the CSV with rows in ``order``; rows of an existing file that are not measured now are kept."""
     lines = [{csv_text(name): csv_text(value) for name, value in line.items()} for line in lines]
     columns, kept = list(lines[0]), {}

@@ -85,23 +85,23 @@ def _seconds(
     """Return seconds of loading (with the copy to the device), forward pass and post-processing of each batch."""
     seconds = []
     while True:
-        began = _now(device)
+        began = now(device)
         batch = next(batches, None)
         if batch is None:
             return seconds
         batch = batch.to(device)
-        loaded = _now(device)
+        loaded = now(device)
         if isinstance(detector, DenseDetector):
             predictions = detector.predict(batch.images)
-            predicted = _now(device)
+            predicted = now(device)
             postprocess(predictions, batch.sizes, variant)
         else:  # post-processing is part of such a detector's forward pass
             detector.detect(batch.images, batch.sizes, variant)
-            predicted = _now(device)
-        seconds.append((loaded - began, predicted - loaded, _now(device) - predicted))
+            predicted = now(device)
+        seconds.append((loaded - began, predicted - loaded, now(device) - predicted))
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Return the clock in seconds, after the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
