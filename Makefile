@@ -6,17 +6,18 @@
 #   make test        the environment, then all fast tests and the checks of format and style
 #   make test-slow   the slow tests (kills and resumptions, full-size networks)
 #   make test-gpu    the tests on a CUDA device; without a device they are skipped
+#   make bench-gpu  speed and memory of training steps on a CUDA device
 #   make parity      the comparison with MMDetection, if a wheel of mmcv is available (make parity WHEELS=folder)
 #   make docs        the measured tables in README.md and docs/, filled from results/reference
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help env all tables figures claims notebooks report docs test test-slow test-gpu parity lint format clean
+.PHONY: help env all tables figures claims notebooks report docs test test-slow test-gpu bench-gpu parity lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,10p' Makefile
+	@sed -n '1,11p' Makefile
 
 # Install with uv if uv is available, else with pip. Both install the tested versions.
 define install
@@ -67,6 +68,9 @@ test-slow: $(VENV)/.ready-dev
 
 test-gpu: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -m gpu -rs --durations=8
+
+bench-gpu: $(VENV)/.ready
+	PATH="$(abspath $(BIN)):$$PATH" workbench bench steps table5 --scale coco --gpu --precision fp32 --precision tf32 --precision bf16
 
 # Comparison with MMDetection as a black box, in a separate environment: MMDetection needs older packages.
 # WHEELS is a folder with a wheel of mmcv 2.1.0.

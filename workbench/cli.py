@@ -15,7 +15,7 @@ import typer
 
 from workbench.commands.options import DATA_ROOT, RESULTS, RUN, SCALE, SEEDS, WORLD, Call, RunCall, with_options
 from workbench.support.errors import WorkbenchError
-from workbench.support.surroundings import prepare_streams, prepare_user, reader_is_gone
+from workbench.support.surroundings import prepare_messages, prepare_streams, prepare_user, reader_is_gone
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -40,6 +40,7 @@ def main() -> None:
     """Run a command; a user's mistake ends in one line on stderr and exit code 1."""
     prepare_streams()
     prepare_user()
+    prepare_messages()
     try:
         # Typer catches Ctrl-C, and returns an exit code for it; a command returns nothing.
         if app(standalone_mode=False):

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.stops import same_results
+from tests.training.stops import log_of, same_results
 from tests.trainings import train_experiment, training_at
 from workbench import cli
 from workbench.support.errors import WorkbenchError
 from workbench.training import processes
+from workbench.training.interrupts import is_alive
 from workbench.training.processes import (
     OneMachine,
     is_first_process,
@@ -131,6 +132,70 @@ def test_two_trainings_with_one_exported_port_work_at_the_same_time(tiny_experim
         )
     assert [training.weights.is_file() for training in run.trainings()] == [True, True]
     assert '"devices": 2' in run.training(0).facts.read_text()
+
+
+@pytest.mark.slow  # processes that load PyTorch
+@pytest.mark.parametrize("killed", ["first", "second"])
+def test_if_one_process_is_killed_all_end_with_one_line(tiny_experiment, tiny_data, new_run, tmp_path, killed):
+    settings = tiny_experiment.training.model_copy(update={"epochs": 1000, "canvas": 4, "validate_every": 1000})
+    run = new_run(tiny_experiment.model_copy(update={"training": settings}))
+    command = [WORKBENCH, "train", "--run", run.folder, "--data-root", tiny_data, "--devices", "2", "--workers", "0"]
+    screen = tmp_path / "screen"
+    with screen.open("wb") as file:
+        first = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=file)
+    try:
+        wait_until(lambda: "img/s" in screen.read_text(), 200)
+        (second,) = (int(pid) for pid in children(first.pid))
+        os.kill(first.pid if killed == "first" else second, signal.SIGKILL)
+        began = time.monotonic()
+        wait_until(lambda: first.poll() is not None and not is_alive(second), 60)
+        assert time.monotonic() - began < 10
+    finally:
+        first.kill()
+    *_, last = screen.read_text().strip().splitlines()
+    assert last == (
+        "workbench: another process of this training has ended; see its message above, then run the same command again"
+    )
+    assert not any(word in screen.read_text() for word in ("Traceback", "frame #", "[W", "Exception raised"))
+
+
+@pytest.mark.slow
+def test_a_training_is_killed_on_two_devices_and_resumed_on_one(tiny_experiment, tiny_data, new_run, tmp_path):
+    """It takes the remaining canvases and learns the same, up to the order of sums."""
+    settings = tiny_experiment.training.model_copy(update={"epochs": 2, "canvas": 4, "validate_every": 2})
+    backbone = tiny_experiment.backbone.model_copy(update={"norm": "frozen"})
+    run = new_run(tiny_experiment.model_copy(update={"training": settings, "backbone": backbone}))
+    command = [WORKBENCH, "train", "--run", run.folder, "--data-root", tiny_data, "--workers", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    training = run.training(0)
+    first = subprocess.Popen([*command, "--devices", "2"], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(training.last_checkpoint.is_file, 200)
+    finally:
+        first.kill()
+        first.wait()
+    wait_until(lambda: not children(first.pid), 60)
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 0, said.stderr
+    assert "resumed from the checkpoint at step" in said.stderr
+    train_experiment(run.read_experiment(), tmp_path / "alone", tiny_data)
+    ours, alone = log_of(training.folder), log_of(tmp_path / "alone")
+    assert [row["step"] for row in ours] == [row["step"] for row in alone]
+    for one, other in zip(ours, alone, strict=True):
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=0.02)  # of the first rank's canvases
+
+
+def children(pid):
+    """Processes that a process has started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(child) for child in listed.split()]
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
 
 
 # The same training twice.

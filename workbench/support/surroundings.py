@@ -34,6 +34,11 @@ def reader_is_gone() -> bool:
     return False
 
 
+def prepare_messages() -> None:
+    """Keep warnings of PyTorch's C++ code quiet, such as a page of its stack for each lost connection."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def prepare_user() -> None:
     """Give the process a user's name and a home folder if they are missing, as in a container.
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -18,7 +19,9 @@ from workbench.report.tables.cells import NOTHING
 from workbench.runs.folders import Run, Training, check_folders, scale_folder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.experiment import Experiment
+from workbench.settings.experiment import Training as TrainingSettings
 from workbench.support.provenance import device_name
+from workbench.support.strict_yaml import choose
 from workbench.training.log import TrainLog
 from workbench.training.processes import open_fabric
 from workbench.training.schedule import make_optimiser
@@ -45,6 +48,8 @@ def bench_steps(
     Returns:
         Table of these rows in Markdown.
     """
+    for precision in precisions:
+        choose(precision, get_args(TrainingSettings.model_fields["precision"].annotation), "precision", "--precision")
     spec, rows = load_table(table, scale)
     rows = picked_rows(table, spec, rows, list(chosen))
     if not chosen:
