@@ -8,13 +8,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import FrameType
 
-import torch
-
 from workbench.support.errors import WorkbenchError
+from workbench.training.agreement import any_process
 
 PIPELINE = "WORKBENCH_PIPELINE_PID"
 """Environment variable with the process id of the pipeline that started the job."""
@@ -113,30 +111,6 @@ def _leave_signals_to_the_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
-
-
-def any_process(flag: bool) -> bool:
-    """Return whether ``flag`` is true in any process of this training. Every process must call it at the same point."""
-    return least_of_all_processes(int(not flag))[0] == 0
-
-
-def least_of_all_processes(number: int) -> tuple[int, bool]:
-    """Return the least of the processes' numbers, and whether this process is the first one with this number.
-
-    Every process must call it at the same point. It does not wait for a GPU.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return number, True
-    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    least = torch.tensor(number * ranks + rank)
-    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN, group=_host_group())
-    return least.item() // ranks, least.item() % ranks == rank
-
-
-@cache
-def _host_group() -> torch.distributed.ProcessGroup | None:
-    """Group of all processes whose messages do not pass through GPUs; None if the default group is one."""
-    return torch.distributed.new_group(backend="gloo") if torch.distributed.get_backend() == "nccl" else None
 
 
 def keep_dead_workers_quiet() -> None:

@@ -25,10 +25,11 @@ from workbench.settings.experiment import Experiment
 from workbench.settings.variant import published_variant
 from workbench.support.errors import WorkbenchError
 from workbench.support.progress import Reporter
+from workbench.training.agreement import any_process
 from workbench.training.checkpoints import begin_averaging, finish, resume, save_checkpoint
 from workbench.training.finished import is_finished
 from workbench.training.identity import identity
-from workbench.training.interrupts import Interrupted, StopRequests, any_process, keep_dead_workers_quiet
+from workbench.training.interrupts import Interrupted, StopRequests, keep_dead_workers_quiet
 from workbench.training.processes import is_first_process, lost_processes, open_fabric, start_processes, training_lock
 from workbench.training.start import announce, canvases_of_rank, start_state
 from workbench.training.state import Machine, TrainingState, plan_steps

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +14,8 @@ from workbench.detectors import Detector
 from workbench.detectors.terms import Term, mean_normalisers, step_terms
 from workbench.evaluation.inference import enough_values
 from workbench.support.errors import WorkbenchError
-from workbench.training.interrupts import Interrupted, least_of_all_processes
+from workbench.training.agreement import least_of_all_processes, mean_of_processes
+from workbench.training.interrupts import Interrupted
 from workbench.training.schedule import rate_factor
 from workbench.training.state import TrainingState
 
@@ -138,25 +138,25 @@ class RecentLosses:
         self.seconds += seconds
 
     def read(self) -> list[dict[str, float]]:
-        """Terms of the added steps as numbers. All processes must call it at the same point.
+        """Terms of the added steps as numbers, averaged over the processes, which must all call it at the same point.
 
         Raises:
             WorkbenchError: a term is not finite; the message names the first such step and its images.
             Interrupted: another process has such a term.
         """
         steps, self._steps, self.seconds = self._steps, [], 0.0
-        table = torch.stack([torch.stack(list(terms.values())) for _, terms, _ in steps]).tolist()
-        values = [dict(zip(terms, row, strict=True)) for (_, terms, _), row in zip(steps, table, strict=True)]
-        bad = next((n for n, terms in enumerate(values) if not all(map(math.isfinite, terms.values()))), len(values))
-        first, is_own = least_of_all_processes(bad)
-        if first < len(values):
-            step, _, names = steps[first]
-            raise _not_finite(step, values[first], names) if is_own else Interrupted.by_another(step)
-        return values
+        table = torch.stack([torch.stack(list(terms.values())) for _, terms, _ in steps]).cpu()
+        bad = [number for number, is_finite in enumerate(table.isfinite().all(1).tolist()) if not is_finite]
+        first, is_own = least_of_all_processes(min(bad, default=len(steps)))
+        if first < len(steps):
+            step, terms, names = steps[first]
+            raise _not_finite(step, terms, table[first].tolist(), names) if is_own else Interrupted.by_another(step)
+        names = steps[0][1]
+        return [dict(zip(names, row, strict=True)) for row in mean_of_processes(table).tolist()]
 
 
-def _not_finite(step: int, terms: Mapping[str, float], names: Sequence[str]) -> WorkbenchError:
-    listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+def _not_finite(step: int, terms: Iterable[str], values: Sequence[float], names: Sequence[str]) -> WorkbenchError:
+    listed = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values, strict=True))
     return WorkbenchError(
         f"step {step}: the loss is not finite ({listed}) on the images {', '.join(names)}; "
         "check the boxes of these images, or lower training.learning_rate"
