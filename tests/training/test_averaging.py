@@ -166,7 +166,7 @@ def test_a_whole_stage_agrees_with_a_plain_loop(experiment, optimiser, tiny_data
 
 def stopping(monkeypatch, after, kill):
     """Call ``kill()`` once, after this number of steps."""
-    step, done = training._step, []
+    step, done = training.take_step, []
 
     def stopping(*arguments):
         done.append(step(*arguments))
@@ -174,7 +174,7 @@ def stopping(monkeypatch, after, kill):
             kill()
         return done[-1]
 
-    monkeypatch.setattr(training, "_step", stopping)
+    monkeypatch.setattr(training, "take_step", stopping)
 
 
 @pytest.mark.parametrize("after", [9, 10, 12, 18])
