@@ -49,7 +49,7 @@ def received(parcel):
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 def test_the_receiver_gets_the_same_batch(shapes):
     samples = samples_of(shapes)
-    expected, batch = collate(samples), received(collate_for_another_process(samples))
+    expected, batch = collate(samples), received(collate_for_another_process(samples, []))
     assert isinstance(batch, Batch)
     for name, value in vars(expected).items():
         other = getattr(batch, name)
@@ -67,7 +67,7 @@ def test_messages_are_short_and_descriptors_are_closed():
     samples = samples_of([(300, 400)] * 50)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(30):
-        message = ForkingPickler.dumps(collate_for_another_process(samples))
+        message = ForkingPickler.dumps(collate_for_another_process(samples, []))
         assert len(message) < 1000
         batch = ForkingPickler.loads(message)
         assert batch.images.nbytes == 50 * 3 * 320 * 416
@@ -82,7 +82,7 @@ def test_no_memory_is_reported_in_one_line(monkeypatch):
     with pytest.raises(
         WorkbenchError, match=r"^workers: no shared memory .*\(Too many open files\); use fewer workers$"
     ):
-        collate_for_another_process(samples_of([(4, 3)]))
+        collate_for_another_process(samples_of([(9, 9)]), [])
 
 
 def test_no_semaphores_are_reported_in_one_line(tiny_data, monkeypatch):
@@ -93,6 +93,35 @@ def test_no_semaphores_are_reported_in_one_line(tiny_data, monkeypatch):
     data = read_coco(tiny_data, "train2017", training=True)
     with pytest.raises(WorkbenchError, match=r"^workers: cannot start .*\(No space left on device\); use fewer"):
         loader.evaluation_batches(data, size=(64, 64), workers=1)
+
+
+def test_a_block_is_used_again_after_the_receiver_has_released_the_images():
+    blocks = []
+
+    def sent(shapes):
+        samples = samples_of(shapes)
+        batch = received(collate_for_another_process(samples, blocks))
+        assert torch.equal(batch.images, collate(samples).images)  # padding of a used block is cleared
+        return batch
+
+    first, second = sent([(60, 90)] * 3), sent([(90, 60)] * 3)
+    one, other = blocks
+    kept, view = first.images.clone(), first.images[0]
+    del first
+    third = sent([(40, 40)])  # a view keeps the memory
+    assert len(blocks) == 3
+    assert torch.equal(view, kept[0])
+    del view, second
+    fourth = sent([(33, 70), (1, 1)])
+    assert blocks[:2] == [one, other]
+    assert one.in_use
+    assert not other.in_use
+    del third, fourth
+    large = sent([(300, 400)])
+    assert blocks[0].in_use
+    assert blocks[0].size > one.size
+    assert len(blocks) == 1
+    assert large.images.shape == (1, 3, 320, 416)
 
 
 @pytest.mark.parametrize("number", [signal.SIGBUS, signal.SIGKILL])

@@ -20,7 +20,7 @@ from workbench.data import transforms
 from workbench.data.augmentation import Augmentation, augment
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection
-from workbench.data.handover import Parcel, collate_for_another_process
+from workbench.data.handover import Block, Parcel, collate_for_another_process
 from workbench.data.transforms import Sample
 from workbench.support.errors import WorkbenchError
 
@@ -126,7 +126,7 @@ def epoch_plan(landscape: NDArray[np.bool_], batch: int, seed: int, epoch: int, 
 
 
 class _Source:
-    """Source of the batches of a plan. The only state of a source is a cache, so any process can make any batch."""
+    """Source of the batches of a plan. Any process can make any batch: the state is a cache and shared memory."""
 
     def __init__(
         self, data: CocoDetection, size: tuple[int, int], seed: int, augmentation: Augmentation, cache: bool
@@ -139,6 +139,7 @@ class _Source:
             self._sizes = [transforms.resized_size(*stored, *size) for stored in self._sizes]
         fits = sum(3 * height * width for height, width in self._sizes) <= CACHE_BYTES
         self._cache: dict[int, Tensor] | None = {} if cache and fits else None
+        self._blocks: list[Block] = []
 
     def __len__(self) -> int:
         return len(self.data.images)
@@ -148,7 +149,9 @@ class _Source:
         epoch, indices = entry
         try:
             samples = [self._sample(epoch, index) for index in indices]
-            return transforms.collate(samples) if get_worker_info() is None else collate_for_another_process(samples)
+            if get_worker_info() is None:
+                return transforms.collate(samples)
+            return collate_for_another_process(samples, self._blocks)
         except WorkbenchError as error:
             return error
 

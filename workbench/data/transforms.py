@@ -123,26 +123,24 @@ def canvas_shape(samples: list[Sample]) -> tuple[int, int, int, int]:
     return len(samples), height, width, 3
 
 
-def black(shape: Sequence[int]) -> Tensor:
-    """Canvas of a shape, uint8, filled with zeros."""
-    return torch.zeros(*shape, dtype=torch.uint8)
-
-
-def collate(samples: list[Sample], new_canvas: Callable[[Sequence[int]], Tensor] = black) -> Batch:
+def collate(samples: list[Sample], new_canvas: Callable[[Sequence[int]], Tensor] | None = None) -> Batch:
     """Copy images onto a common canvas and pad boxes. The images stay uint8, and the padding is zero.
 
     Args:
-        new_canvas: function that returns zeros of the shape ``canvas_shape``. The colours of a pixel are neighbours in
-            memory, as in decoded images.
+        new_canvas: function that returns uint8 memory of the shape ``canvas_shape``, with any content; None for new
+            memory. The colours of a pixel are neighbours in memory, as in decoded images.
     """
     count, most = len(samples), max(len(sample.labels) for sample in samples)
     sizes = torch.tensor([sample.image.shape[1:] for sample in samples])
-    images = new_canvas(canvas_shape(samples)).permute(0, 3, 1, 2)
+    shape = canvas_shape(samples)
+    images = (torch.empty(shape, dtype=torch.uint8) if new_canvas is None else new_canvas(shape)).permute(0, 3, 1, 2)
     boxes, labels = torch.zeros(count, most, 4), torch.zeros(count, most, dtype=torch.int64)
     valid = torch.zeros(count, most, dtype=torch.bool)
     for i, sample in enumerate(samples):
         _, h, w = sample.image.shape
         images[i, :, :h, :w] = sample.image
+        images[i, :, h:] = 0
+        images[i, :, :, w:] = 0
         n = len(sample.labels)
         boxes[i, :n], labels[i, :n] = torch.from_numpy(sample.boxes), torch.from_numpy(sample.labels)
         valid[i, :n] = True
