@@ -8,7 +8,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from workbench.data.batch import MEAN, STD
-from workbench.data.coco import ImageRecord
+from workbench.data.coco import ImageRecord, read_coco
+from workbench.data.loader import training_batches
 from workbench.data.transforms import Sample, collate
 
 SHAPES = {
@@ -81,3 +82,19 @@ def test_a_gpu_normalises_without_a_wait():
         value = getattr(moved, name)
         assert (value.device.type, value.shape) == ("cuda", getattr(expected, name).shape)
     assert batch.sizes.tolist() == sizes
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gets_pinned_batches_and_the_same_values(tiny_data):
+    data = read_coco(tiny_data, "train2017", training=True)
+    epochs = [training_batches(data, size=(128, 96), batch=4, seed=0, workers=workers).epoch(0) for workers in (0, 2)]
+    for alone, pinned in zip(*epochs, strict=True):
+        assert pinned.images.is_pinned()
+        assert pinned.boxes.is_pinned()
+        expected, moved = alone.to("cpu"), pinned.to("cuda")
+        torch.testing.assert_close(moved.images.cpu(), expected.images, rtol=1e-6, atol=1e-6)
+        for image, (height, width) in zip(moved.images, alone.sizes.tolist(), strict=True):
+            assert image[:, height:].eq(0).all()
+            assert image[:, :, width:].eq(0).all()
+        assert torch.equal(moved.boxes.cpu(), expected.boxes)

@@ -124,6 +124,20 @@ def test_a_block_is_used_again_after_the_receiver_has_released_the_images():
     assert large.images.shape == (1, 3, 320, 416)
 
 
+def test_a_forked_process_does_not_release_the_images_of_its_parent():
+    """The workers of a validation inherit the batches that the training has at that time."""
+    blocks = []
+    batch = received(collate_for_another_process(samples_of([(60, 90)]), blocks))
+    child = os.fork()
+    if child == 0:
+        del batch
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert blocks[0].in_use
+    del batch
+    assert not blocks[0].in_use
+
+
 @pytest.mark.parametrize("number", [signal.SIGBUS, signal.SIGKILL])
 def test_a_worker_that_dies_ends_the_training_in_one_line(tiny_data, number):
     data = read_coco(tiny_data, "train2017", training=True)

@@ -118,9 +118,15 @@ def _received(descriptor: Any, canvas: Sequence[int]) -> Batch:
         memory, flag = mmap.mmap(number, 0), mmap.mmap(number, 1)
     finally:
         os.close(number)
-    weakref.finalize(memory, flag.__setitem__, 0, 0)  # the images are released, so the block is free
+    weakref.finalize(memory, _release, flag, os.getpid())
     values = pickle.loads(memoryview(memory)[CANVAS + math.prod(canvas) :])
     tensors = {
         name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in values.items()
     }
     return Batch(images=_canvas(memory, canvas).permute(0, 3, 1, 2), **tensors)
+
+
+def _release(flag: mmap.mmap, receiver: int) -> None:
+    """Mark a block as free. A process that the receiver forks has a copy of the images, and must not mark the block."""
+    if os.getpid() == receiver:
+        flag[0] = 0
