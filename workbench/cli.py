@@ -362,3 +362,16 @@ def speed(
     with reserved_gpus(1):
         prepare_threads()
         print(bench_speed(table, row or [], settings.scale, settings.data_root, images, call.results))
+
+
+@bench.command()
+@with_options(SCALE, DATA_ROOT, RESULTS)
+def loading(
+    call: Call,
+    images: Annotated[int, typer.Option(min=1, help="Number of training images.")] = 64,
+) -> None:
+    """Time a process that loads training images, stage by stage: decode, resize, flip, pad, hand over, normalise."""
+    from workbench.commands.bench.loading import bench_loading
+
+    settings = call.settings
+    print(bench_loading(settings.scale, settings.data_root, call.results, images))

@@ -109,7 +109,7 @@ def test_the_clock_is_read_after_the_gpu_has_finished(monkeypatch):
 
 
 def test_noise_images_are_resized_like_real_images():
-    batch = next(timing._noise(load_row("table3", "t3_full_vfl", "coco").variant, 1))
+    batch = next(timing._noise(load_row("table3", "t3_full_vfl", "coco").variant, 1)).to("cpu")
     assert batch.sizes.tolist() == [[800, 1067]]  # of 480x640 in 1333x800
     assert batch.images.shape == (1, 3, 800, 1088)
     assert batch.images[..., :1067].std() > 0.5

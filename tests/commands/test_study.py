@@ -103,6 +103,7 @@ def test_the_ranking_equals_a_loop_over_images_and_locations(name, untrained_run
 
     detector, expected = load_training(training).detector, []
     for batch in loader.evaluation_batches(read_coco(tiny_data, "val2017", training=False), size=(128, 96)):
+        batch = batch.to("cpu")
         with torch.no_grad():
             predictions = detector.predict(batch.images)
         for location, number in enumerate(detector.assign(predictions, batch).index[0].tolist()):

@@ -170,7 +170,7 @@ def test_images_are_normalised_and_their_padding_is_zero():
         boxes = np.tile(np.float32([1, 2, 3, 4]), (count, 1))
         image = torch.from_numpy(pixels(height, width)).permute(2, 0, 1)
         samples.append(transforms.Sample(image, boxes, np.full(count, 5), record(2 * width, 2 * height)))
-    batch = transforms.collate(samples)
+    batch = transforms.collate(samples).to("cpu")
     assert batch.images.shape == (2, 3, 96, 96)
     assert batch.images.dtype == torch.float32
     for image, sample, (height, width) in zip(batch.images, samples, shapes, strict=True):

@@ -157,6 +157,7 @@ def test_a_resumed_training_samples_the_same_proposals(experiment, tiny_data, tm
 def test_boxes_are_clipped_to_the_image_without_its_padding(experiment, everything, tiny_data):
     detector, data = two_stage(experiment), read_coco(tiny_data, "val2017", training=False)
     (batch, *_) = evaluation_batches(data, size=(100, 75))
+    batch = batch.to("cpu")
     height, width = batch.sizes[0].tolist()
     assert (height, width) != tuple(batch.images.shape[2:])
     boxes = detector.detect(batch.images, batch.sizes, everything)[0].boxes

@@ -72,7 +72,7 @@ def medians(steps: dict, rounds: int) -> dict:
 def main(rounds: int) -> None:
     mm: SimpleNamespace = open_mmdetection()
     samples = draw_samples([(320, 320)] * 2, [8, 8], seed=3)
-    batch = collate(samples)
+    batch = collate(samples).to("cpu")
     print(
         f"Seconds of a training step, median of {rounds}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )

@@ -142,7 +142,7 @@ def both_detections(mm, ours, theirs, variant, classifier, sizes, monkeypatch):
     locations (or anchors) and all their pairs above it. With at most 900 such pairs per level both are the same.
     """
     samples = draw_samples(sizes, [0] * len(sizes), seed=5)
-    batch = collate(samples)
+    batch = collate(samples).to("cpu")
     images, listed = as_theirs(mm, theirs, samples)
     predictions = ours.predict(batch.images)
     pairs = [

@@ -106,7 +106,7 @@ def decoded_by_theirs(kind, head, codes, shapes):
 def test_predictions_agree(pair, mm, shape):
     kind, ours, theirs = pair
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
-    batch = collate(samples)
+    batch = collate(samples).to("cpu")
     images, _ = as_theirs(mm, theirs, samples)
     predictions = ours.predict(batch.images)
     logits, codes, *centerness = theirs(images, mode="tensor")
@@ -171,7 +171,7 @@ def outputs(pair, mm):
     made = {}
     for name in OBJECTS:
         samples = samples_with(name)
-        batch = collate(samples)
+        batch = collate(samples).to("cpu")
         images, listed = as_theirs(mm, theirs, samples)
         instances, facts = [x.gt_instances for x in listed], [x.metainfo for x in listed]
         if not made:  # in training mode, in which BatchNorm must not change
@@ -303,7 +303,7 @@ def test_a_head_with_another_number_of_intervals_agrees(mm, intervals):
     ours.head.load_state_dict(weights)
     samples = draw_samples([(96, 320), (90, 200)], [5, 3])
     samples[0].boxes[0] = 8, 40, 312, 54  # so long that its ends are beyond the last value of its locations
-    batch = collate(samples)
+    batch = collate(samples).to("cpu")
     pyramid = [torch.randn(2, 32, *size) for size in ((12, 40), (6, 20), (3, 10), (2, 5), (1, 3))]
     predictions, out = ours.head(Pyramid(pyramid, STRIDES)), theirs(pyramid)
     instances = [mm.Instances(bboxes=torch.from_numpy(s.boxes), labels=torch.from_numpy(s.labels)) for s in samples]

@@ -76,7 +76,7 @@ def ours(theirs):
 @torch.no_grad()
 def test_predictions_agree(mm, ours, theirs, shape):
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
-    batch = collate(samples)
+    batch = collate(samples).to("cpu")
     images, _ = as_theirs(mm, theirs, samples)
     predictions = ours.predict(batch.images)
     logits, codes = theirs(images, mode="tensor")
@@ -128,7 +128,7 @@ def both_losses(mm, ours, theirs):
             rng = np.random.default_rng(2)
             for sample in samples:
                 sample.boxes[:] = on_two_levels(rng, len(sample.boxes), *sample.image.shape[1:])
-        batch = collate(samples)
+        batch = collate(samples).to("cpu")
         images, listed = as_theirs(mm, theirs, samples)
         if shape not in outputs:  # in training mode, in which BatchNorm must not change
             with torch.enable_grad():

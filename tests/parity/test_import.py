@@ -118,7 +118,7 @@ def test_the_same_detections_after_import(mm, tmp_path, name, monkeypatch):
     """
     monkeypatch.setattr(mmdet_import, "check_published", lambda file, _: {"file": file.name, "sha256": "made here"})
     config, row = PUBLISHED[name].config, ROWS[next(iter(PUBLISHED[name].rows))]
-    batch, theirs = collate(SAMPLES), build_theirs(mm, config)
+    batch, theirs = collate(SAMPLES).to("cpu"), build_theirs(mm, config)
     images, listed = as_theirs(mm, theirs, SAMPLES)
     while_training = name == "vfnet_r50_1x"
     with torch.enable_grad():

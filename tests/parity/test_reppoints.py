@@ -83,7 +83,7 @@ def ours(theirs):
 @torch.no_grad()
 def test_predictions_agree(mm, ours, theirs, shape):
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
-    batch = collate(samples)
+    batch = collate(samples).to("cpu")
     images, _ = as_theirs(mm, theirs, samples)
     predictions = ours.predict(batch.images)
     theirs.train()  # only in training mode it returns the points; its BatchNorm stays frozen
@@ -130,7 +130,7 @@ def make_case(mm, ours, theirs, sizes, counts, outputs=None, edit=None):
     samples = draw_samples(sizes, counts, seed=1)
     if edit is not None:
         samples[0] = edit(samples[0])
-    batch = collate(samples)
+    batch = collate(samples).to("cpu")
     images, listed = as_theirs(mm, theirs, samples)
     if outputs is None:  # in training mode, in which BatchNorm must not change
         outputs = ours.train().predict(batch.images), theirs.train()(images, mode="tensor")

@@ -83,7 +83,7 @@ def anchors_flat(maps, numbers):
 @torch.no_grad()
 def test_predictions_agree(mm, ours, theirs, generator, shape):
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
-    batch = collate(samples)
+    batch = collate(samples).to("cpu")
     images, _ = as_theirs(mm, theirs, samples)
     predictions = ours.predict(batch.images)
     logits, deltas = theirs(images, mode="tensor")
@@ -141,7 +141,7 @@ def outputs(mm, ours, theirs):
         if name == "borders":
             drawn = [border_boxes(rng, n, *size) for n, size in zip(counts, SHAPES["unequal"], strict=True)]
             samples = [replace(sample, boxes=boxes) for sample, boxes in zip(samples, drawn, strict=True)]
-        batch = collate(samples)
+        batch = collate(samples).to("cpu")
         images, listed = as_theirs(mm, theirs, samples)
         instances, facts = [x.gt_instances for x in listed], [x.metainfo for x in listed]
         if not made:  # in training mode, in which BatchNorm must not change

@@ -90,7 +90,7 @@ def ours(theirs):
 @torch.no_grad()
 def test_predictions_agree(mm, ours, theirs, shape):
     samples = draw_samples(SHAPES[shape], [0] * len(SHAPES[shape]))
-    batch = collate(samples)
+    batch = collate(samples).to("cpu")
     images, _ = as_theirs(mm, theirs, samples)
     torch.testing.assert_close(batch.images, images, rtol=0, atol=1e-6)
 
@@ -123,7 +123,7 @@ def outputs(mm, ours, theirs):
     made = {}
     for name, counts in OBJECTS.items():
         samples = draw_samples(SHAPES["unequal"], counts, seed=1)
-        batch = collate(samples)
+        batch = collate(samples).to("cpu")
         images, listed = as_theirs(mm, theirs, samples)
         instances, facts = [x.gt_instances for x in listed], [x.metainfo for x in listed]
         if not made:  # in training mode, in which BatchNorm must not change

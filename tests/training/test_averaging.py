@@ -132,7 +132,7 @@ def plain_loop(experiment, root, seed, start):
             rates.append(rate)
             optimiser.param_groups[0]["lr"], optimiser.param_groups[1]["lr"] = rate, rate * settings.bias_lr_factor
             optimiser.zero_grad()
-            sum(detector.loss(batch).values()).backward()
+            sum(detector.loss(batch.to("cpu")).values()).backward()
             optimiser.step()
         ends.append({name: value.clone() for name, value in detector.state_dict().items()})
     names = {name for name, _ in detector.named_parameters()}

@@ -158,7 +158,7 @@ def with_a_death(original, at):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
-@pytest.mark.parametrize(("place", "name", "at", "step"), [(loop, "_step", 6, 6), (inference, "_results", 2, 4)])
+@pytest.mark.parametrize(("place", "name", "at", "step"), [(loop, "take_step", 6, 6), (inference, "_results", 2, 4)])
 def test_a_dead_worker_gives_one_line_and_a_checkpoint(
     tiny_experiment, tiny_data, tmp_path, monkeypatch, unbroken, place, name, at, step
 ):
@@ -174,7 +174,7 @@ def test_a_dead_worker_gives_one_line_and_a_checkpoint(
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
-@pytest.mark.parametrize(("place", "name", "at"), [(loop, "_step", 6), (inference, "_results", 2)])
+@pytest.mark.parametrize(("place", "name", "at"), [(loop, "take_step", 6), (inference, "_results", 2)])
 def test_a_signal_that_ends_the_workers_is_the_reason(
     tiny_experiment, tiny_data, tmp_path, monkeypatch, unbroken, place, name, at
 ):

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from workbench.data import transforms
 from workbench.data.augmentation import Augmentation, augment
 from workbench.data.batch import Batch
 from workbench.data.coco import CocoDetection
+from workbench.data.handover import Block, Parcel, collate_for_another_process
 from workbench.data.transforms import Sample
 from workbench.support.errors import WorkbenchError
 
@@ -58,7 +59,7 @@ class TrainingBatches:
         self._queue[:] = self._plan(epoch)[skip:]
         if self._loader is None:
             return _raise_errors(map(self._source.__getitem__, list(self._queue)))
-        return _raise_errors(iter(self._loader))
+        return _raise_errors(_started(self._loader))
 
     def _plan(self, epoch: int) -> Plan:
         canvases = self._canvases * self._world_size
@@ -111,7 +112,7 @@ def evaluation_batches(
     source = _Source(data, size, 0, Augmentation(flip=0.0), cache=False)
     indices = range(len(data.images))
     plan = [(0, list(indices[start : start + batch])) for start in indices[::batch]]
-    return _raise_errors(iter(_worker_loader(source, plan, workers)) if workers else map(source.__getitem__, plan))
+    return _raise_errors(_started(_worker_loader(source, plan, workers)) if workers else map(source.__getitem__, plan))
 
 
 def epoch_plan(landscape: NDArray[np.bool_], canvas: int, seed: int, epoch: int, canvases: int) -> NDArray[np.int64]:
@@ -133,7 +134,7 @@ def epoch_plan(landscape: NDArray[np.bool_], canvas: int, seed: int, epoch: int,
 
 
 class _Source:
-    """Source of the batches of a plan. The only state of a source is a cache, so any process can make any batch."""
+    """Source of the batches of a plan. Any process can make any batch: the state is a cache and shared memory."""
 
     def __init__(
         self, data: CocoDetection, size: tuple[int, int], seed: int, augmentation: Augmentation, cache: bool
@@ -146,15 +147,19 @@ class _Source:
             self._sizes = [transforms.resized_size(*stored, *size) for stored in self._sizes]
         fits = sum(3 * height * width for height, width in self._sizes) <= CACHE_BYTES
         self._cache: dict[int, Tensor] | None = {} if cache and fits else None
+        self._blocks: list[Block] = []
 
     def __len__(self) -> int:
         return len(self.data.images)
 
-    def __getitem__(self, entry: tuple[int, list[int]]) -> Batch | WorkbenchError:
+    def __getitem__(self, entry: tuple[int, list[int]]) -> Batch | Parcel | WorkbenchError:
         """Return a batch, or a user's mistake: raised in a worker, the mistake would be reported with a traceback."""
         epoch, indices = entry
         try:
-            return transforms.collate([self._sample(epoch, index) for index in indices])
+            samples = [self._sample(epoch, index) for index in indices]
+            if get_worker_info() is None:
+                return transforms.collate(samples)
+            return collate_for_another_process(samples, self._blocks)
         except WorkbenchError as error:
             return error
 
@@ -179,12 +184,10 @@ class _Source:
             return self._cache[index]
         record = self.data.images[index]
         image = transforms.decode_image(record.path, record.height, record.width)
-        kept = image  # not copied, so that a later resize reads the same memory layout with and without a cache
         if self._augmentation.fixed_size:
             image = transforms.resize_image(image, *self._sizes[index])
-            kept = image.contiguous()  # the decoder interleaves the colours; separate colours are faster to read
         if self._cache is not None:
-            self._cache[index] = kept
+            self._cache[index] = image  # in its layout, so that a later resize gives the same bits without a cache
         return image
 
 
@@ -195,9 +198,21 @@ def _worker_loader(source: _Source, plan: Plan, workers: int) -> DataLoader:
         sampler=plan,
         num_workers=workers,
         persistent_workers=True,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),  # the default, the global generator, would change the training
     )
+
+
+def _started(loader: DataLoader) -> Iterator[Batch | WorkbenchError]:
+    """Start the workers, or tell persistent ones that the next epoch begins."""
+    try:
+        return iter(loader)
+    except OSError as error:  # no process, or no semaphore, which is a file in /dev/shm
+        raise WorkbenchError(
+            f"workers: cannot start the processes that decode images ({error.strerror}); use fewer workers, or free "
+            "some space in /dev/shm"
+        ) from error
 
 
 def _ignore_interrupts(_worker: int) -> None:
@@ -207,6 +222,10 @@ def _ignore_interrupts(_worker: int) -> None:
 
 class LostWorker(WorkbenchError):
     """Error about a worker that ended unexpectedly."""
+
+
+_LOST = ("DataLoader worker (pid", "Pin memory thread exited unexpectedly")
+"""Beginnings of PyTorch's messages about a worker that ended; the thread that pins memory ends with the worker."""
 
 
 def _raise_errors(batches: Iterator[Batch | WorkbenchError]) -> Iterator[Batch]:
@@ -221,11 +240,10 @@ def _raise_errors(batches: Iterator[Batch | WorkbenchError]) -> Iterator[Batch]:
         EOFError,
         ConnectionError,
     ) as error:  # EOFError, ConnectionError: the worker ended while it sent a batch
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
+        if isinstance(error, RuntimeError) and not str(error).startswith(_LOST):
             raise
         raise LostWorker(
-            "workers: a process that decodes images ended unexpectedly, probably out of memory (or of space in "
-            "/dev/shm); use fewer workers"
+            "workers: a process that decodes images ended unexpectedly, probably out of memory; use fewer workers"
         ) from error
     finally:
         # A stored traceback keeps this frame alive, and with it the workers. The garbage collector would then delete

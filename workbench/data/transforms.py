@@ -1,11 +1,12 @@
-"""Steps from an image file to a batch: decode, resize, flip, normalise and pad.
+"""Steps from an image file to a batch: decode, resize, flip and pad.
 
-Images are uint8 RGB tensors until they are normalised into the batch's canvas. Boxes are NumPy arrays, because NumPy is
-faster for a few dozen numbers. Constants and the order of the steps follow the released configurations.
+Images are uint8 RGB tensors; ``Batch.to`` normalises them. Boxes are NumPy arrays, because NumPy is faster for a few
+dozen numbers. The order of the steps follows the released configurations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,6 @@ from workbench.data.headers import FORMATS, Header, file_fault, orientation_of
 from workbench.data.images import size_fault
 from workbench.support.errors import WorkbenchError
 
-MEAN = (123.675, 116.28, 103.53)  # of R, G and B over ImageNet, in 0..255
-STD = (58.395, 57.12, 57.375)
 STRIDE = 32  # pixels; height and width of the canvas are multiples of the stride
 
 
@@ -118,22 +117,30 @@ def flip(sample: Sample) -> Sample:
     return Sample(sample.image.flip(2), flip_boxes(sample.boxes, width), sample.labels, sample.record)
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Normalise images onto a common canvas and pad boxes.
+def canvas_shape(samples: list[Sample]) -> tuple[int, int, int, int]:
+    """Shape ``(B, H, W, 3)`` of the canvas: the largest sides of the images, rounded up to multiples of 32."""
+    height, width = (-(-max(sample.image.shape[axis] for sample in samples) // STRIDE) * STRIDE for axis in (1, 2))
+    return len(samples), height, width, 3
 
-    The canvas has the largest height and the largest width of the images, rounded up to multiples of 32. Its padding is
-    zero, which is the mean colour after normalisation.
+
+def collate(samples: list[Sample], new_canvas: Callable[[Sequence[int]], Tensor] | None = None) -> Batch:
+    """Copy images onto a common canvas and pad boxes. The images stay uint8, and the padding is zero.
+
+    Args:
+        new_canvas: function that returns uint8 memory of the shape ``canvas_shape``, with any content; None for new
+            memory. The colours of a pixel are neighbours in memory, as in decoded images.
     """
     count, most = len(samples), max(len(sample.labels) for sample in samples)
     sizes = torch.tensor([sample.image.shape[1:] for sample in samples])
-    height, width = (-(-side // STRIDE) * STRIDE for side in sizes.amax(dim=0).tolist())
-    images = torch.zeros(count, 3, height, width)
+    shape = canvas_shape(samples)
+    images = (torch.empty(shape, dtype=torch.uint8) if new_canvas is None else new_canvas(shape)).permute(0, 3, 1, 2)
     boxes, labels = torch.zeros(count, most, 4), torch.zeros(count, most, dtype=torch.int64)
     valid = torch.zeros(count, most, dtype=torch.bool)
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     for i, sample in enumerate(samples):
         _, h, w = sample.image.shape
-        images[i, :, :h, :w].copy_(sample.image).sub_(mean).div_(std)
+        images[i, :, :h, :w] = sample.image
+        images[i, :, h:] = 0
+        images[i, :, :, w:] = 0
         n = len(sample.labels)
         boxes[i, :n], labels[i, :n] = torch.from_numpy(sample.boxes), torch.from_numpy(sample.labels)
         valid[i, :n] = True

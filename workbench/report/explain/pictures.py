@@ -81,7 +81,7 @@ def load_picture(scale: str, size: ImageSize, data: str | None = None, number: i
     image, record, class_names = _read(Path(root), number) if root else _drawn(scale, number)
     height, width = resized_size(record.height, record.width, size.long, size.short)
     image = resize_image(image, height, width)
-    batch = collate([Sample(image, *resize_boxes(record, height, width), record)])
+    batch = collate([Sample(image, *resize_boxes(record, height, width), record)]).to("cpu")
     return Picture(image.permute(1, 2, 0).contiguous().numpy(), batch, class_names)
 
 
