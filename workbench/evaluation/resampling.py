@@ -1,6 +1,6 @@
 """AP on resampled images from one evaluation, without a second matching of detections and objects.
 
-pycocotools matches detections and objects within each image. Resampling the images therefore changes only the number
+Detections and objects are matched within each image. Resampling the images therefore changes only the number
 of times that each match counts. AP is COCO's (https://cocodataset.org/#detection-eval): over IoU 0.50:0.05:0.95 at 101
 recall points, all sizes, at most 100 detections per image and class. It is the mean over the classes with objects.
 """
@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from pycocotools.cocoeval import COCOeval
-
-RECALLS = np.linspace(0.0, 1.0, 101)
-"""Recall points, bit for bit as in pycocotools: 35 of 100 objects do not reach the 36th, 0.35000000000000003."""
+from workbench.evaluation.precision import RECALLS, Evaluated
 
 CHUNK = 2**21
 """Largest number of detections times resamples that is computed at once; it bounds the memory and fits the caches."""
@@ -53,38 +49,17 @@ class Matches:
     classes: tuple[ClassMatches, ...]
 
 
-def matches_of(evaluation: COCOeval) -> Matches:
-    """Matches of an evaluation by pycocotools, in the order of its method `accumulate` (a stable sort by score)."""
-    ids, classes, limit = evaluation.params.imgIds, evaluation.params.catIds, evaluation.params.maxDets[-1]
-    areas = len(evaluation.params.areaRng)  # the first range is "all"
-    by_class = (_class_matches(evaluation.evalImgs, k * areas * len(ids), len(ids), limit) for k in range(len(classes)))
-    return Matches(tuple(int(i) for i in ids), tuple(c for c in by_class if c.objects.any()))
-
-
-def _class_matches(results: list[dict | None], first: int, images: int, limit: int) -> ClassMatches:
-    """Matches of one class.
-
-    Args:
-        results: pycocotools' results; None for an image without objects and detections of the class.
-        first: index of the class's result on the first image; the other images follow.
-        images: number of images.
-        limit: largest number of detections per image.
-    """
-    entries = [(place, entry) for place, entry in enumerate(results[first : first + images]) if entry is not None]
-    objects = np.zeros(images, dtype=np.int64)
-    if not entries:
-        none = np.zeros((10, 0), dtype=bool)
-        return ClassMatches(np.zeros(0, dtype=np.int64), none, none, objects)
-    for place, entry in entries:
-        objects[place] = np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0)
-    scores = np.concatenate([entry["dtScores"][:limit] for _, entry in entries])
-    order = np.argsort(-scores, kind="mergesort")
-    image = np.repeat([place for place, _ in entries], [len(entry["dtScores"][:limit]) for _, entry in entries])
-    matched, ignored = (
-        np.concatenate([entry[key][:, :limit] for _, entry in entries], axis=1)[:, order].astype(bool)
-        for key in ("dtMatches", "dtIgnore")
+def matches_of(evaluated: Evaluated) -> Matches:
+    """Matches of an evaluation, for objects of all sizes."""
+    parts = [slice(*ends) for ends in pairwise(evaluated.starts.tolist())]
+    return Matches(
+        evaluated.image_ids,
+        tuple(
+            ClassMatches(evaluated.image_of[part], evaluated.hits[:, part], evaluated.ignored[:, part], objects)
+            for part, objects in zip(parts, evaluated.objects, strict=True)
+            if objects.any()
+        ),
     )
-    return ClassMatches(image[order], matched & ~ignored, ignored, objects)
 
 
 def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
