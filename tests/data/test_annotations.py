@@ -9,7 +9,6 @@ import lzma
 import os
 import pickle
 
-import numpy as np
 import pytest
 
 from workbench.data.annotations import read_annotations

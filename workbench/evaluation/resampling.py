@@ -15,8 +15,8 @@ import numpy as np
 
 from workbench.evaluation.precision import RECALLS, Evaluated
 
-CHUNK = 2**21
-"""Largest number of detections times resamples that is computed at once; it bounds the memory and fits the caches."""
+CHUNK = 2**23
+"""Largest number of hits times resamples that is computed at once; it bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
     drawn = np.ascontiguousarray(weights.T, dtype=np.int32)  # [I, R], so that an image's row is contiguous
     for one in matches.classes:
         objects = one.objects @ drawn
-        for part in _parts(len(weights), len(one.image)):
+        for part in _parts(len(weights), np.count_nonzero(one.matched.any(axis=0))):
             total[part] += _class_precision(one, drawn[:, part], np.maximum(objects[part], 1))
         counted += objects > 0
     return np.divide(total, counted, out=np.full(len(weights), np.nan), where=counted > 0)
 
 
-def _parts(resamples: int, detections: int) -> Iterator[slice]:
-    step = max(1, CHUNK // max(1, detections))
+def _parts(resamples: int, hits: int) -> Iterator[slice]:
+    step = max(1, CHUNK // max(1, hits))
     return (slice(start, start + step) for start in range(0, resamples, step))
 
 
@@ -100,22 +100,58 @@ def _class_precision(one: ClassMatches, drawn: np.ndarray, objects: np.ndarray) 
         drawn: `[I, R]`, the number of times that each resample contains each image.
         objects: `[R]`, number of objects in each resample, at least 1.
     """
-    weight = drawn[one.image]  # [D, R]
-    ranked = np.cumsum(weight, axis=0, dtype=np.int32)
+    rows, (counts, of_resample) = list(drawn), np.unique(objects, return_inverse=True)
+    recalls_reached = [_recalls_reached(np.arange(n + 1) / n).astype(np.uint8) for n in counts.tolist()]
+    first = np.concatenate([[0], np.cumsum(counts + 1)])[of_resample]  # place of each resample's part of the table
+    table = np.concatenate(recalls_reached)
+    any_hit = np.flatnonzero(one.matched.any(axis=0))
+    ranked = _running_sums(rows, one.image, any_hit)
     precision = np.zeros(drawn.shape[1])
     for matched, ignored in zip(one.matched, one.ignored, strict=True):
         hits, skipped = np.flatnonzero(matched), np.flatnonzero(ignored)
         if not hits.size:
             continue
-        true, counted = np.cumsum(weight[hits], axis=0, dtype=np.int32), ranked[hits]
+        counted = ranked[np.searchsorted(any_hit, hits)]
         if skipped.size:
-            before = np.concatenate([np.zeros_like(weight[:1]), np.cumsum(weight[skipped], axis=0, dtype=np.int32)])
-            counted -= before[np.searchsorted(skipped, hits)]
-        envelope = np.maximum.accumulate((true / (counted + np.spacing(1)))[::-1])[::-1]
-        reached = _recalls_reached(true / objects)
+            before = _running_sums(rows, one.image[skipped], np.arange(len(skipped)))
+            after = np.searchsorted(skipped, hits)
+            counted[after > 0] -= before[after[after > 0] - 1]
+        true = _running_sums(rows, one.image[hits], np.arange(len(hits)))
+        reached = np.take(table, true + first)
         reached[1:] -= reached[:-1].copy()
-        precision += np.einsum("hr,hr->r", envelope, reached)
+        precision += np.einsum("hr,hr->r", _envelope(true, counted), reached)
     return precision / (len(one.matched) * len(RECALLS))
+
+
+def _running_sums(rows: list[np.ndarray], images: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Sums `[P, R]` of the rows `[R]` of some images, up to and including each place; `places` ascends.
+
+    A loop over rows takes a quarter of the time of `np.cumsum`, which moves along a column.
+    """
+    sums = np.empty((len(places), len(rows[0])), dtype=np.int32)
+    total, start = np.zeros(len(rows[0]), dtype=np.int32), 0
+    for row, stop in zip(sums, (places + 1).tolist(), strict=True):
+        first, *others = images[start:stop].tolist()
+        np.add(total, rows[first], out=row)
+        for image in others:
+            np.add(row, rows[image], out=row)
+        total, start = row, stop
+    return sums
+
+
+def _envelope(true: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Largest precision `[H, R]` at each hit and all later hits.
+
+    Args:
+        true: `[H, R]`, number of hits so far.
+        counted: `[H, R]`, number of detections so far that are not ignored.
+    """
+    precision, divisor = true.astype(np.float64), counted.astype(np.float64)
+    divisor += np.spacing(1)
+    precision /= divisor
+    for following, row in pairwise(reversed(list(precision))):  # a loop for the same reason as in `_running_sums`
+        np.maximum(row, following, out=row)
+    return precision
 
 
 def _recalls_reached(recall: np.ndarray) -> np.ndarray:
