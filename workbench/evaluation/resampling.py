@@ -15,7 +15,7 @@ import numpy as np
 
 from workbench.evaluation.precision import RECALLS, Evaluated
 
-CHUNK = 2**23
+CHUNK = 2**22
 """Largest number of hits times resamples that is computed at once; it bounds the memory."""
 
 
@@ -75,7 +75,7 @@ def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
         `[R]`, AP as fractions; NaN for a resample without objects.
     """
     total, counted = np.zeros(len(weights)), np.zeros(len(weights), dtype=np.int64)
-    drawn = np.ascontiguousarray(weights.T, dtype=np.int32)  # [I, R], so that an image's row is contiguous
+    drawn = np.ascontiguousarray(weights.T, dtype=np.float64)  # [I, R], so that an image's row is contiguous
     for one in matches.classes:
         objects = one.objects @ drawn
         for part in _parts(len(weights), np.count_nonzero(one.matched.any(axis=0))):
@@ -100,10 +100,7 @@ def _class_precision(one: ClassMatches, drawn: np.ndarray, objects: np.ndarray) 
         drawn: `[I, R]`, the number of times that each resample contains each image.
         objects: `[R]`, number of objects in each resample, at least 1.
     """
-    rows, (counts, of_resample) = list(drawn), np.unique(objects, return_inverse=True)
-    recalls_reached = [_recalls_reached(np.arange(n + 1) / n).astype(np.uint8) for n in counts.tolist()]
-    first = np.concatenate([[0], np.cumsum(counts + 1)])[of_resample]  # place of each resample's part of the table
-    table = np.concatenate(recalls_reached)
+    rows, table, first = list(drawn), *_reached_table(objects)
     any_hit = np.flatnonzero(one.matched.any(axis=0))
     ranked = _running_sums(rows, one.image, any_hit)
     precision = np.zeros(drawn.shape[1])
@@ -111,16 +108,23 @@ def _class_precision(one: ClassMatches, drawn: np.ndarray, objects: np.ndarray) 
         hits, skipped = np.flatnonzero(matched), np.flatnonzero(ignored)
         if not hits.size:
             continue
-        counted = ranked[np.searchsorted(any_hit, hits)]
-        if skipped.size:
-            before = _running_sums(rows, one.image[skipped], np.arange(len(skipped)))
-            after = np.searchsorted(skipped, hits)
-            counted[after > 0] -= before[after[after > 0] - 1]
         true = _running_sums(rows, one.image[hits], np.arange(len(hits)))
-        reached = np.take(table, true + first)
+        before = [np.zeros(drawn.shape[1]), *_running_sums(rows, one.image[skipped], np.arange(len(skipped)))]
+        counted = np.empty_like(true)
+        places = zip(np.searchsorted(any_hit, hits).tolist(), np.searchsorted(skipped, hits).tolist(), strict=True)
+        for row, (place, skips) in zip(counted, places, strict=True):
+            np.subtract(ranked[place], before[skips], out=row)
+        reached = np.take(table, (true + first).astype(np.intp))
         reached[1:] -= reached[:-1].copy()
         precision += np.einsum("hr,hr->r", _envelope(true, counted), reached)
     return precision / (len(one.matched) * len(RECALLS))
+
+
+def _reached_table(objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of recall points that 0, 1, 2, … hits reach: a table, and the place of 0 hits for each of R resamples."""
+    counts, of_resample = np.unique(objects, return_inverse=True)
+    table = np.concatenate([_recalls_reached(np.arange(n + 1) / n).astype(np.uint8) for n in counts.tolist()])
+    return table, np.concatenate([[0], np.cumsum(counts + 1)])[of_resample]
 
 
 def _running_sums(rows: list[np.ndarray], images: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -128,8 +132,8 @@ def _running_sums(rows: list[np.ndarray], images: np.ndarray, places: np.ndarray
 
     A loop over rows takes a quarter of the time of `np.cumsum`, which moves along a column.
     """
-    sums = np.empty((len(places), len(rows[0])), dtype=np.int32)
-    total, start = np.zeros(len(rows[0]), dtype=np.int32), 0
+    sums = np.empty((len(places), len(rows[0])))
+    total, start = np.zeros(len(rows[0])), 0
     for row, stop in zip(sums, (places + 1).tolist(), strict=True):
         first, *others = images[start:stop].tolist()
         np.add(total, rows[first], out=row)
@@ -140,15 +144,14 @@ def _running_sums(rows: list[np.ndarray], images: np.ndarray, places: np.ndarray
 
 
 def _envelope(true: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Largest precision `[H, R]` at each hit and all later hits.
+    """Largest precision `[H, R]` at each hit and all later hits; it takes the place of `counted`.
 
     Args:
         true: `[H, R]`, number of hits so far.
         counted: `[H, R]`, number of detections so far that are not ignored.
     """
-    precision, divisor = true.astype(np.float64), counted.astype(np.float64)
-    divisor += np.spacing(1)
-    precision /= divisor
+    counted += np.spacing(1)
+    precision = np.divide(true, counted, out=counted)
     for following, row in pairwise(reversed(list(precision))):  # a loop for the same reason as in `_running_sums`
         np.maximum(row, following, out=row)
     return precision
