@@ -1,11 +1,14 @@
-"""Time and memory of `workbench evaluate` at COCO's size, beside an evaluation by pycocotools.
+"""Time and memory of `workbench evaluate` at COCO's size, in this checkout and in an earlier one.
 
-    python -m tests.evaluation.speed results/reference/evaluation.csv
+    git worktree add ../before 759142b
+    python tests/evaluation/speed.py --before ../before --output results/reference/evaluation.csv
 
 The data set is made up: 5,000 images, 36,000 objects of 80 classes, 100 detections per image. Each repetition is a
-process of its own, and both evaluations alternate. CPU seconds are medians over the repetitions; one thread.
+process of its own with one thread, and the checkouts alternate. The table has medians of the seconds of processor time.
 """
 
+import argparse
+import csv
 import json
 import os
 import resource
@@ -14,14 +17,44 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
+HERE = Path(__file__).resolve().parents[2]
 IMAGES, OBJECTS, CLASSES, DETECTIONS = 5000, 36_000, 80, 100
-REPETITIONS = 5
-STAGES = ("read", "match and count", "resamples", "all")
+STAGES = ("read the detections", "match and count", "matches for the bootstrap", "bootstrap", "all")
+MEMORY = "peak memory in MiB"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, required=True, help="folder of an earlier checkout")
+    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    parser.add_argument("--repetitions", type=int, default=5)
+    options = parser.parse_args()
+    checkouts = {"before": options.before.resolve(), "after": HERE}
+    with tempfile.TemporaryDirectory() as folder:
+        write_data_set(Path(folder))
+        repetitions = [
+            {name: run(path, folder) for name, path in checkouts.items()} for _ in range(options.repetitions)
+        ]
+    equal = {json.dumps(result.pop("numbers")) for repetition in repetitions for result in repetition.values()}
+    assert len(equal) == 1, f"the metrics or the intervals differ: {equal}"
+    with options.output.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["stage", *checkouts])
+        for stage in (*STAGES, MEMORY):
+            medians = (statistics.median(repetition[name][stage] for repetition in repetitions) for name in checkouts)
+            writer.writerow([stage, *(f"{value:.0f}" if stage == MEMORY else f"{value:.1f}" for value in medians)])
+
+
+def run(checkout, folder):
+    """Measure a checkout in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['measured'](sys.argv[2]))"
+    command = [sys.executable, "-c", code, __file__, str(folder)]
+    return json.loads(subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True).stdout)
 
 
 def write_data_set(folder, images=IMAGES, objects=OBJECTS, seed=0):
@@ -40,7 +73,9 @@ def write_data_set(folder, images=IMAGES, objects=OBJECTS, seed=0):
             truth.append({"image_id": image, "category_id": label + 1, "bbox": box, "iscrowd": crowd})
         near = random.random(DETECTIONS) < (0.6 if count else 0)
         chosen = random.integers(max(count, 1), size=DETECTIONS)
-        found = np.concatenate([random.uniform(0, 400, (DETECTIONS, 2)), random.uniform(8, 200, (DETECTIONS, 2))], axis=1)
+        found = np.concatenate(
+            [random.uniform(0, 400, (DETECTIONS, 2)), random.uniform(8, 200, (DETECTIONS, 2))], axis=1
+        )
         names, noise = random.choice(CLASSES, DETECTIONS, p=share / share.sum()), random.gamma(2, 0.06, (DETECTIONS, 1))
         if count:
             moved = boxes[chosen] + noise * random.normal(0, 1, (DETECTIONS, 4)) * sides[chosen][:, [0, 1, 0, 1]]
@@ -60,26 +95,27 @@ def write_data_set(folder, images=IMAGES, objects=OBJECTS, seed=0):
     (folder / "detections.json").write_text(json.dumps(results))
 
 
-def measure(evaluator, folder):
-    """CPU seconds of each stage, peak memory in MB, and AP with its interval; one evaluation in this process."""
+def measured(folder):
+    """Seconds of each stage of one evaluation in this process, peak memory, and the numbers, as JSON."""
     from workbench.evaluation.coco_metrics import metrics_of, read_detections, run_evaluation
     from workbench.evaluation.intervals import bootstrap, interval
     from workbench.evaluation.resampling import matches_of
 
     marks = [time.process_time()]
-    detections = read_detections(folder / "detections.json")
+    detections = read_detections(Path(folder) / "detections.json")
     marks.append(time.process_time())
-    if evaluator == "pycocotools":
-        from tests.evaluation.reference import reference_evaluation, reference_matches
-
-        evaluated = reference_evaluation(folder / "annotations.json", detections)
-        ap, matches = evaluated.stats[0], reference_matches(evaluated)
-    else:
-        evaluated = run_evaluation(folder / "annotations.json", detections)
-        ap, matches = metrics_of(evaluated)["AP"], matches_of(evaluated)
+    evaluated = run_evaluation(Path(folder) / "annotations.json", detections)
+    metrics = metrics_of(evaluated)
+    marks.append(time.process_time())
+    matches = matches_of(evaluated)
     del evaluated
     marks.append(time.process_time())
-    samples = bootstrap(matches).samples
+    resampled = bootstrap(matches)
     marks.append(time.process_time())
     seconds = dict(zip(STAGES, [*np.diff(marks), marks[-1] - marks[0]], strict=True))
-    return seconds | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "AP": [ap, *interval(samples, ap)]}
+    numbers = [metrics, resampled.ap, resampled.samples.tolist(), interval(resampled.samples, resampled.ap)]
+    return json.dumps(seconds | {MEMORY: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "numbers": numbers})
+
+
+if __name__ == "__main__":
+    main()
