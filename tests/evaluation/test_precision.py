@@ -151,3 +151,13 @@ def test_the_evaluation_is_equal_to_pycocotools_on_coco(shared_data, seed):
             scored = {"bbox": shifted, "score": round(random.random(), 2)}
             results.append({"image_id": annotation["image_id"], "category_id": annotation["category_id"], **scored})
     assert assert_equal_to_pycocotools(path, results)["AP"] > 0.2
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_objects_with_equal_iou_the_last_one_is_matched(tmp_path, order):
+    """The first detection has the IoU 0.6 with both objects. The second one can match the first of them only."""
+    truth = [{"image_id": 1, "category_id": 1, "bbox": box} for box in ([0, 0, 20, 10], [10, 0, 20, 10])[::order]]
+    boxes_by_score = [[5, 0, 20, 10], truth[0]["bbox"]]
+    results = [{**truth[0], "bbox": box, "score": score} for box, score in zip(boxes_by_score, (0.9, 0.8), strict=True)]
+    metrics = assert_equal_to_pycocotools(write(tmp_path, [1], truth, [1]), results)
+    assert metrics["AP50"] == 1.0
