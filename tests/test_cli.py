@@ -57,6 +57,8 @@ def test_each_step_by_the_name_of_a_row(trained, tiny_data):
     assert metrics["provenance"]["seed"] == 1
     assert metrics["provenance"]["code_digest"] == metrics["provenance"]["training"]["code_digest"]
     assert metrics["provenance"]["detection"]["variant"]["limit_images"] == 4
+    assert metrics["provenance"]["evaluation"]["evaluator"] == "workbench"
+    assert set(metrics["provenance"]["evaluation"]["versions"]) == {"python", "pycocotools", "numpy"}
     resampled = json.loads(evaluation.bootstrap.read_text())
     assert resampled["AP"] == pytest.approx(metrics["AP"], abs=1e-12)
     assert (resampled["images"], len(resampled["resamples"])) == (4, 1000)

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from tests.evaluation.reference import reference_evaluation
 from workbench.evaluation.coco_metrics import run_evaluation
-from workbench.evaluation.resampling import RECALLS, _recalls_reached, average_precision, matches_of
+from workbench.evaluation.precision import RECALLS
+from workbench.evaluation.resampling import _recalls_reached, average_precision, matches_of
 
 CLASSES = 5
 
@@ -34,8 +36,19 @@ def random_case(random, images=12, digits=3):
     return list(range(images)), truth, detections
 
 
-def evaluation(folder, images, truth, detections, copies=None):
-    """Evaluate by pycocotools, with as many copies of each image as `copies` states; the copies are consecutive."""
+def matched(folder, images, truth, detections):
+    """Matches of detections and objects."""
+    return matches_of(run_evaluation(*written(folder, images, truth, detections)))
+
+
+def expected_ap(folder, images, truth, detections, copies=None):
+    """AP by pycocotools; NaN without objects. See `written`."""
+    stats = reference_evaluation(*written(folder, images, truth, detections, copies)).stats
+    return np.nan if stats[0] < 0 else stats[0]
+
+
+def written(folder, images, truth, detections, copies=None):
+    """Annotation file and detections with as many copies of each image as `copies` states; copies are consecutive."""
     copies = np.ones(len(images), dtype=int) if copies is None else copies
     ids = {image: [1000 * image + 7 + c for c in range(n)] for image, n in zip(images, copies, strict=True)}
     dataset = {
@@ -45,12 +58,7 @@ def evaluation(folder, images, truth, detections, copies=None):
     }
     path = folder / "instances.json"
     path.write_text(json.dumps(dataset))
-    return run_evaluation(path, [{**d, "image_id": i} for d in detections for i in ids[d["image_id"]]])
-
-
-def ap_of(evaluated):
-    """AP of an evaluation by pycocotools; NaN without ground truth."""
-    return np.nan if evaluated.stats[0] < 0 else evaluated.stats[0]
+    return path, [{**d, "image_id": i} for d in detections for i in ids[d["image_id"]]]
 
 
 def ranked(detections):
@@ -63,17 +71,17 @@ def ranked(detections):
 def test_ap_on_a_resample_agrees_with_pycocotools_on_repeated_images(tmp_path, seed):
     random = np.random.default_rng(seed)
     case = random_case(random)
-    matches = matches_of(evaluation(tmp_path, *case))
+    matches = matched(tmp_path, *case)
     weights = random.multinomial(12, np.full(12, 1 / 12), size=12)
     weights[0], weights[1, :2], weights[1, 2:] = 1, 6, 0  # every image once; only images without objects
-    expected = [ap_of(evaluation(tmp_path, *case, row)) for row in weights]
+    expected = [expected_ap(tmp_path, *case, row) for row in weights]
     assert 0.1 < expected[0] < 0.9
     assert np.isnan(expected[1])
     np.testing.assert_allclose(average_precision(matches, weights), expected, rtol=0, atol=1e-12)
 
 
 def test_the_random_case_has_crowds_that_are_matched_at_some_thresholds_only(tmp_path):
-    matches = matches_of(evaluation(tmp_path, *random_case(np.random.default_rng(0))))
+    matches = matched(tmp_path, *random_case(np.random.default_rng(0)))
     assert len(matches.image_ids) == 12
     assert len(matches.classes) == 4
     assert any((one.ignored.any(axis=0) & ~one.ignored.all(axis=0)).any() for one in matches.classes)
@@ -85,11 +93,10 @@ def test_ties_within_an_image_are_broken_as_by_pycocotools(tmp_path):
     """Scores with one digit, so that detections of one class and image have ties; their copies stay consecutive."""
     random = np.random.default_rng(0)
     images, truth, detections = random_case(random, digits=1)
-    evaluated = evaluation(tmp_path, images, truth, detections)
     weights = np.concatenate([np.ones((1, 12), dtype=int), random.multinomial(12, np.full(12, 1 / 12), size=12)])
-    ours = average_precision(matches_of(evaluated), weights)
-    assert ours[0] == pytest.approx(ap_of(evaluated), abs=1e-12)
-    expected = [ap_of(evaluation(tmp_path, images, truth, ranked(detections), row)) for row in weights]
+    ours = average_precision(matched(tmp_path, images, truth, detections), weights)
+    assert ours[0] == pytest.approx(expected_ap(tmp_path, images, truth, detections), abs=1e-12)
+    expected = [expected_ap(tmp_path, images, truth, ranked(detections), row) for row in weights]
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
 
 
@@ -97,22 +104,22 @@ def test_ties_across_images_are_broken_by_the_order_of_the_images(tmp_path):
     random = np.random.default_rng(1)
     images, truth, detections = random_case(random, digits=1)
     detections = list({(d["image_id"], d["category_id"], d["score"]): d for d in detections}.values())
-    matches = matches_of(evaluation(tmp_path, images, truth, detections))
+    matches = matched(tmp_path, images, truth, detections)
     weights = random.multinomial(12, np.full(12, 1 / 12), size=12)
-    expected = [ap_of(evaluation(tmp_path, images, truth, detections, row)) for row in weights]
+    expected = [expected_ap(tmp_path, images, truth, detections, row) for row in weights]
     np.testing.assert_allclose(average_precision(matches, weights), expected, rtol=0, atol=1e-12)
 
 
 def test_ap_is_zero_without_detections_and_nan_without_objects(tmp_path):
     images, truth, detections = random_case(np.random.default_rng(2))
     once = np.ones((1, 12), dtype=int)
-    assert average_precision(matches_of(evaluation(tmp_path, images, truth, [])), once) == [0.0]
-    assert np.isnan(average_precision(matches_of(evaluation(tmp_path, images, [], detections)), once))
+    assert average_precision(matched(tmp_path, images, truth, []), once) == [0.0]
+    assert np.isnan(average_precision(matched(tmp_path, images, [], detections), once))
 
 
 def test_resamples_in_chunks_have_the_same_ap(tmp_path, monkeypatch):
     random = np.random.default_rng(3)
-    matches = matches_of(evaluation(tmp_path, *random_case(random)))
+    matches = matched(tmp_path, *random_case(random))
     weights = random.integers(0, 4, (50, 12))
     whole = average_precision(matches, weights)
     monkeypatch.setattr("workbench.evaluation.resampling.CHUNK", 100)
@@ -144,8 +151,8 @@ def coco_detections(path, random):
 
 def test_ap_on_the_images_agrees_with_pycocotools_on_coco(shared_data):
     path = shared_data / "coco-tiny" / "annotations" / "instances_val2017.json"
-    evaluated = run_evaluation(path, coco_detections(path, np.random.default_rng(0)))
-    matches = matches_of(evaluated)
+    detections = coco_detections(path, np.random.default_rng(0))
+    matches, theirs = matches_of(run_evaluation(path, detections)), reference_evaluation(path, detections).stats
     ours = average_precision(matches, np.ones((1, len(matches.image_ids)), dtype=int))
-    assert evaluated.stats[0] > 0.2
-    np.testing.assert_allclose(ours, evaluated.stats[:1], rtol=0, atol=1e-9)
+    assert theirs[0] > 0.2
+    np.testing.assert_allclose(ours, theirs[:1], rtol=0, atol=1e-9)

@@ -15,6 +15,7 @@ from workbench.settings.variant import Variant
 from workbench.support.code_digest import EVALUATION, code_digest
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
+from workbench.support.provenance import EVALUATOR_PACKAGES, versions
 
 
 def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path) -> dict:
@@ -36,18 +37,18 @@ def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, 
     if variant.limit_images is not None:
         ids = read_annotations(annotations).image_ids[: variant.limit_images].tolist()
     evaluated = run_evaluation(annotations, read_detections(evaluation.detections), ids)
-    metrics, matches = metrics_of(evaluated), matches_of(evaluated)
-    del evaluated  # frees gigabytes of memory on COCO
+    metrics = metrics_of(evaluated)
     belongs = {"of": evaluation.identity(), "split": split.facts()}
     facts = evaluation.training.read_facts("code_digest")
+    code = code_digest(evaluation.training.run.read_experiment(), EVALUATION)
     metrics["provenance"] = {
         "seed": evaluation.training.stated_seed,
         "code_digest": facts["code_digest"],
         "training": facts,
         "detection": detection,
-        "evaluation": {"code_digest": code_digest(evaluation.training.run.read_experiment(), EVALUATION)},
+        "evaluation": {"code_digest": code, "evaluator": "workbench", "versions": versions(EVALUATOR_PACKAGES)},
     }
-    write_bootstrap(evaluation.bootstrap, bootstrap(matches, split.short), belongs)
+    write_bootstrap(evaluation.bootstrap, bootstrap(matches_of(evaluated), split.short), belongs)
     write_json_atomically(evaluation.metrics, belongs | metrics)
     return metrics
 

@@ -1,4 +1,4 @@
-"""COCO's twelve metrics of detections, and the AP of each class, computed with pycocotools.
+"""COCO's twelve metrics of detections, and the AP of each class.
 
 The protocol is COCO's for boxes (https://cocodataset.org/#detection-eval):
 
@@ -6,11 +6,12 @@ The protocol is COCO's for boxes (https://cocodataset.org/#detection-eval):
 - At most 100 detections per image and class.
 - Areas small < 32² <= medium <= 96² < large, in pixels of the original image.
 
-This module does not import torch, so that the pipeline's evaluation step starts quickly.
+The metrics are equal to those of pycocotools, bit for bit; tests/evaluation compares them. This module does not
+import torch, so that the pipeline's evaluation step starts quickly.
 """
 
-import contextlib
-import io
+from __future__ import annotations
+
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from numpy.typing import NDArray
 
 from workbench.data.annotations import Columns, read_annotations
+from workbench.evaluation.matching import IOU_THRESHOLDS, Objects, Ranked, rank_detections
+from workbench.evaluation.precision import Evaluated, evaluate_boxes
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
-"""Keys of COCO's twelve metrics, in the order of `COCOeval.stats`."""
-
+"""Keys of COCO's twelve metrics, in the order of pycocotools."""
 _DETECTION_KEYS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -38,12 +39,13 @@ def evaluate_detections(
     return metrics_of(run_evaluation(annotations, detections, image_ids))
 
 
-def run_evaluation(annotations: Path, detections: list[dict], image_ids: Sequence[int] | None = None) -> COCOeval:
-    """Run pycocotools' evaluation of detections against an annotation file.
+def run_evaluation(annotations: Path, detections: list[dict], image_ids: Sequence[int] | None = None) -> Evaluated:
+    """Match detections with the objects of an annotation file, and compute precision and recall.
 
     Args:
         annotations: file in COCO format, read by `read_annotations` as in training. A detection of a crowd, or of an
-            object with the flag `ignore`, counts neither as a hit nor as a miss.
+            object with the flag `ignore`, counts neither as a hit nor as a miss. An object is left out if its category
+            is not listed, or if no part of it is inside its image: training leaves it out, too.
         detections: entries in COCO's results format, `bbox` as x, y, width, height in pixels of the original image.
         image_ids: images to evaluate, each counted once; None for all. Detections on other images are left out.
 
@@ -64,11 +66,15 @@ def run_evaluation(annotations: Path, detections: list[dict], image_ids: Sequenc
         raise WorkbenchError(
             f"{annotations}: no images to evaluate; choose a file, or image ids, with at least one image"
         )
-    return _run_pycocotools(_dataset(columns), [d for d in detections if d["image_id"] in chosen], sorted(chosen))
+    ids = np.array(sorted(chosen))
+    kept = detections if image_ids is None else [d for d in detections if d["image_id"] in chosen]
+    objects, ranked = _objects(columns, ids), _ranked(kept, ids, columns.category_ids)
+    classes = columns.category_ids, columns.class_names
+    return evaluate_boxes(objects, ranked, tuple(ids.tolist()), *classes, detections=len(kept))
 
 
-def metrics_of(evaluation: COCOeval) -> dict[str, Any]:
-    """Metrics of a finished evaluation by pycocotools.
+def metrics_of(evaluated: Evaluated) -> dict[str, Any]:
+    """Metrics of an evaluation.
 
     Returns:
         Dictionary with
@@ -77,9 +83,13 @@ def metrics_of(evaluation: COCOeval) -> dict[str, Any]:
         - `per_class`: AP by class name; None for a class without ground truth,
         - `images` and `detections`: numbers of evaluated images and detections.
     """
-    metrics: dict[str, Any] = {name: _or_none(value) for name, value in zip(METRICS, evaluation.stats, strict=True)}
-    metrics["per_class"] = _ap_per_class(evaluation, evaluation.cocoGt.dataset["categories"])
-    return metrics | {"images": len(evaluation.params.imgIds), "detections": len(evaluation.cocoDt.anns)}
+    tables = {f"AP{area}": table for area, table in evaluated.precision.items()}
+    for name, threshold in (("AP50", 0.5), ("AP75", 0.75)):
+        tables[name] = tables["AP"][threshold == IOU_THRESHOLDS]
+    tables |= evaluated.recall
+    metrics: dict[str, Any] = {name: _mean(tables[name]) for name in METRICS}
+    metrics["per_class"] = _ap_per_class(evaluated)
+    return metrics | {"images": len(evaluated.image_ids), "detections": evaluated.detections}
 
 
 def read_detections(path: Path) -> list[dict]:
@@ -117,44 +127,6 @@ def _is_finite(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def _dataset(columns: Columns) -> dict[str, Any]:
-    """Ground truth in the form that pycocotools needs.
-
-    An annotation is left out if its category is not listed, or if no part of it is inside its image: training leaves it
-    out, too, and no detection could match it. Annotations have new ids from 1. pycocotools stores a match as the
-    annotation's id, so that an annotation with id 0 would never count as matched.
-    """
-    columns_of_annotations = (
-        columns.image_ids[columns.image_of].tolist(),
-        columns.labels.tolist(),
-        columns.boxes.tolist(),
-        columns.areas.tolist(),
-        (columns.crowd | columns.ignored).tolist(),
-        ((columns.labels >= 0) & columns.visible).tolist(),
-    )
-    return {
-        "info": {},
-        "images": [{"id": id_} for id_ in columns.image_ids.tolist()],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": image_id,
-                "category_id": columns.category_ids[label],
-                "bbox": box,
-                "area": area,
-                "iscrowd": int(crowd),
-            }
-            for number, (image_id, label, box, area, crowd, is_counted) in enumerate(
-                zip(*columns_of_annotations, strict=True), 1
-            )
-            if is_counted
-        ],
-        "categories": [
-            {"id": id_, "name": name} for id_, name in zip(columns.category_ids, columns.class_names, strict=True)
-        ],
-    }
-
-
 def _refuse_unknown(ids: Iterable[int], expected: set[int], message: str) -> None:
     unknown = sorted(set(ids) - expected)
     if unknown:
@@ -162,42 +134,34 @@ def _refuse_unknown(ids: Iterable[int], expected: set[int], message: str) -> Non
         raise WorkbenchError(f"{message} (ids {first}); use the annotations from which the images were listed")
 
 
-def _run_pycocotools(dataset: dict[str, Any], detections: list[dict], image_ids: list[int]) -> COCOeval:
-    """Run pycocotools' evaluation without its prints."""
-    # `COCO.loadRes` is not used, because it cannot load an empty list.
-    results = [
-        {**d, "id": number, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
-        for number, d in enumerate(detections, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(dataset), _coco(dataset | {"annotations": results}), "bbox")
-        evaluation.params.imgIds = image_ids
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
+def _objects(columns: Columns, ids: NDArray[np.int64]) -> Objects:
+    """Objects of the chosen images, as `run_evaluation` describes them."""
+    image_ids = columns.image_ids[columns.image_of]
+    kept = (columns.labels >= 0) & columns.visible & np.isin(image_ids, ids)
+    group = columns.labels[kept] * len(ids) + np.searchsorted(ids, image_ids[kept])
+    return Objects(group, columns.boxes[kept], columns.areas[kept], (columns.crowd | columns.ignored)[kept])
 
 
-def _coco(dataset: dict[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco
+def _ranked(detections: list[dict], ids: NDArray[np.int64], category_ids: Sequence[int]) -> Ranked:
+    """Detections of the chosen images, sorted and limited to `MOST_DETECTIONS` per image and class."""
+    count = len(detections)
+    image_ids, labels = (np.fromiter((d[key] for d in detections), np.int64, count) for key in _DETECTION_KEYS[:2])
+    group = np.searchsorted(np.array(category_ids), labels) * len(ids) + np.searchsorted(ids, image_ids)
+    boxes = np.fromiter((value for d in detections for value in d["bbox"]), np.float64, 4 * count).reshape(-1, 4)
+    return rank_detections(group, boxes, np.fromiter((d["score"] for d in detections), np.float64, count))
 
 
-def _or_none(value: float) -> float | None:
-    """Return a metric, or None for -1, with which pycocotools marks a metric without ground truth."""
-    return None if value < 0 else float(value)
+def _mean(table: NDArray[np.float64]) -> float | None:
+    """Mean of the entries that exist; None if there is none. Entries of classes without ground truth are -1."""
+    values = table[table > -1]
+    return float(np.mean(values)) if values.size else None
 
 
-def _ap_per_class(evaluation: COCOeval, categories: list[dict]) -> dict[str, float | None]:
+def _ap_per_class(evaluated: Evaluated) -> dict[str, float | None]:
     """AP by class name, in the order of their ids; a name of several categories is followed by the id."""
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all sizes, 100 detections
-    by_id = dict(zip(evaluation.params.catIds, precision.transpose(2, 0, 1), strict=True))
-    shared = Counter(category["name"] for category in categories)
+    shared = Counter(evaluated.class_names)
     per_class = {}
-    for category in categories:
-        name, values = category["name"], by_id[category["id"]]
-        key = name if shared[name] == 1 else f"{name} ({category['id']})"
-        per_class[key] = _or_none(np.mean(values))  # either all values are -1 (no ground truth), or none is
+    for k, (id_, name) in enumerate(zip(evaluated.category_ids, evaluated.class_names, strict=True)):
+        ap = float(np.mean(evaluated.precision[""][:, :, k]))  # either all values are -1 (no ground truth), or none is
+        per_class[name if shared[name] == 1 else f"{name} ({id_})"] = None if ap < 0 else ap
     return per_class

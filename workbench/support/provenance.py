@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,10 +29,16 @@ def git_commit() -> str:
     return commit + ("+" if changes else "")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that influence the numbers."""
+PACKAGES = ("torch", "torchvision", "timm", "pycocotools", "numpy", "pillow")
+"""Packages that influence the numbers."""
+EVALUATOR_PACKAGES = ("pycocotools", "numpy")
+"""Packages that the evaluation of detections uses: pycocotools for the IoU, NumPy for the rest."""
+
+
+def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and of packages."""
     packages = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "timm", "pycocotools", "numpy", "pillow"):
+    for name in names:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
