@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 import subprocess
@@ -29,13 +30,15 @@ def git_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that influence the numbers."""
+    """Versions of Python and of the packages that influence the numbers. mmcv is optional, and stated if installed."""
     packages = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "timm", "pycocotools", "numpy", "pillow"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "unknown"
+    with contextlib.suppress(PackageNotFoundError):
+        packages["mmcv"] = version("mmcv")
     return packages
 
 

@@ -14,6 +14,7 @@ from workbench.data.loader import TrainingBatches, training_batches
 from workbench.detectors import Detector, build_detector
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
+from workbench.support.arithmetic import set_precision
 from workbench.support.progress import Reporter
 from workbench.training.log import TrainLog
 from workbench.training.processes import is_first_process
@@ -66,7 +67,11 @@ def start_state(
     data: CocoDetection,
     batches_per_epoch: int,
 ) -> TrainingState:
-    """Move the detector to its device, make the optimiser, and return the state before the first step."""
+    """Move the detector to its device, make the optimiser, and return the state before the first step.
+
+    The switches of this process for TF32 are set as the experiment states.
+    """
+    set_precision(experiment.training.precision)
     optimiser = make_optimiser(experiment.training, detector, plan.learning_rate)
     if fabric.device.type == "cpu":
         detector = detector.to(memory_format=torch.channels_last)
