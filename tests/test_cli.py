@@ -59,6 +59,9 @@ def test_each_step_by_the_name_of_a_row(trained, tiny_data):
     assert metrics["provenance"]["detection"]["variant"]["limit_images"] == 4
     assert metrics["provenance"]["evaluation"]["evaluator"] == "workbench"
     assert set(metrics["provenance"]["evaluation"]["versions"]) == {"python", "pycocotools", "numpy"}
+    trained_with, detected_with = (metrics["provenance"][step]["arithmetic"] for step in ("training", "detection"))
+    assert trained_with == detected_with
+    assert (trained_with["precision"], trained_with["cudnn"]["allow_tf32"]) == ("fp32", False)
     resampled = json.loads(evaluation.bootstrap.read_text())
     assert resampled["AP"] == pytest.approx(metrics["AP"], abs=1e-12)
     assert (resampled["images"], len(resampled["resamples"])) == (4, 1000)

@@ -269,6 +269,19 @@ def test_narrow_networks_keep_their_groups_and_train_all_weights(name, dcn):
     assert all(value.isfinite().all() for value in backbone.state_dict().values())
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dcn_starts_from_the_convolutions_that_it_replaces(name):
+    """With random weights; the same seed gives the same convolutions. The offsets start at zero."""
+    settings = read_scale("mini").backbones[name]
+    states = []
+    for dcn in (False, True):
+        torch.manual_seed(0)
+        states.append(ResidualBackbone(Backbone(name=name, dcn=dcn, **settings)).net.state_dict())
+    plain, deformable = states
+    assert all(torch.equal(deformable[key], value) for key, value in plain.items())
+    assert not any(value.any() for key, value in deformable.items() if key not in plain)
+
+
 def test_dcn_loads_pretrained_weights_and_keeps_its_predictors(tmp_path):
     plain = small()
     torch.save(plain.net.state_dict(), tmp_path / "weights.pth")

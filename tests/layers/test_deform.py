@@ -15,6 +15,7 @@ from workbench.layers.deform import (
     DeformConv,
     ModulatedDeformConv,
     OffsetPredictor,
+    back_end_of,
     back_ends,
     deform_conv2d,
     regular_grid,
@@ -251,3 +252,12 @@ def test_all_parameters_of_an_untrained_dcnv2_have_gradients():
     assert all(p.grad.isfinite().all() for p in layer.parameters())
     assert layer.weight.grad.any()
     assert (layer.predictor.bias.grad != 0).all()
+
+
+def test_the_back_end_of_a_network_is_the_one_that_its_modules_use(monkeypatch):
+    plain, convolution = torch.nn.Conv2d(1, 1, 3), torch.nn.Sequential(ModulatedDeformConv(2, 2))
+    assert back_end_of(plain) is None
+    assert back_end_of(convolution) == back_end_of(DeformConv(2, 2)) == "sample"
+    monkeypatch.setattr(deform, "back_ends", lambda device: ["sample", "torchvision", "mmcv"])
+    with torch.device("meta"):
+        assert back_end_of(ModulatedDeformConv(2, 2)) == "mmcv"

@@ -8,6 +8,7 @@ import pytest
 from workbench import cli
 from workbench.runs.load import load_run, load_training
 from workbench.settings.data import CocoData
+from workbench.settings.ids import MEANINGS
 from workbench.support.errors import WorkbenchError
 
 WRONG_CLASSES = {
@@ -69,3 +70,12 @@ def test_a_renamed_run_is_told_from_an_edited_one(untrained_run, tiny_experiment
     folder = untrained_run(tiny_experiment).run.folder
     with pytest.raises(WorkbenchError, match=f"experiment of {folder.name}, not of best; if the folder was renamed, "):
         load_run(folder.rename(folder.with_name("best")))
+
+
+def test_a_run_of_an_earlier_meaning_of_a_setting_is_another_run(untrained_run, tiny_experiment, monkeypatch):
+    monkeypatch.setitem(MEANINGS, "dcn", 1)
+    backbone = tiny_experiment.backbone.model_copy(update={"dcn": True})
+    folder = untrained_run(tiny_experiment.model_copy(update={"backbone": backbone})).run.folder
+    monkeypatch.undo()
+    with pytest.raises(WorkbenchError, match="if an earlier version wrote it, train the row by its name"):
+        load_run(folder)

@@ -1,7 +1,7 @@
 """Provenance of a number: the digest of the code, commit, versions, device and peak memory."""
 
 import re
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,19 @@ def test_provenance_states_versions_digest_commit_and_device(monkeypatch):
     assert facts["code_digest"] == code_digest(experiment)
     assert re.fullmatch(r"[0-9a-f]{40}\+?|unknown", facts["git_commit"])
     assert re.fullmatch(rf".+, {torch.get_num_threads()} thread\(s\)", facts["device"])
+
+
+def test_the_version_of_mmcv_is_stated_if_it_is_installed(monkeypatch):
+    def installed(name):
+        if name == "mmcv" and not present:
+            raise PackageNotFoundError
+        return "1.2"
+
+    monkeypatch.setattr(provenance, "version", installed)
+    present = False
+    assert "mmcv" not in provenance.versions()
+    present = True
+    assert provenance.versions()["mmcv"] == "1.2"
 
 
 def test_the_device_is_the_gpu_if_there_is_one(monkeypatch):

@@ -13,8 +13,11 @@ from workbench.runs.load import load_run
 from workbench.settings.catalog import load_row
 from workbench.settings.data import ImageSize
 from workbench.settings.experiment import WeightAveraging
+from workbench.settings.postprocessing import PostProcessing
+from workbench.settings.variant import Variant
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
+from workbench.training import loop
 from workbench.training.processes import open_fabric
 from workbench.training.state import Machine, plan_steps
 
@@ -231,10 +234,30 @@ def test_a_warm_up_longer_than_the_schedule_is_reported(tiny_experiment, tiny_da
     assert (line in capsys.readouterr().err) == reported
 
 
-def test_bf16_trains(tiny_experiment, tiny_data, tmp_path):
-    settings = tiny_experiment.training.model_copy(update={"precision": "bf16", "epochs": 1})
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_each_precision_trains_and_is_recorded(tiny_experiment, tiny_data, tmp_path, precision, tf32):
+    settings = tiny_experiment.training.model_copy(update={"precision": precision, "limit_steps": 1})
     train_experiment(tiny_experiment.model_copy(update={"training": settings}), tmp_path, tiny_data, seed=0)
     assert all(value.isfinite().all() for value in load_file(tmp_path / "model.safetensors").values())
+    arithmetic = json.loads((tmp_path / "train.json").read_text())["arithmetic"]
+    assert (arithmetic["precision"], arithmetic["deformable_back_end"]) == (precision, "sample")
+    assert arithmetic["matmul"]["allow_tf32"] == arithmetic["cudnn"]["allow_tf32"] == tf32
+
+
+def test_validation_has_the_post_processing_of_the_experiment(tiny_experiment, tiny_data, tmp_path, monkeypatch):
+    variants = []
+
+    def detect(detector, data, variant, *_, **__):
+        variants.append(variant)
+        return []
+
+    monkeypatch.setattr(loop, "detect_data_set", detect)
+    stated = PostProcessing(nms="soft", nms_iou=0.65, max_detections=7)
+    settings = tiny_experiment.training.model_copy(update={"epochs": 1})
+    changes = {"training": settings, "validation": stated}
+    train_experiment(tiny_experiment.model_copy(update=changes), tmp_path, tiny_data, seed=0)
+    expected = Variant(image=tiny_experiment.image, nms="soft", nms_iou=0.65, max_detections=7)
+    assert variants == [expected]
 
 
 def test_another_number_of_classes_is_refused(tiny_experiment, tiny_data, tmp_path):

@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 
 from workbench.evaluation.inference import detect_data_set
+from workbench.layers.deform import back_end_of
 from workbench.runs.folders import Evaluation, Training
-from workbench.runs.load import load_training_for
+from workbench.runs.load import TrainedRun, load_training_for
 from workbench.settings.digest import VAL, SplitDigest, file_digest
 from workbench.settings.variant import Variant, check_evaluation
+from workbench.support.arithmetic import arithmetic, set_precision
 from workbench.support.files import write_bytes_atomically, write_json_atomically
 from workbench.support.progress import Reporter
 from workbench.support.provenance import provenance
@@ -30,7 +32,7 @@ def write_detections(
         split: digest of val2017.
     """
     start = time.monotonic()
-    detections = _detect(evaluation.training, variant, data_root, VAL, workers)
+    trained, detections = _detect(evaluation.training, variant, data_root, VAL, workers)
     seconds = round(time.monotonic() - start, 2)
     write_json_atomically(evaluation.detections, detections, indent=None)
     facts = {
@@ -39,7 +41,8 @@ def write_detections(
         "detections_digest": file_digest(evaluation.detections),
         "detection_seconds": seconds,
         "variant": variant.model_dump(mode="json", exclude_none=True),
-        **provenance(evaluation.training.run.read_experiment()),
+        **provenance(trained.experiment),
+        "arithmetic": arithmetic(trained.experiment.training.detection_precision, back_end_of(trained.detector)),
     }
     write_json_atomically(evaluation.detection_facts, facts)
 
@@ -52,7 +55,7 @@ def write_submission(
     Returns:
         Path of the zip file.
     """
-    detections = _detect(training, variant, data_root, split, workers)
+    _, detections = _detect(training, variant, data_root, split, workers)
     name = f"detections_{split}_{training.run.name}_results"
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -62,10 +65,13 @@ def write_submission(
     return folder / f"{name}.zip"
 
 
-def _detect(training: Training, variant: Variant, data_root: Path, split: str, workers: int) -> list[dict]:
-    """Detections of a training on a split, in COCO's results format."""
+def _detect(
+    training: Training, variant: Variant, data_root: Path, split: str, workers: int
+) -> tuple[TrainedRun, list[dict]]:
+    """A training, and its detections on a split, in COCO's results format."""
     trained, data = load_training_for(training, data_root, split, variant.limit_images)
     check_evaluation(trained.experiment.detector, variant, training.title)
+    set_precision(trained.experiment.training.detection_precision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with Reporter(training.title, len(data.images)) as reporter:
-        return detect_data_set(trained.detector, data, variant, device, workers, reporter=reporter)
+        return trained, detect_data_set(trained.detector, data, variant, device, workers, reporter=reporter)

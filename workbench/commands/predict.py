@@ -28,6 +28,7 @@ from workbench.report.figures.detections import draw_detections
 from workbench.report.text import json_text, visible
 from workbench.runs.folders import Training
 from workbench.runs.load import TrainedRun, load_training
+from workbench.support.arithmetic import set_precision
 from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.files import read_json, write_bytes_atomically
 
@@ -69,6 +70,7 @@ def predict_images(
     for drawing in drawings:
         _check_own(drawing, _is_own_drawing)
     trained = load_training(training)
+    set_precision(trained.experiment.training.detection_precision)
     trained.detector.to("cuda" if torch.cuda.is_available() else "cpu")
     yield from errors
     images, results = [], []

@@ -20,6 +20,7 @@ from workbench.runs.load import load_training_for
 from workbench.settings.digest import VAL
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import Oracle, Variant, published_variant
+from workbench.support.arithmetic import set_precision
 from workbench.support.files import write_text_atomically
 from workbench.support.progress import Reporter
 
@@ -60,6 +61,7 @@ def study_oracles(evaluation: Evaluation, data_root: Path, workers: int = 0, lim
     """
     training = evaluation.training
     trained, data = load_training_for(training, data_root, VAL, limit_images)
+    set_precision(trained.experiment.training.detection_precision)
     variants = oracle_variants(trained.experiment)
     detections: list[list[dict]] = [[] for _ in variants]
     with Reporter(training.title, len(data.images)) as reporter:
@@ -119,6 +121,7 @@ def study_ranking(
 
     training = evaluation.training
     trained, data = load_training_for(training, data_root, VAL, limit_images)
+    set_precision(trained.experiment.training.detection_precision)
     ious, scores = [], []
     with Reporter(training.title, len(data.images)) as reporter:
         images = predicted_images(trained.detector, data, trained.experiment.image, _device(), workers, reporter)

@@ -67,12 +67,11 @@ def _normalise(images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         sizes: height and width of each image without padding.
 
     Returns:
-        ``[B, 3, H, W]`` float32, channels-last on a GPU.
+        ``[B, 3, H, W]`` float32.
     """
     on_gpu = images.device.type == "cuda"
     mean, std = (torch.tensor(colour).view(3, 1, 1).to(images.device, non_blocking=on_gpu) for colour in (MEAN, STD))
-    layout = torch.channels_last if on_gpu else torch.contiguous_format
-    normalised = images.to(torch.float32, memory_format=layout).sub_(mean).div_(std)
+    normalised = images.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
     for image, (height, width) in zip(normalised, sizes, strict=True):
         image[:, height:] = 0
         image[:, :, width:] = 0

@@ -22,7 +22,8 @@ class ResidualBackbone(nn.Module):
 
     Frozen stages have no gradient. With ``norm: frozen``, every BatchNorm is in evaluation mode with fixed statistics.
     Its weight and bias are trained outside the frozen stages, as in the released code. With ``dcn``, every 3×3
-    convolution from the second stage on is deformable, also with stride 2 and with groups.
+    convolution from the second stage on is deformable, also with stride 2 and with groups. A deformable convolution
+    starts from the weight of the convolution that it replaces, pretrained or random.
 
     Attributes:
         channels: channels of C3, C4 and C5.
@@ -165,11 +166,12 @@ def _check_other(net: nn.Module, settings: Backbone) -> None:
 
 
 def _deform(stage: nn.Module) -> None:
-    """Make every 3×3 convolution of a stage deformable, in place."""
+    """Make every 3×3 convolution of a stage deformable, in place. Each starts from the weight of the convolution."""
     for path, conv in list(stage.named_modules()):
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
             parent, _, name = path.rpartition(".")
             deformable = ModulatedDeformConv(conv.in_channels, conv.out_channels, conv.stride[0], conv.groups)
+            deformable.weight = conv.weight
             setattr(stage.get_submodule(parent), name, deformable)
 
 

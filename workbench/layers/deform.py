@@ -121,6 +121,13 @@ def _pad_to(x: Tensor, rows: int, columns: int) -> Tensor:
     return F.pad(x, (0, columns - x.shape[-1], 0, rows - x.shape[-2])).contiguous()
 
 
+def back_end_of(network: torch.nn.Module) -> str | None:
+    """Name of the back end of a network's deformable convolutions on its present device; None if it has none."""
+    if not any(isinstance(module, DeformConv | ModulatedDeformConv) for module in network.modules()):
+        return None
+    return fastest_back_end(next(network.parameters()).device)
+
+
 def regular_grid(device: torch.device | str) -> Tensor:
     """Regular positions ``[18]`` of the taps of a 3×3 kernel relative to its centre, ``dy, dx`` of each, row-major."""
     tap = torch.arange(-1, 2, device=device, dtype=torch.float32)

@@ -46,6 +46,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     """
     from workbench.report.page import page
     from workbench.report.tables.cells import TEST_DEV, TableRow, number_of_seeds
+    from workbench.report.tables.known_differences import known_differences
     from workbench.report.tables.render import table_markdown, table_view, write_table
 
     spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
@@ -64,6 +65,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
                 measured=tuple(map(read_metrics, evaluations)),
                 bootstraps=tuple(read_resamples(e) for e in evaluations if e.bootstrap.is_file()),
                 compared_with=spec.reference(id_) or "",
+                differences=known_differences(row.experiment),
             )
         lines.append(line)
     title = f"{spec.title}, scale {folder.name}"

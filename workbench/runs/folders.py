@@ -238,7 +238,8 @@ class Run:
             raise WorkbenchError(
                 f"{self.settings}: this is the experiment of {content}, not of {self.name}; if the folder was renamed, "
                 "give it its name again; if the file was edited, delete it, then train the run with the name of its "
-                "row, which writes the file again"
+                "row, which writes the file again; if an earlier version wrote it, train the row by its name, which is "
+                "another run now"
             )
         return experiment
 

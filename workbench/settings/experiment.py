@@ -14,6 +14,7 @@ from workbench.losses.classification import AnyClassificationLoss
 from workbench.settings.base import Settings
 from workbench.settings.data import AnyData, ImageRange, ImageSize
 from workbench.settings.detectors import AnyDetector
+from workbench.settings.postprocessing import PostProcessing
 
 # Bounds far above any sensible training, so that a typo is reported at once and not when the memory is full.
 MOST_EPOCHS, MOST_STEPS, MOST_IMAGES = 100_000, 100_000_000, 100_000
@@ -126,7 +127,9 @@ class Training(Settings):
     """Probability of a random crop, which keeps at least three quarters of each side."""
     cutout: CutOut | None = None
     swa: WeightAveraging | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Precision of matrix products and convolutions: single precision without TF32, TF32 (on a GPU), or bfloat16 by
+    autocast. The detections of a bf16 training are computed in fp32."""
     validate_every: int = Field(1, ge=1, le=MOST_EPOCHS)
     """Number of epochs between two validations. It does not affect what is learnt: with ``swa``, which starts from the
     best epoch, every epoch is validated."""
@@ -146,6 +149,11 @@ class Training(Settings):
     def devices(self, most: int) -> int:
         """Number of devices of a training that may use ``most``: each device has equally many canvases of a step."""
         return max(number for number in range(1, min(most, self.canvases) + 1) if self.canvases % number == 0)
+
+    @property
+    def detection_precision(self) -> Literal["fp32", "tf32"]:
+        """Precision in which detections are computed."""
+        return "tf32" if self.precision == "tf32" else "fp32"
 
     @model_validator(mode="after")
     def _whole_canvases(self) -> Training:
@@ -167,3 +175,6 @@ class Experiment(Settings):
     detector: AnyDetector
     loss: AnyClassificationLoss
     training: Training
+    validation: PostProcessing = PostProcessing()
+    """Post-processing of validation, which chooses the weights that ``training.swa`` starts from. Evaluations have the
+    same post-processing unless they state another one."""

@@ -14,6 +14,12 @@ from workbench.settings.variant import Variant
 
 ALWAYS_IN_ID = {"name", "kind", "family", "drawing"}
 """Fields that distinguish kinds of settings; part of an id even where they have their default."""
+MEANINGS = {"dcn": 2}
+"""Fields whose meaning has changed, with the number of their meaning. It is part of an id where a field is not default.
+
+``dcn``: in meaning 2, kernels of a backbone start from the convolutions that they replace; in meaning 1, from random
+numbers of their own.
+"""
 NEVER_IN_ID = {"validate_every"}
 """Fields that decide neither what is learnt nor what is measured."""
 
@@ -27,6 +33,8 @@ def id_settings(settings: BaseModel) -> dict[str, Any]:
         if key in NEVER_IN_ID or (is_default and key not in ALWAYS_IN_ID):
             continue
         deciding[key] = id_settings(value) if isinstance(value, BaseModel) else value
+        if key in MEANINGS:
+            deciding[f"meaning of {key}"] = MEANINGS[key]
     return deciding
 
 

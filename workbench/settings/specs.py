@@ -29,6 +29,7 @@ class Differences(Settings):
     backbone: Overrides = Field({}, examples=[{"name": "resnet50"}])
     head: Overrides = Field({}, examples=[{"channels": 256}])
     training: Overrides = Field({}, examples=[{"learning_rate": 0.01}])
+    validation: Overrides = Field({}, examples=[{"nms": "soft"}])
     evaluation: Overrides = Field({}, examples=[{"nms_iou": 0.6}])
     schedule: str | None = None
     """One of the scale's schedules; default: 1x."""

@@ -10,6 +10,7 @@ from workbench.settings.base import Settings
 from workbench.settings.data import ImageSize
 from workbench.settings.detectors import AnyDetector
 from workbench.settings.experiment import MOST_STEPS, Experiment
+from workbench.settings.postprocessing import PostProcessing
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place
 
@@ -31,17 +32,11 @@ class Oracle(Settings):
         return "_".join(["oracle", *(f"{output}_{value}" for output, value in replaced.items() if value)])
 
 
-class Variant(Settings):
+class Variant(PostProcessing):
     """Settings of an evaluation: test size, post-processing and oracle. Changing them never retrains."""
 
     image: ImageSize
-    score_threshold: float = Field(0.05, ge=0, lt=1)
-    nms: Literal["hard", "soft"] = "hard"
-    """Soft-NMS lowers the scores of overlapping boxes instead of removing them (Bodla et al., ICCV 2017, linear)."""
     nms_iou: float = Field(0.6, gt=0, le=1)
-    candidates: int = Field(1000, ge=1, le=10_000_000)
-    """Largest number of locations kept from each pyramid level."""
-    max_detections: int = Field(100, ge=1, le=1_000_000)
     centerness: bool = True
     """Whether the centerness of a detector that has one is part of the score."""
     oracle: Oracle | None = None
@@ -66,5 +61,9 @@ def check_evaluation(detector: AnyDetector, variant: Variant, place: Place | str
 
 
 def published_variant(experiment: Experiment) -> Variant:
-    """Return the variant at the experiment's image size, with the detector's published post-processing."""
-    return Variant(image=experiment.image, nms_iou=experiment.detector.nms_iou)
+    """Return the variant of validation: the experiment's image size, and the published post-processing.
+
+    The post-processing is the published one of the family, unless the experiment's ``validation`` states another one.
+    """
+    stated = experiment.validation.model_dump(exclude_none=True)
+    return Variant(image=experiment.image, **{"nms_iou": experiment.detector.nms_iou} | stated)

@@ -29,8 +29,10 @@ def git_commit() -> str:
     return commit + ("+" if changes else "")
 
 
-PACKAGES = ("torch", "torchvision", "timm", "pycocotools", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "timm", "pycocotools", "numpy", "pillow", "mmcv")
 """Packages that influence the numbers."""
+OPTIONAL = ("mmcv",)
+"""Packages that are stated only if they are installed."""
 EVALUATOR_PACKAGES = ("pycocotools", "numpy")
 """Packages that the evaluation of detections uses: pycocotools for the IoU, NumPy for the rest."""
 
@@ -42,7 +44,8 @@ def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
-            packages[name] = "unknown"
+            if name not in OPTIONAL:
+                packages[name] = "unknown"
     return packages
 
 

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save
 
 from workbench.detectors import Detector
+from workbench.layers.deform import back_end_of
 from workbench.runs.folders import Training
+from workbench.support.arithmetic import arithmetic
 from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.files import write_atomically, write_bytes_atomically, write_json_atomically
 from workbench.support.progress import Reporter
@@ -175,6 +177,7 @@ def _facts(state: TrainingState) -> dict[str, Any]:
         **_averaging_facts(state),
         **state.classes,
         **provenance(state.experiment),
+        "arithmetic": arithmetic(state.experiment.training.precision, back_end_of(state.detector)),
     }
 
 

@@ -14,6 +14,7 @@ from workbench.data.loader import TrainingBatches, training_batches
 from workbench.detectors import Detector, build_detector
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
+from workbench.support.arithmetic import set_precision
 from workbench.support.progress import Reporter
 from workbench.training.log import TrainLog
 from workbench.training.processes import is_first_process
@@ -69,7 +70,8 @@ def start_state(
     canvases_per_epoch: int,
 ) -> TrainingState:
     """Move the detector to its device, make the optimiser, and return the state before the first step."""
-    module, optimiser = set_up(fabric, detector, make_optimiser(experiment.training, detector, plan.learning_rate))
+    optimiser = make_optimiser(experiment.training, detector, plan.learning_rate)
+    module, optimiser = set_up(fabric, detector, optimiser, experiment.training.precision)
     log = TrainLog(training.growing_curves)
     steps_per_epoch = canvases_per_epoch // plan.canvases
     classes = {"category_ids": list(data.category_ids), "class_names": list(data.class_names)}
@@ -79,10 +81,14 @@ def start_state(
 
 
 def set_up(
-    fabric: Fabric, detector: Detector, optimiser: torch.optim.Optimizer
+    fabric: Fabric, detector: Detector, optimiser: torch.optim.Optimizer, precision: str
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """Move a detector to the device of this process, in place; return the module of its losses, and the optimiser."""
-    if fabric.device.type == "cpu":
+    """Move a detector to the device of this process, in place; return the module of its losses, and the optimiser.
+
+    The switches of this process for TF32 are set as ``precision`` states.
+    """
+    set_precision(precision)
+    if fabric.device.type == "cpu" or precision != "fp32":  # tensor cores read the channels of a pixel side by side
         detector.to(memory_format=torch.channels_last)
     return fabric.setup(CanvasLosses(detector), optimiser)
 

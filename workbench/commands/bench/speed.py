@@ -26,6 +26,7 @@ from workbench.settings.catalog import Row, load_table
 from workbench.settings.digest import VAL
 from workbench.settings.files import read_scale, table_place
 from workbench.settings.specs import TableSpec
+from workbench.support.arithmetic import set_precision
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_text_atomically
 from workbench.support.progress import Reporter
@@ -67,6 +68,7 @@ def bench_speed(
     with Reporter(f"speed of {table}", len(distinct)) as reporter:
         for number, (key, row) in enumerate(distinct.items(), 1):
             detector, weights = _detector(row, folder.run(row.run))
+            set_precision(row.experiment.training.detection_precision)
             measured[key] = time_detector(detector, row.variant, data, images, device), weights
             reporter.advance(number, "detectors")
     lines = [_line(row, labels, spec, *measured[row.run, row.variant_id]) for row in picked]

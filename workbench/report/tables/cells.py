@@ -41,10 +41,12 @@ class TableRow:
             never run.
         note: remark for readers, e.g. "recipe inferred".
         measured: content of metrics.json, one for each training: the keys of `evaluate_detections`, and "provenance"
-            with "seed" ("released" for published weights) and "code_digest". Empty if the row was not run.
+            with "seed" ("released" for published weights), "code_digest", and "training" with the facts about the
+            training. Empty if the row was not run.
         bootstraps: AP of resampled images, one for each of `measured`, in the same order. Shorter than `measured` if an
             evaluation has no resamples.
         compared_with: id of the row whose measured AP is subtracted from the AP of this row; "" for none.
+        differences: sentences about known differences of the row's training from the released code.
     """
 
     row: str
@@ -55,6 +57,7 @@ class TableRow:
     measured: tuple[dict[str, Any], ...] = ()
     bootstraps: tuple[Bootstrap, ...] = ()
     compared_with: str = ""
+    differences: tuple[str, ...] = ()
 
 
 def table_cells(rows: Sequence[TableRow]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from workbench.report.tables.cells import (
     references,
     table_cells,
 )
+from workbench.report.tables.training_notes import on_known_differences, on_mixed_arithmetic
 from workbench.report.text import LETTERS, code, csv_text, markdown
 from workbench.support.files import write_text_atomically
 
@@ -144,11 +145,12 @@ def _alignment(column: str, values: list[Any], is_label: bool) -> str:
 
 
 def _footnotes(rows: Sequence[TableRow], on_coco: bool) -> list[str]:
-    """Return the notes: unit and seeds, images, intervals, order, splits, rows not run, versions of the code."""
+    """Return the notes: unit, seeds, images, intervals, order, splits, rows not run, differences, and warnings."""
     unit = f"Metrics are COCO's, ×100; the best AP is bold.{_on_seeds(rows)}"
     images = [] if on_coco or not any(r.published for r in rows) else [OTHER_IMAGES]
-    others = [*_on_splits(rows), *_on_rows_not_run(rows), *_on_mixed_code(rows)]
-    return [unit, *images, *_on_intervals(rows), *_on_order(rows), *others]
+    others = [*_on_splits(rows), *_on_rows_not_run(rows), *on_known_differences(rows)]
+    warnings = [*_on_mixed_code(rows), *on_mixed_arithmetic(rows)]
+    return [unit, *images, *_on_intervals(rows), *_on_order(rows), *others, *warnings]
 
 
 def _on_seeds(rows: Sequence[TableRow]) -> str:
