@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench.assigners.assignment import Assignment
 from workbench.assigners.max_iou import MaxIoUAssigner
-from workbench.boxes import aligned_iou, decode_deltas, encode_deltas
+from workbench.boxes import aligned_iou, decode_deltas, device_constants, encode_deltas
 from workbench.data.batch import Batch
 from workbench.detectors.detector import DenseDetector
 from workbench.detectors.family import TOWERS, Family, MMDetectionNames
@@ -55,8 +55,8 @@ class AnchorGrid:
 
     def __call__(self, points: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
         """Anchors ``[P, 4]`` in pixels around the points ``[P_l, 2]`` of each level's places."""
-        heights = torch.tensor(self.ratios, device=points[0].device).sqrt()[:, None]
-        octaves = torch.tensor(self.octaves, device=points[0].device) * self.side
+        heights = device_constants(self.ratios, points[0]).sqrt()[:, None]
+        octaves = device_constants(self.octaves, points[0]) * self.side
         anchors = []
         for level, stride in zip(points, strides, strict=True):
             half = torch.stack([stride / heights * octaves, stride * heights * octaves], dim=-1).view(-1, 2) / 2
