@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from workbench.layers.convolution import convolve
+
 
 class NormedConv(nn.Conv2d):
     """Convolution without bias together with the fixed BatchNorm that follows it.
@@ -44,7 +46,7 @@ class NormedConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         (norm,) = self.norms
         scale, shift = norm.affine_map()
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        return convolve(self, x, self.weight * scale[:, None, None, None], shift)
 
 
 class FixedNorm(nn.BatchNorm2d):
@@ -87,9 +89,7 @@ def fix_norms(network: nn.Module, blocks: tuple[type[nn.Module], ...]) -> None:
             children = [name for name, _ in parent.named_children()]
             names = dict(zip(children, children[1:], strict=False))
         elif parent is network or isinstance(parent, blocks):
-            names = {
-                name: name.replace("conv", "bn") for name, _ in parent.named_modules() if name.startswith("conv")
-            }
+            names = {name: name.replace("conv", "bn") for name, _ in parent.named_modules() if name.startswith("conv")}
         for conv, norm in names.items():
             _pair(parent, conv, norm)
 
