@@ -8,6 +8,8 @@ rounding.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from workbench.layers.convolution import convolve
@@ -87,7 +89,7 @@ def fix_norms(network: nn.Module, blocks: tuple[type[nn.Module], ...]) -> None:
         names = {}
         if isinstance(parent, nn.Sequential):
             children = [name for name, _ in parent.named_children()]
-            names = dict(zip(children, children[1:], strict=False))
+            names = dict(pairwise(children))
         elif parent is network or isinstance(parent, blocks):
             names = {name: name.replace("conv", "bn") for name, _ in parent.named_modules() if name.startswith("conv")}
         for conv, norm in names.items():
