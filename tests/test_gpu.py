@@ -275,6 +275,23 @@ def test_a_training_step_agrees_with_the_cpu(device, table, row):
     assert_close(gradients_there, gradients, LOSS_GRADIENT)
 
 
+@pytest.mark.parametrize(
+    ("table", "row"), [("table3", "t3_full_vfl"), *(("table5", f"t5_{f}_vfl") for f in ("retinanet", "foveabox"))]
+)
+def test_predictions_and_assignment_do_not_wait(device, table, row):
+    """``test_fake_gpu`` has the other assigners."""
+    if device.type != "cuda":
+        pytest.skip("a CPU has nothing to wait for")
+    detector, batch = build_detector(load_row(table, row).experiment).to(device), noise_batch().to(device)
+    detector.assign(detector.predict(batch.images), batch)  # libraries are loaded
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        detector.assign(detector.predict(batch.images), batch)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
 def with_training(experiment, **settings):
     return experiment.model_copy(update={"training": experiment.training.model_copy(update=settings)})
 

@@ -18,6 +18,14 @@ LARGEST_GROWTH = math.log(1000 / 16)
 """Bound of the logarithm of a decoded size over the anchor's size (as in Detectron)."""
 
 
+def device_constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """Tensor ``[N]`` of N numbers with the device and type of ``like``.
+
+    The numbers are filled in on the device. ``torch.tensor`` copies them from the host, and the host waits for a GPU.
+    """
+    return torch.cat([like.new_full((1,), value) for value in values])
+
+
 def area(boxes: Tensor) -> Tensor:
     """Areas ``[...]`` of boxes ``[..., 4]``."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
@@ -70,7 +78,7 @@ def decode_deltas(anchors: Tensor, deltas: Tensor, std: Sequence[float] = (1, 1,
         deltas: ``[..., 4]``.
         std: factors by which the deltas are multiplied first.
     """
-    deltas = deltas * deltas.new_tensor(std)
+    deltas = deltas * device_constants(std, deltas)
     size = anchors[..., 2:] - anchors[..., :2]
     centre = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * size
     half = size * deltas[..., 2:].clamp(-LARGEST_GROWTH, LARGEST_GROWTH).exp() / 2
@@ -81,7 +89,7 @@ def encode_deltas(anchors: Tensor, boxes: Tensor, std: Sequence[float] = (1, 1, 
     """Deltas ``dx, dy, dw, dh`` ``[..., 4]`` from anchors to boxes of positive size; see ``decode_deltas``."""
     size, box_size = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
     shift = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2 / size
-    return torch.cat([shift, (box_size / size).log()], dim=-1) / anchors.new_tensor(std)
+    return torch.cat([shift, (box_size / size).log()], dim=-1) / device_constants(std, anchors)
 
 
 def clip_boxes(boxes: Tensor, sizes: Tensor, margin: int = 0) -> Tensor:

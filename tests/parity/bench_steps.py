@@ -1,7 +1,8 @@
-"""Seconds per training step of our detectors and MMDetection's: python -m tests.parity.bench_steps [ROUNDS]
+"""CPU seconds per training step of our detectors and MMDetection's: python -m tests.parity.bench_steps [ROUNDS]
 
 ResNet-50, two images of 320×320 with 8 objects each, random weights, forward, backward and an SGD step. Prints a table in
-Markdown. The two sides take turns, so other work on the machine slows both, but an idle machine is better.
+Markdown. The seconds are those of all threads together. The two sides take turns, so other work on the machine slows
+both, but an idle machine is better. With OMP_WAIT_POLICY=PASSIVE, threads that wait do not count.
 """
 
 import statistics
@@ -58,14 +59,14 @@ def their_step(mm, name, samples):
 
 
 def medians(steps: dict, rounds: int) -> dict:
-    """Median seconds of each step; in every round all steps take turns, and the first round does not count."""
+    """Median CPU seconds of each step; in every round all steps take turns, and the first round does not count."""
     seconds = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
-            began = time.perf_counter()
+            began = time.process_time()
             step()
             if number:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(time.process_time() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -74,7 +75,7 @@ def main(rounds: int) -> None:
     samples = draw_samples([(320, 320)] * 2, [8, 8], seed=3)
     batch = collate(samples).to("cpu")
     print(
-        f"Seconds of a training step, median of {rounds}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+        f"CPU seconds of a training step, median of {rounds}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
     print("| detector | ours | MMDetection 3.3.0 | ratio |\n|---|--:|--:|--:|")
     for name, (table, row, config) in DETECTORS.items():

@@ -84,8 +84,7 @@ def test_without_the_bias_rule_both_groups_have_the_same_settings():
 
 def test_parameter_groups_of_vfnet_at_scale_coco():
     experiment = workbench.load_experiment("table3", "t3_full_vfl", "coco")
-    with torch.device("meta"):
-        model = workbench.build_detector(experiment)
+    model = workbench.build_detector(experiment)
     optimiser, (others, biases) = groups(experiment.training, model)
     assert biases == {
         *(f"neck.{part}.{i}.bias" for part, n in (("laterals", 3), ("outputs", 3), ("extra", 2)) for i in range(n)),
@@ -105,3 +104,27 @@ def test_adamw_has_the_same_groups():
     optimiser, _ = groups(training, nn.Conv2d(2, 4, 1), rate=0.002)
     assert isinstance(optimiser, torch.optim.AdamW)
     assert [(g["lr"], g["weight_decay"]) for g in optimiser.param_groups] == [(0.002, 0.05), (0.004, 0)]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_both_optimisers_are_fused(kind):
+    optimiser, _ = groups(Training(epochs=1, optimiser=kind), nn.Conv2d(2, 4, 1))
+    assert all(group["fused"] for group in optimiser.param_groups)
+
+
+def test_fused_sgd_computes_the_same_weights_up_to_rounding():
+    torch.manual_seed(0)
+    first, second = (nn.Linear(301, 7) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    training = Training(epochs=1, bias_lr_factor=2)
+    fused, plain = (groups(training, model)[0] for model in (first, second))
+    for group in plain.param_groups:
+        group["fused"] = False
+    for _ in range(4):
+        for parameter, other in zip(first.parameters(), second.parameters(), strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            other.grad = parameter.grad.clone()
+        fused.step()
+        plain.step()
+    for parameter, other in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other, rtol=1e-6, atol=1e-7)

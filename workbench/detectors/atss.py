@@ -24,6 +24,7 @@ from workbench.detectors.quality import CENTERNESS, QualityBranch
 from workbench.detectors.targets import LEAST_QUALITY, classification_losses
 from workbench.detectors.terms import Term, normalised
 from workbench.layers.backbones import ResidualBackbone
+from workbench.layers.convolution import Conv2d
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import giou_loss
@@ -76,8 +77,8 @@ class ATSSHead(nn.Module):
         depth, channels, norm_groups = settings.stacked_convs + 1, settings.channels, settings.norm_groups
         self.cls_tower = tower(depth, channels, channels, norm_groups)
         self.reg_tower = tower(depth, channels, channels, norm_groups)
-        self.cls_out = nn.Conv2d(channels, classes, 3, padding=1)
-        self.box_out = nn.Conv2d(channels, code.size, 3, padding=1)
+        self.cls_out = Conv2d(channels, classes, 3, padding=1)
+        self.box_out = Conv2d(channels, code.size, 3, padding=1)
         self.scales = Scales(levels)
         # Output of the quality branch, whatever its target; files with weights have this name.
         self.centerness_out = nn.Conv2d(channels, 1, 3, padding=1) if quality_branch else None

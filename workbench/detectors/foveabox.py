@@ -19,6 +19,7 @@ from workbench.detectors.predictions import Predictions, Pyramid
 from workbench.detectors.targets import LEAST_QUALITY, classification_losses, image_weights
 from workbench.detectors.terms import Term
 from workbench.layers.backbones import ResidualBackbone
+from workbench.layers.convolution import Conv2d
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import smooth_l1_loss
@@ -60,8 +61,8 @@ class FoveaBoxHead(nn.Module):
         depth, channels = settings.stacked_convs + 1, settings.channels
         self.cls_tower = tower(depth, channels, channels, None)
         self.reg_tower = tower(depth, channels, channels, None)
-        self.cls_out = nn.Conv2d(channels, classes, 3, padding=1)
-        self.box_out = nn.Conv2d(channels, code.size, 3, padding=1)
+        self.cls_out = Conv2d(channels, classes, 3, padding=1)
+        self.box_out = Conv2d(channels, code.size, 3, padding=1)
         initialise_head(self, self.cls_out, settings.init_std)
 
     def forward(self, pyramid: Pyramid) -> Predictions:

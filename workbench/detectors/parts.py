@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from workbench.layers.convolution import Conv2d
 from workbench.layers.deform import DeformConv, ModulatedDeformConv, OffsetPredictor
 
 PRIOR = 0.01
@@ -22,9 +23,9 @@ def full_precision(x: Tensor) -> Tensor:
 def conv_block(in_channels: int, channels: int, norm_groups: int | None) -> nn.Sequential:
     """3×3 convolution without bias, GroupNorm, ReLU; with a bias and no norm if ``norm_groups`` is None."""
     if norm_groups is None:
-        return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True))
+        return nn.Sequential(Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True))
     return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
+        Conv2d(in_channels, channels, 3, padding=1, bias=False),
         nn.GroupNorm(norm_groups, channels),
         nn.ReLU(inplace=True),
     )

@@ -25,6 +25,7 @@ from workbench.detectors.predictions import Predictions, Pyramid
 from workbench.detectors.targets import classification_losses, image_weights
 from workbench.detectors.terms import Term
 from workbench.layers.backbones import ResidualBackbone
+from workbench.layers.convolution import Conv2d
 from workbench.layers.deform import DeformConv, regular_grid
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
@@ -101,7 +102,7 @@ class RepPointsHead(nn.Module):
         depth, channels, norm_groups = settings.stacked_convs, settings.channels, settings.norm_groups
         self.cls_tower = tower(depth, channels, channels, norm_groups)
         self.reg_tower = tower(depth, channels, channels, norm_groups)
-        self.points_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.points_conv = Conv2d(channels, channels, 3, padding=1)
         self.points_out = nn.Conv2d(channels, 2 * POINTS, 1)
         self.refine_conv = DeformConv(channels, channels)
         self.refine_out = nn.Conv2d(channels, 2 * POINTS, 1)

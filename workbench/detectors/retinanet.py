@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench.assigners.assignment import Assignment
 from workbench.assigners.max_iou import MaxIoUAssigner
-from workbench.boxes import aligned_iou, decode_deltas, encode_deltas
+from workbench.boxes import aligned_iou, decode_deltas, device_constants, encode_deltas
 from workbench.data.batch import Batch
 from workbench.detectors.detector import DenseDetector
 from workbench.detectors.family import TOWERS, Family, MMDetectionNames
@@ -19,6 +19,7 @@ from workbench.detectors.predictions import Predictions, Pyramid
 from workbench.detectors.targets import classification_losses, image_weights
 from workbench.detectors.terms import Term
 from workbench.layers.backbones import ResidualBackbone
+from workbench.layers.convolution import Conv2d
 from workbench.layers.necks import FPN
 from workbench.losses.classification import ClassificationLoss
 from workbench.losses.regression import smooth_l1_loss
@@ -56,8 +57,8 @@ class AnchorGrid:
 
     def __call__(self, points: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
         """Anchors ``[P, 4]`` in pixels around the points ``[P_l, 2]`` of each level's places."""
-        heights = torch.tensor(self.ratios, device=points[0].device).sqrt()[:, None]
-        octaves = torch.tensor(self.octaves, device=points[0].device) * self.side
+        heights = device_constants(self.ratios, points[0]).sqrt()[:, None]
+        octaves = device_constants(self.octaves, points[0]) * self.side
         anchors = []
         for level, stride in zip(points, strides, strict=True):
             half = torch.stack([stride / heights * octaves, stride * heights * octaves], dim=-1).view(-1, 2) / 2
@@ -83,8 +84,8 @@ class RetinaNetHead(nn.Module):
         depth, channels = settings.stacked_convs + 1, settings.channels
         self.cls_tower = tower(depth, channels, channels, norm_groups=None)
         self.reg_tower = tower(depth, channels, channels, norm_groups=None)
-        self.cls_out = nn.Conv2d(channels, len(anchors) * classes, 3, padding=1)
-        self.box_out = nn.Conv2d(channels, len(anchors) * 4, 3, padding=1)
+        self.cls_out = Conv2d(channels, len(anchors) * classes, 3, padding=1)
+        self.box_out = Conv2d(channels, len(anchors) * 4, 3, padding=1)
         initialise_head(self, self.cls_out, settings.init_std)
 
     def forward(self, pyramid: Pyramid) -> Predictions:

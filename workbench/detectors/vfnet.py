@@ -32,6 +32,7 @@ from workbench.detectors.quality import CENTERNESS, QualityBranch
 from workbench.detectors.targets import LEAST_QUALITY, classification_losses
 from workbench.detectors.terms import Term, normalised
 from workbench.layers.backbones import ResidualBackbone
+from workbench.layers.convolution import Conv2d
 from workbench.layers.deform import DeformConv, regular_grid
 from workbench.layers.necks import FPN, PAFPN
 from workbench.losses.classification import ClassificationLoss
@@ -132,7 +133,7 @@ class VFNetHead(nn.Module):
             self.box_star = DeformConv(channels, channels)
             self.refine_out = nn.Conv2d(channels, 4, 3, padding=1)
             self.refine_scales = Scales(levels)
-        self.cls_out = nn.Conv2d(channels, classes, 3, padding=1)
+        self.cls_out = Conv2d(channels, classes, 3, padding=1)
         # Output of the quality branch, whatever its target; files with weights have this name.
         self.centerness_out = nn.Conv2d(channels, 1, 3, padding=1) if quality_branch else None
         initialise_head(self, self.cls_out, settings.init_std)

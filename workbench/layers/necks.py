@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench.layers.convolution import Conv2d
 from workbench.layers.deform import ModulatedDeformConv
 
 
@@ -131,5 +132,5 @@ def _initialise(neck: nn.Module) -> None:
 
 
 def _conv(in_channels: int, channels: int, kernel: int, stride: int, norm_groups: int | None) -> nn.Module:
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=norm_groups is None)
+    conv = Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=norm_groups is None)
     return conv if norm_groups is None else nn.Sequential(conv, nn.GroupNorm(norm_groups, channels))

@@ -40,7 +40,8 @@ def cycle_rate(swa: WeightAveraging, step: int, steps: int) -> float:
 def make_optimiser(training: Training, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
     """Optimiser of all trainable parameters, in two groups: biases outside norm layers and DCNv2, and all others.
 
-    Each group stores its full learning rate as ``base_lr``.
+    Each group stores its full learning rate as ``base_lr``. The update is fused into one pass over the weights, on any
+    device. On a CPU, fused SGD takes a third of the time; its weights differ by rounding. Scale ``mini`` has AdamW.
     """
     biases, others = [], []
     for module in model.modules():
@@ -55,5 +56,5 @@ def make_optimiser(training: Training, model: nn.Module, learning_rate: float) -
         {"params": biases, "lr": bias_rate, "base_lr": bias_rate, "weight_decay": bias_decay},
     ]
     if training.optimiser == "sgd":
-        return torch.optim.SGD(groups, momentum=MOMENTUM)
+        return torch.optim.SGD(groups, momentum=MOMENTUM, fused=True)
     return torch.optim.AdamW(groups, fused=True)
