@@ -6,7 +6,7 @@
 #   make test        the environment, then all fast tests and the checks of format and style
 #   make test-slow   the slow tests (kills and resumptions, full-size networks)
 #   make test-gpu    the tests on a CUDA device; without a device they are skipped
-#   make bench-gpu  speed and memory of training steps on a CUDA device
+#   make bench-gpu   speed and memory of training steps on a CUDA device
 #   make parity      the comparison with MMDetection, if a wheel of mmcv is available (make parity WHEELS=folder)
 #   make docs        the measured tables in README.md and docs/, filled from results/reference
 PYTHON ?= python3

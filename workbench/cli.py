@@ -109,7 +109,7 @@ def train(
 ) -> None:
     """Train a run, or resume its training."""
     from workbench.runs.folders import RELEASED
-    from workbench.support.devices import decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
+    from workbench.support.devices import available, decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
     from workbench.training.loop import train as run_training
     from workbench.training.processes import refuse_second_training
     from workbench.training.start import initial_detector
@@ -117,7 +117,8 @@ def train(
     from workbench.weights.download import check_backbone
 
     refuse_second_training(call.training)
-    with reserved_gpus(call.experiment.training.devices(devices)):
+    used = call.experiment.training.devices(available(devices))
+    with reserved_gpus(used):
         if gpu:
             refuse_cpu()
         prepare_threads()
@@ -126,7 +127,7 @@ def train(
         weights = check_backbone(pretrained, call.experiment.backbone) if pretrained else None
         detector = initial_detector(call.experiment, int(call.training.seed), pretrained, call.training.title)
         call.training.run.write_experiment(call.experiment)
-        machine = Machine(devices, micro_batch, decoding_processes(workers, call.experiment.training.devices(devices)))
+        machine = Machine(available(devices), micro_batch, decoding_processes(workers, used))
         run_training(detector, call.experiment, call.training, call.data_root, machine, weights)
 
 

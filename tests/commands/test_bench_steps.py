@@ -29,6 +29,13 @@ def test_a_network_is_timed_once_in_each_precision(tmp_path, monkeypatch):
     assert {line["memory_mb"] for line in rows} == {"700"}
 
 
+def test_lines_that_are_not_measured_again_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "time_steps", lambda *_: (0.5, None))
+    for row, precision in (("t5_retinanet_fl", "fp32"), ("t5_atss_fl", "bf16"), ("t5_atss_fl", "fp32")):
+        steps.bench_steps("table5", [row], "mini", [precision], 1, 0, tmp_path)
+    assert [line["row"] for line in lines(tmp_path)] == ["t5_retinanet_fl fp32", "t5_atss_fl fp32", "t5_atss_fl bf16"]
+
+
 def test_a_step_is_taken_on_this_machine(tmp_path, monkeypatch, capsys):
     arguments = ["bench", "steps", "table5", "--row", "t5_reppoints_fl", "--steps", "1", "--images", "2"]
     monkeypatch.setattr("sys.argv", ["workbench", *arguments, "--results", str(tmp_path)])
@@ -42,6 +49,7 @@ def test_a_step_is_taken_on_this_machine(tmp_path, monkeypatch, capsys):
 def test_the_synthetic_canvas_is_the_rows(monkeypatch):
     canvas = steps.synthetic_canvas(load_row("table5", "t5_retinanet_fl", "coco").experiment, 0)
     assert canvas.images.shape == (4, 3, 800, 1344)
+    assert canvas.images.dtype == torch.uint8
     assert (canvas.boxes[..., 2:] > canvas.boxes[..., :2]).all()
     assert (canvas.boxes[..., 2:] <= torch.tensor([1344, 800])).all()
     assert canvas.labels.max() > 5

@@ -87,7 +87,7 @@ def test_a_gpu_normalises_without_a_wait():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gets_pinned_batches_and_the_same_values(tiny_data):
     data = read_coco(tiny_data, "train2017", training=True)
-    epochs = [training_batches(data, size=(128, 96), batch=4, seed=0, workers=workers).epoch(0) for workers in (0, 2)]
+    epochs = [training_batches(data, size=(128, 96), canvas=4, seed=0, workers=workers).epoch(0) for workers in (0, 2)]
     for alone, pinned in zip(*epochs, strict=True):
         assert pinned.images.is_pinned()
         assert pinned.boxes.is_pinned()

@@ -34,10 +34,10 @@ from workbench.data import loader
 from workbench.data.coco import read_coco
 
 data = read_coco(sys.argv[1], "train2017", training=True)
-options = {"size": (1333, 800), "batch": 8, "workers": 2}
-for batch in loader.training_batches(data, seed=0, **options).epoch(0):
+options = {"size": (1333, 800), "workers": 2}
+for batch in loader.training_batches(data, seed=0, canvas=8, **options).epoch(0):
     print("train", batch.images.nbytes, float(batch.to("cpu").images[0, 0, 0, 0]))
-for batch in loader.evaluation_batches(data, **options):
+for batch in loader.evaluation_batches(data, batch=8, **options):
     print("test", batch.images.nbytes)
 """
 
@@ -142,7 +142,7 @@ def test_a_forked_process_does_not_release_the_images_of_its_parent():
 def test_a_worker_that_dies_ends_the_training_in_one_line(tiny_data, number):
     data = read_coco(tiny_data, "train2017", training=True)
     before, began = set(multiprocessing.active_children()), time.monotonic()
-    epochs = loader.training_batches(data, size=(64, 64), batch=1, seed=0, workers=2).epoch(0)
+    epochs = loader.training_batches(data, size=(64, 64), canvas=1, seed=0, workers=2).epoch(0)
     keep_dead_workers_quiet()
     next(epochs)
     worker, _ = set(multiprocessing.active_children()) - before

@@ -111,7 +111,7 @@ def test_all_is_background_without_objects():
     ids=str,
 )
 def test_factors_of_images_are_of_groups_of_four(counts, expected):
-    assert image_weights(torch.tensor(counts), 4).tolist() == pytest.approx(expected)
+    assert image_weights(torch.tensor(counts), 4, torch.float32).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("images", [1, 2, 4, 5, 8, 10])

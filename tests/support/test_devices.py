@@ -187,3 +187,15 @@ def test_another_number_of_threads_is_refused(monkeypatch, text):
 def test_a_job_on_a_cpu_starts_no_decoding_processes(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.decoding_processes(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "assigned", "most", "expected"),
+    [(4, None, 8, 4), (4, None, 2, 2), (0, None, 8, 8), (4, "0,2", 8, 2), (4, "", 3, 3), (0, "1", 2, 1)],
+)
+def test_a_job_uses_the_gpus_that_there_are(monkeypatch, gpus, assigned, most, expected):
+    monkeypatch.setattr(devices, "gpu_indices", lambda: list(range(gpus)))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if assigned is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", assigned)
+    assert devices.available(most) == expected

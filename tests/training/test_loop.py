@@ -143,7 +143,7 @@ def test_short_memory_unused_devices_and_another_rate_are_reported(tiny_experime
     assert "1 of 2 canvases in memory at a time: each image is computed twice" in output
     assert "devices" not in output
     train_experiment(tiny_experiment, tmp_path / "other", tiny_data, devices=8)
-    assert "1 of 8 devices: a step has 1 canvases of 8 images, and each device gets equally many" in capsys.readouterr().err  # fmt: skip
+    assert "1 of 8 devices: each device needs equally many canvases; canvases per step: 1, images per canvas: 8" in capsys.readouterr().err  # fmt: skip
 
 
 def test_memory_for_one_canvas_changes_nothing_but_rounding(tiny_experiment, tiny_data, tmp_path):

@@ -160,29 +160,33 @@ def test_if_one_process_is_killed_all_end_with_one_line(tiny_experiment, tiny_da
 
 
 @pytest.mark.slow
-def test_a_training_is_killed_on_two_devices_and_resumed_on_one(tiny_experiment, tiny_data, new_run, tmp_path):
-    """It takes the remaining canvases and learns the same, up to the order of sums."""
-    settings = tiny_experiment.training.model_copy(update={"epochs": 2, "canvas": 4, "validate_every": 2})
+def test_a_training_that_is_stopped_on_two_devices_is_resumed_on_one(tiny_experiment, tiny_data, new_run, tmp_path):
+    """It takes the remaining canvases of the epoch and learns the same, up to the order of sums."""
+    settings = tiny_experiment.training.model_copy(
+        update={"epochs": 2, "batch": 2, "reference_batch": 2, "canvas": 1, "validate_every": 2}
+    )
     backbone = tiny_experiment.backbone.model_copy(update={"norm": "frozen"})
     run = new_run(tiny_experiment.model_copy(update={"training": settings, "backbone": backbone}))
+    training = run.training(0)
     command = [WORKBENCH, "train", "--run", run.folder, "--data-root", tiny_data, "--workers", "0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    training = run.training(0)
-    first = subprocess.Popen([*command, "--devices", "2"], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(training.last_checkpoint.is_file, 200)
-    finally:
-        first.kill()
-        first.wait()
-    wait_until(lambda: not children(first.pid), 60)
+    screen = tmp_path / "screen"
+    with screen.open("wb") as file:
+        first = subprocess.Popen([*command, "--devices", "2"], env=environment, stderr=file)
+    wait_until(lambda: "img/s" in screen.read_text(), 200)
+    first.terminate()
+    assert first.wait(60) == 1
+    step = torch.load(training.last_checkpoint)["step"]
+    train_experiment(run.read_experiment(), tmp_path / "alone", tiny_data)
+    alone = log_of(tmp_path / "alone")
+    assert 0 < step < len(alone) // 2  # within the first epoch
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert said.returncode == 0, said.stderr
-    assert "resumed from the checkpoint at step" in said.stderr
-    train_experiment(run.read_experiment(), tmp_path / "alone", tiny_data)
-    ours, alone = log_of(training.folder), log_of(tmp_path / "alone")
+    assert f"resumed from the checkpoint at step {step}" in said.stderr
+    ours = log_of(training.folder)
     assert [row["step"] for row in ours] == [row["step"] for row in alone]
     for one, other in zip(ours, alone, strict=True):
-        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-3)
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-2)
 
 
 def children(pid):

@@ -1,7 +1,7 @@
 """Hand-over of batches from a worker process through anonymous shared memory (``memfd_create`` of Linux).
 
 PyTorch would use files in /dev/shm, which has only 64 MB in a container of Docker. If /dev/shm is full, PyTorch fails
-in a thread of the worker, and the training waits for ever. Anonymous memory is limited only by the memory of the
+in a thread of the worker, and the training waits forever. Anonymous memory is limited only by the memory of the
 machine. New memory is slow: the system clears it page by page. A worker therefore writes a batch into memory that the
 receiver of an earlier batch has released. The queue of PyTorch's loader carries only short messages, because a worker
 that is killed within a long message would block the queue.

@@ -205,7 +205,7 @@ def _worker_loader(source: _Source, plan: Plan, workers: int) -> DataLoader:
 
 
 def _started(loader: DataLoader) -> Iterator[Batch | WorkbenchError]:
-    """Start the workers, or tell persistent ones that the next epoch begins."""
+    """Start the workers, or begin the next epoch in persistent workers."""
     try:
         return iter(loader)
     except OSError as error:  # no process, or no semaphore, which is a file in /dev/shm

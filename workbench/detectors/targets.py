@@ -38,7 +38,7 @@ def classification_losses(
     return losses * ~left_out.unsqueeze(-1)
 
 
-def image_weights(counts: Tensor, group: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def image_weights(counts: Tensor, group: int, dtype: torch.dtype) -> Tensor:
     """Factors ``[B]`` of the images' sums of losses, where each group of images has a normaliser of its own.
 
     The losses of a group are divided by the sum of its counts (at least 1). The groups are averaged, as gradients are

@@ -95,7 +95,7 @@ def enough_values(batch: Batch) -> Iterator[None]:
         count, _, height, width = batch.images.shape
         raise WorkbenchError(
             f"{', '.join(batch.file_names)}: {count} image of {height}x{width} pixels gives a normalisation layer one "
-            "value per channel; enlarge image.short, the batch or the micro-batch, or choose backbone.norm: frozen, or "
+            "value per channel; enlarge image.short or training.canvas, or choose backbone.norm: frozen, or "
             "fewer norm_groups"
         ) from None
 

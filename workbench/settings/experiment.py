@@ -103,7 +103,8 @@ class Training(Settings):
     """Number of images per step."""
     canvas: Annotated[int, Field(ge=1, le=MOST_IMAGES)] | Literal["batch"] = "batch"
     """Number of images that share a canvas, and with it padding and statistics of BatchNorm; a whole batch if "batch".
-    In the published trainings a canvas was the images of one GPU."""
+    In the published trainings a canvas was the images of one GPU. With trained BatchNorm and several canvases, running
+    statistics are those of the first device's canvases."""
     reference_batch: int = Field(16, ge=1, le=MOST_IMAGES)
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(0.01, gt=0)

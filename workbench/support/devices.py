@@ -32,6 +32,13 @@ def gpu_indices() -> list[int]:
     return sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit())
 
 
+def available(most: int) -> int:
+    """Number of GPUs that a job may use, at most ``most``; without GPUs ``most``, as the number of processes."""
+    assigned = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = len(gpu_indices()) if assigned is None else len([index for index in assigned.split(",") if index.strip()])
+    return min(most, gpus) if gpus else most
+
+
 @contextmanager
 def reserved_gpus(count: int, folder: Path = Path("/tmp")) -> Iterator[list[int]]:
     """Reserve ``count`` GPUs for this process, or all GPUs if there are fewer; wait until they are free.

@@ -1,6 +1,7 @@
-"""What the processes of one training tell each other, without a wait for a GPU.
+"""Agreement of the processes of one training, without a wait for a GPU.
 
-Every process must call each function at the same point. Otherwise the other processes wait.
+Every process must call each function at the same point; otherwise the other processes wait. A process that has ended is
+noticed at once, which NCCL does not do.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def least_of_all_processes(number: int) -> tuple[int, bool]:
         return number, True
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     least = torch.tensor(number * ranks + rank)
-    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN, group=_host_group())
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN, group=host_group())
     return least.item() // ranks, least.item() % ranks == rank
 
 
@@ -31,7 +32,7 @@ def mean_of_processes(values: Tensor) -> Tensor:
     if not _has_others():
         return values
     mean = values / torch.distributed.get_world_size()
-    torch.distributed.all_reduce(mean, group=_host_group())
+    torch.distributed.all_reduce(mean, group=host_group())
     return mean
 
 
@@ -40,6 +41,6 @@ def _has_others() -> bool:
 
 
 @cache
-def _host_group() -> torch.distributed.ProcessGroup | None:
+def host_group() -> torch.distributed.ProcessGroup | None:
     """Group of all processes whose messages do not pass through GPUs; None if the default group is one."""
     return torch.distributed.new_group(backend="gloo") if torch.distributed.get_backend() == "nccl" else None

@@ -18,8 +18,10 @@ from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.files import write_atomically, write_bytes_atomically, write_json_atomically
 from workbench.support.progress import Reporter
 from workbench.support.provenance import provenance
+from workbench.training.agreement import any_process
 from workbench.training.averaging import WeightAverage
 from workbench.training.identity import refuse_others
+from workbench.training.interrupts import Interrupted
 from workbench.training.log import TrainLog
 from workbench.training.state import TrainingState
 
@@ -30,11 +32,20 @@ def save_checkpoint(state: TrainingState) -> None:
     """Replace the last checkpoint and the log next to the checkpoint. Only the first rank writes, the others wait.
 
     After the best validation so far, the last checkpoint also becomes the best checkpoint.
+
+    Raises:
+        WorkbenchError, OSError: the checkpoint cannot be written.
+        Interrupted: another process could not write it.
     """
+    problem = None
     if state.fabric.is_global_zero:
-        _write(state)
+        try:
+            _write(state)
+        except (WorkbenchError, OSError) as error:
+            problem = error
     # Fabric kills the first process soon after another one has ended. No process must end while the first one writes.
-    state.fabric.barrier()
+    if any_process(problem is not None):
+        raise problem or Interrupted.by_another(state.step)
 
 
 def _write(state: TrainingState) -> None:
@@ -139,7 +150,7 @@ def begin_averaging(state: TrainingState, reporter: Reporter) -> None:
     Raises:
         WorkbenchError: the best checkpoint is missing or broken.
     """
-    state.fabric.barrier()  # until the first rank has written the checkpoint
+    any_process(False)  # until the first process has written the checkpoint
     path = state.training.best_checkpoint
     way_out = f"delete {path.parent} {FROM_THE_BEGINNING}"
     content = _read(path, state.identity, state.fabric.device, way_out)

@@ -58,8 +58,8 @@ def refuse_others(file: Path, stated: Mapping[str, Any], own: Mapping[str, Any],
     """
     if not str(stated.get(PARTS, "1 x 1 x 1")).endswith(" x 1 x 1"):
         raise WorkbenchError(
-            f"{file}: an earlier version trained this run in parts ({PARTS}: {stated[PARTS]}), each with normalisers "
-            f"of its own; {otherwise}"
+            f"{file}: an earlier version trained this run in parts ({PARTS}: {stated[PARTS]}), which had canvases "
+            f"of their own; {otherwise}"
         )
     differing = [key for key in own if key in stated and stated[key] != own[key]]
     if not differing:

@@ -25,7 +25,7 @@ from workbench.settings.experiment import Experiment
 from workbench.settings.variant import published_variant
 from workbench.support.errors import WorkbenchError
 from workbench.support.progress import Reporter
-from workbench.training.agreement import any_process
+from workbench.training.agreement import any_process, host_group
 from workbench.training.checkpoints import begin_averaging, finish, resume, save_checkpoint
 from workbench.training.finished import is_finished
 from workbench.training.identity import identity
@@ -94,7 +94,7 @@ def train(
                     raise
                 raise _interrupted(requests.own_reason(), state) from None
         finish(state)
-        fabric.barrier()
+        any_process(False)  # until the first process has written the results
 
 
 def _loop(
@@ -122,7 +122,7 @@ def _loop(
         has_positives = done > 0  # unknown for the steps before a resume
         for _ in range(min(state.steps_per_epoch - done, state.total_steps - state.step)):
             start = time.monotonic()
-            canvases = _next_canvases(state, stream)
+            canvases = _next_canvases(state, stream, recent)
             terms, rate = take_step(state, canvases)
             recent.add(state.step, terms, canvases, time.monotonic() - start)
             state.step += 1
@@ -165,7 +165,7 @@ def _interrupted(reason: str, state: TrainingState) -> Interrupted:
     return Interrupted(f"stopped {reason} at step {state.step}; run the same command again to resume")
 
 
-def _next_canvases(state: TrainingState, stream: Iterator[Batch]) -> list[Batch]:
+def _next_canvases(state: TrainingState, stream: Iterator[Batch], recent: RecentLosses) -> list[Batch]:
     """Canvases of the next step. If any process cannot read its images, a checkpoint precedes the error."""
     canvases, problem = [], None
     try:
@@ -173,6 +173,8 @@ def _next_canvases(state: TrainingState, stream: Iterator[Batch]) -> list[Batch]
     except WorkbenchError as error:
         problem = error
     if any_process(problem is not None):
+        if len(recent):
+            _read_losses(state, recent)  # no checkpoint of a step whose loss is not known
         if state.step:
             save_checkpoint(state)
         raise problem or Interrupted.by_another(state.step)
@@ -228,9 +230,9 @@ def _validator(state: TrainingState, data: CocoDetection, workers: int) -> Calla
         if ranks == 1:
             return evaluate_detections(annotations, part)["AP"]
         parts = [None] * ranks if rank == 0 else None
-        torch.distributed.gather_object(part, parts)
+        torch.distributed.gather_object(part, parts, group=host_group())
         metrics = [evaluate_detections(annotations, [entry for part in parts for entry in part]) if parts else None]
-        torch.distributed.broadcast_object_list(metrics)
+        torch.distributed.broadcast_object_list(metrics, group=host_group())
         return metrics[0]["AP"]
 
     return validate

@@ -104,8 +104,8 @@ def announce(
     training, plan = state.experiment.training, state.plan
     if plan.ranks < devices:
         reporter.say(
-            f"{plan.ranks} of {devices} devices: a step has {training.canvases} canvases of {training.canvas_images} "
-            "images, and each device gets equally many"
+            f"{plan.ranks} of {devices} devices: each device needs equally many canvases; canvases per step: "
+            f"{training.canvases}, images per canvas: {training.canvas_images}"
         )
     for reason, count in data.skipped.items():
         reporter.say(f"data: {count} {reason}")

@@ -24,7 +24,10 @@ READ_EVERY = 50
 
 
 class CanvasLosses(nn.Module):
-    """Terms of the loss of several canvases; a wrapper for several processes calls a module once per backward pass."""
+    """Terms of the loss of several canvases in one module.
+
+    DistributedDataParallel needs one forward pass for each backward pass.
+    """
 
     def __init__(self, detector: Detector):
         super().__init__()
@@ -56,7 +59,7 @@ def take_step(state: TrainingState, canvases: Sequence[Batch]) -> tuple[dict[str
     state.optimiser.zero_grad(set_to_none=True)
     terms = add_gradients(state, [canvas.to(state.fabric.device) for canvas in canvases])
     if settings.clip_gradient is not None:
-        # An infinite gradient is found with the weights, before the next checkpoint: a check here would wait.
+        # A check here would wait for the GPU. An infinite gradient makes weights NaN: the next checkpoint reports it.
         state.fabric.clip_gradients(
             state.module, state.optimiser, max_norm=settings.clip_gradient, error_if_nonfinite=False
         )
@@ -126,7 +129,7 @@ class RecentLosses:
     def __init__(self, device: torch.device):
         self.most = 1 if device.type == "cpu" else READ_EVERY
         self.seconds = 0.0
-        self._steps: list[tuple[int, dict[str, Tensor], Sequence[Batch]]] = []
+        self._steps: list[tuple[int, dict[str, Tensor], Sequence[str]]] = []
 
     def __len__(self) -> int:
         return len(self._steps)

@@ -183,7 +183,7 @@ def _markdown(title: str, lines: list[dict[str, str]], labels: list[str], device
     machine = ", ".join([device_name(), *(f"{package} {v}" for package, v in _versions(device).items())])
     notes = [
         f"Measured on {machine}: one image at a time, medians after {WARM_UP} images of warm-up. Images per second "
-        "include forward pass and post-processing. Loading: decode, resize, normalise, pad and copy to the device. "
+        "include forward pass and post-processing. Loading: decode, resize, pad, copy to the device and normalise. "
         "Files are in the disk cache. FPS published is the paper's, measured on COCO's images with a V100.",
     ]
     if noise:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -48,8 +49,9 @@ def bench_steps(
     Returns:
         Table of these rows in Markdown.
     """
+    known = get_args(TrainingSettings.model_fields["precision"].annotation)
     for precision in precisions:
-        choose(precision, get_args(TrainingSettings.model_fields["precision"].annotation), "precision", "--precision")
+        choose(precision, known, "precision", "--precision")
     spec, rows = load_table(table, scale)
     rows = picked_rows(table, spec, rows, list(chosen))
     if not chosen:
@@ -59,7 +61,7 @@ def bench_steps(
     lines = [_line(row, precision, steps, images) for row, precision in product(rows, precisions)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     path = folder.speed / f"steps-{table}-{machine(device)}.csv"
-    write_csv(path, lines, [line["row"] for line in lines])
+    write_csv(path, lines, [f"{id_} {precision}" for id_, precision in product(spec.rows, known)])
     view = TableView(list(lines[0]), [list(line.values()) for line in lines], ["left", *["right"] * 6], notes=())
     return f"{markdown_table(view)}\n\nOn {device_name()}, one device. Written to {path}"
 
@@ -97,6 +99,9 @@ def time_steps(experiment: Experiment, steps: int) -> tuple[float, int | None]:
     detector.train()
     canvases = [synthetic_canvas(experiment, seed) for seed in range(plan.canvases)]
     if fabric.device.type == "cuda":
+        canvases = [canvas.pin_memory() for canvas in canvases]
+        gc.collect()  # of the network before this one
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     seconds = []
     for _ in range(steps + 2):
@@ -117,7 +122,7 @@ def synthetic_canvas(experiment: Experiment, seed: int) -> Batch:
     corner = torch.rand(count, OBJECTS, 2, generator=rng) * side * 0.7
     extent = (0.02 + 0.28 * torch.rand(count, OBJECTS, 2, generator=rng)) * side
     return Batch(
-        images=torch.randn(count, 3, height, width, generator=rng),
+        images=torch.randint(256, (count, 3, height, width), dtype=torch.uint8, generator=rng),
         boxes=torch.cat([corner, corner + extent], dim=-1),
         labels=torch.randint(experiment.data.classes, (count, OBJECTS), generator=rng),
         valid=torch.ones(count, OBJECTS, dtype=torch.bool),
