@@ -254,7 +254,7 @@ def training_step(table, row, device):
         if name.endswith("bn3.weight"):  # zero at the start, which would hide the gradients behind it
             nn.init.ones_(parameter)
     detector.to(device).train()
-    terms = detector(noise_batch().to(device))
+    terms = detector.loss(noise_batch().to(device))
     sum(terms.values()).backward()
     return terms, {name: p.grad for name, p in detector.named_parameters()}
 

@@ -211,7 +211,7 @@ def test_a_training_step_reaches_every_trained_parameter(case, counts):
         if name.startswith("backbone.") and not parameter.any() and name.endswith("weight") and parameter.ndim == 1:
             torch.nn.init.ones_(parameter)
     batch = dataclasses.replace(make_batch(counts), images=torch.randn(2, 3, *CANVAS))
-    terms = detector.train()(batch)
+    terms = detector.train().loss(batch)
     assert {"cls", "box"} <= terms.keys()
     for name, term in terms.items():
         assert term.shape == (), name

@@ -412,7 +412,7 @@ def test_a_detector_works_on_tall_and_wide_images(canvas):
 @pytest.mark.parametrize("counts", [(3, 2), (0, 0)])
 def test_a_training_step_reaches_all_parameters(counts):
     detector, batch = small_detector().train(), make_batch(counts)
-    terms = detector(dataclasses.replace(batch, images=torch.randn(2, 3, *CANVAS)))
+    terms = detector.loss(dataclasses.replace(batch, images=torch.randn(2, 3, *CANVAS)))
     assert list(terms) == ["cls", "box_initial", "box"]
     sum(terms.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())

@@ -15,6 +15,7 @@ from tests.samples import CLASSES, STRIDES, pyramid, silent
 from workbench.assigners.assignment import IGNORE
 from workbench.detectors import FAMILIES
 from workbench.detectors.retinanet import AnchorGrid
+from workbench.layers.convolution import Conv2d
 from workbench.losses.classification import CLASSIFICATION_LOSSES
 from workbench.settings.detectors import RetinaNet
 from workbench.settings.experiment import Head
@@ -77,7 +78,7 @@ def test_the_scales_state_depth_and_anchors(scale, side):
     assert len(head.cls_tower) == len(head.reg_tower) == {"coco": 4, "mini": 3}[scale]
     assert (neck.p6_from_input, neck.relu_before_p7) == (True, False)
     kinds = {type(part) for module in (neck, head) for part in module.modules() if not list(part.children())}
-    assert kinds == {torch.nn.Conv2d, torch.nn.ReLU}  # neither a norm nor a factor of a level
+    assert kinds == {Conv2d, torch.nn.ReLU}  # neither a norm nor a factor of a level
 
 
 # -------------------------------------------------------------------------------------------- shapes, counts, orders
@@ -298,7 +299,7 @@ def test_a_detector_works_on_tall_and_wide_images(canvas):
 
 def test_a_training_step_reaches_all_parameters():
     detector, batch = small_detector().train(), make_batch((3, 2))
-    terms = detector(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
+    terms = detector.loss(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
     assert list(terms) == ["cls", "box"]
     sum(terms.values()).backward()
     assert all(p.grad is not None for p in detector.parameters())

@@ -387,7 +387,7 @@ def test_a_detector_works_on_tall_and_wide_images(canvas):
 
 def test_a_training_step_reaches_all_parameters():
     detector, batch = small_detector().train(), make_batch((3, 2))
-    terms = detector(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
+    terms = detector.loss(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
     assert list(terms) == ["cls", "box_initial", "box"]
     sum(terms.values()).backward()
     assert all(p.grad is not None for p in detector.parameters())

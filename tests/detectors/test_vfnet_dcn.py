@@ -117,7 +117,7 @@ def test_a_training_step_reaches_all_parameters(name, pafpn):
     torch.manual_seed(0)
     detector = build_detector(experiment(name, True, "mini", pafpn)).train()
     batch = make_batch((3, 2))
-    sum(detector(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128))).values()).backward()
+    sum(detector.loss(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128))).values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
 
 

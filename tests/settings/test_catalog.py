@@ -123,7 +123,7 @@ def test_ids_of_all_rows_stay_at_mini():
     assert ids("mini").splitlines() == (Path(__file__).parent / "ids_at_mini.txt").read_text().splitlines()
 
 
-@pytest.mark.parametrize(("scale", "digest"), [("coco", "0b5a3be5"), ("bccd", "4c0f7c5e")])
+@pytest.mark.parametrize(("scale", "digest"), [("coco", "e506cb79"), ("bccd", "4c0f7c5e")])
 def test_ids_of_all_rows_stay(scale, digest):
     """Change these digests only with a change of what is learnt or measured."""
     assert hashlib.sha256(ids(scale).encode()).hexdigest()[:8] == digest
@@ -318,6 +318,7 @@ def test_the_coco_scale_has_exactly_the_recipe_of_the_paper():
         "training": {
             "epochs": 12,
             "batch": 16,
+            "canvas": 2,
             "reference_batch": 16,
             "optimiser": "sgd",
             "learning_rate": 0.01,

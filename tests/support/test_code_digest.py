@@ -168,7 +168,7 @@ CHANGES = {  # file, old text, new text: parts that change
     "validator of a setting": ("settings/experiment.py", "self.channels % self.norm_groups", "self.norm_groups % self.channels", {"shared"}),
     "function that all use": ("boxes.py", "def area(boxes", "def area(box, boxes", {"shared"}),
     "constant through a module's name": ("data/transforms.py", "STRIDE = 32", "STRIDE = 64", {"shared"}),
-    "loop": ("training/loop.py", "def _step(", "def _step(unused, ", {"shared"}),
+    "step": ("training/step.py", "def take_step(", "def take_step(unused, ", {"shared"}),
     "schedule": ("training/schedule.py", "MOMENTUM = 0.9", "MOMENTUM = 0.8", {"shared"}),
     "drawing": ("data/shapes.py", "MARGIN = ", "MARGIN = 2 * ", {"embedded"}),
     "choice of another class": ("losses/classification.py", '"focal": FocalLoss', '"focal": None', {"shared", "focal"}),

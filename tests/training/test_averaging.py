@@ -119,7 +119,7 @@ def plain_loop(experiment, root, seed, start):
         {"params": [parameters[n] for n in biases], "weight_decay": decay},
     ]
     if settings.optimiser == "sgd":
-        optimiser = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+        optimiser = torch.optim.SGD(groups, lr=1.0, momentum=0.9, fused=True)
     else:
         optimiser = torch.optim.AdamW(groups, lr=1.0, fused=True)
     detector.train()
