@@ -7,21 +7,15 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.models.res2net import Bottle2neck
-from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from workbench.layers.convolution import make_gradients_fast
 from workbench.layers.deform import ModulatedDeformConv, OffsetPredictor
-from workbench.layers.frozen_norm import fix_norms
 from workbench.settings.experiment import Backbone
 from workbench.support.errors import WorkbenchError, one_line
 
 DEEP_STEMS = ("res2net101d",)
 """Networks whose stem has three 3×3 convolutions instead of one 7×7; timm can set the width of such a stem."""
-
-
-BLOCKS = (BasicBlock, Bottleneck, Bottle2neck)
-"""Residual blocks in which a norm of fixed statistics is computed as a part of the convolution before it."""
 
 
 class ResidualBackbone(nn.Module):
@@ -43,8 +37,7 @@ class ResidualBackbone(nn.Module):
         self.strides: list[int] = self.net.feature_info.reduction()
         """Strides of C3, C4, C5 in pixels."""
         self.norm_frozen = settings.norm == "frozen"
-        if self.norm_frozen and _is_residual(self.net):
-            fix_norms(self.net, BLOCKS)
+        make_gradients_fast(self.net)
         if settings.frozen_stages:
             stages = [f"layer{stage}" for stage in range(1, settings.frozen_stages + 1)]
             for name, child in self.net.named_children():
@@ -140,7 +133,7 @@ def _adapted(settings: Backbone) -> nn.ModuleDict:
         raise WorkbenchError(
             f"backbone '{name}': channels {settings.channels} leave a block without channels; increase them"
         )
-    if not _is_residual(net):
+    if not {"layer1", "layer2", "layer3", "layer4"} <= {child for child, _ in net.named_children()}:
         _check_other(net, settings)
     if name not in DEEP_STEMS and stem is not None:
         _narrow_stem(net, stem)
@@ -151,11 +144,6 @@ def _adapted(settings: Backbone) -> nn.ModuleDict:
         for stage in ("layer2", "layer3", "layer4"):
             _deform(net[stage])
     return net
-
-
-def _is_residual(net: nn.Module) -> bool:
-    """Whether a network has the four stages of a ResNet."""
-    return {"layer1", "layer2", "layer3", "layer4"} <= {child for child, _ in net.named_children()}
 
 
 @torch.no_grad()

@@ -22,25 +22,18 @@ class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` with a faster gradient of large weights on a CPU; the values agree up to rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(self, x, self.weight, self.bias)
+        plain = self.groups == 1 and self.dilation == (1, 1) and self.stride[0] == self.stride[1]
+        large = self.weight.numel() >= LEAST_ENTRIES and self.weight.requires_grad and torch.is_grad_enabled()
+        if plain and large and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            return _Convolution.apply(x, self.weight, self.bias, self.stride, self.padding)
+        return super().forward(x)
 
 
-def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolution of a map with the shape, stride and padding of ``conv``.
-
-    Args:
-        conv: convolution with padding of zeros, stated as numbers.
-        x: ``[B, in, H, W]``.
-        weight, bias: in place of the weight and bias of ``conv``, in their shapes.
-
-    Returns:
-        ``[B, out, h, w]``.
-    """
-    plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.stride[0] == conv.stride[1]
-    large = weight.numel() >= LEAST_ENTRIES and weight.requires_grad and torch.is_grad_enabled()
-    if plain and large and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        return _Convolution.apply(x, weight, bias, conv.stride, conv.padding)
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+def make_gradients_fast(network: nn.Module) -> None:
+    """Make each plain convolution of a network a ``Conv2d`` of this module, in place, with the same weights."""
+    for module in network.modules():
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            module.__class__ = Conv2d
 
 
 class _Convolution(torch.autograd.Function):
