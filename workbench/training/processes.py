@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +27,8 @@ MEETING = timedelta(seconds=60)
 """Longest time in which the processes of a training must find each other."""
 WORK = timedelta(minutes=30)
 """Longest time that a process waits for another one during the training, e.g. while a file is written."""
+LAST_WORDS = 5.0
+"""Largest number of seconds that the first process needs for its last message."""
 FIRST_PROCESS = "WORKBENCH_FIRST_PROCESS"
 """Environment variable with the id of the first process, for the processes that it starts."""
 LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -137,6 +141,7 @@ def start_processes(fabric: Fabric) -> None:
                 f"the first process of this training ({first}) has ended; run the same command again, without "
                 f"{FIRST_PROCESS} in the environment"
             )
+        atexit.register(_wait_for_first_process)
         fabric.launch()
         return
     os.environ[FIRST_PROCESS] = str(os.getpid())
@@ -144,6 +149,13 @@ def start_processes(fabric: Fabric) -> None:
         fabric.launch()
     finally:
         del os.environ[FIRST_PROCESS]
+
+
+def _wait_for_first_process() -> None:
+    """Wait some seconds for the end of the first process, which Fabric kills silently if another one ends first."""
+    end = time.monotonic() + LAST_WORDS
+    while os.environ.get(FIRST_PROCESS) == str(os.getppid()) and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 @contextmanager
