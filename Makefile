@@ -71,6 +71,7 @@ test-gpu: $(VENV)/.ready-dev
 
 bench-gpu: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" workbench bench steps table5 --scale coco --gpu --precision fp32 --precision tf32 --precision bf16
+	[ ! -x $(PARITY)/bin/python ] || $(PARITY)/bin/python -W ignore -m tests.parity.bench_steps
 
 # Comparison with MMDetection as a black box, in a separate environment: MMDetection needs older packages.
 # WHEELS is a folder with a wheel of mmcv 2.1.0.
