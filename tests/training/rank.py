@@ -1,11 +1,13 @@
-"""One process of a step, for tests: python -m tests.training.rank CASES RANK RANKS PORT OUT.
+"""Processes of a step, for tests: python -m tests.training.rank CASES OUT RANKS …
 
-It computes its canvases' share of the step as a training does, and saves terms and gradients of each case.
+For each number of ranks, as many processes compute their shares of the step as a training does. Each process saves the
+terms and gradients of each case in OUT.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +39,8 @@ FAMILIES = {
 }
 """Name of a family → row whose experiment has it."""
 CANVASES, CANVAS = 4, 2
+WAYS = ((torch.float64, None), (torch.float64, 1), (torch.float32, None))
+"""Precision, and number of canvases in memory at a time."""
 SIZES = ((96, 96), (64, 96), (96, 64), (64, 64))  # height and width of the canvases
 
 
@@ -111,16 +115,15 @@ def share_of_step(
 
 
 def family_cases(rank: int, ranks: int) -> Iterator[tuple[tuple, dict, dict]]:
-    """Each family in both precisions, with all canvases of a rank in memory and with one at a time."""
+    """Each family in both precisions, and with one canvas in memory at a time."""
     for family in FAMILIES:
-        for dtype in (torch.float64, torch.float32):
-            for at_a_time in (None, 1):
-                experiment = family_experiment(family)
-                detector = family_detector(experiment, dtype)
-                canvases = make_canvases(experiment.data.classes, CANVASES, CANVAS, dtype=dtype)
-                terms = share_of_step(detector, experiment, canvases, rank, ranks, at_a_time)
-                gradients = {name: p.grad for name, p in detector.named_parameters() if p.requires_grad}
-                yield (family, dtype, at_a_time), terms, gradients
+        for dtype, at_a_time in WAYS:
+            experiment = family_experiment(family)
+            detector = family_detector(experiment, dtype)
+            canvases = make_canvases(experiment.data.classes, CANVASES, CANVAS, dtype=dtype)
+            terms = share_of_step(detector, experiment, canvases, rank, ranks, at_a_time)
+            gradients = {name: p.grad for name, p in detector.named_parameters() if p.requires_grad}
+            yield (family, dtype, at_a_time), terms, gradients
 
 
 def row_cases(rank: int, ranks: int) -> Iterator[tuple[tuple, dict, dict]]:
@@ -142,7 +145,8 @@ def row_cases(rank: int, ranks: int) -> Iterator[tuple[tuple, dict, dict]]:
 CASES: dict[str, Callable] = {"families": family_cases, "rows": row_cases}
 
 
-def main(cases: str, rank: int, ranks: int, port: str, out: Path) -> None:
+def compute(cases: str, rank: int, ranks: int, port: int, out: Path) -> None:
+    """Compute the share of one process."""
     torch.set_num_threads(1)
     if ranks > 1:
         torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
@@ -157,23 +161,27 @@ def main(cases: str, rank: int, ranks: int, port: str, out: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def run_ranks(cases: str, ranks: int, out: Path, timeout: float) -> list[dict]:
-    """Results of all processes of a step."""
-    command = [sys.executable, "-m", "tests.training.rank", cases]
-    port = str(_free_port())
-    started = [
-        subprocess.Popen([*command, str(rank), str(ranks), port, out], stderr=subprocess.PIPE, text=True)
-        for rank in range(ranks)
-    ]
-    try:
+def main(cases: str, out: Path, numbers: list[int]) -> None:
+    """Compute the steps one after another. The processes are copies of this one, so that PyTorch is loaded once."""
+    fork = multiprocessing.get_context("fork")
+    for ranks in numbers:
+        port = _free_port()
+        started = [fork.Process(target=compute, args=(cases, rank, ranks, port, out)) for rank in range(ranks)]
         for process in started:
-            _, output = process.communicate(timeout=timeout)  # ends a rank that waits forever
-            assert process.returncode == 0, output
-    finally:
+            process.start()
         for process in started:
-            process.kill()
-    return [torch.load(out / f"{ranks}-{rank}.pt", weights_only=False) for rank in range(ranks)]
+            process.join()
+        if any(process.exitcode for process in started):
+            sys.exit(1)
+
+
+def run_ranks(cases: str, numbers: tuple[int, ...], out: Path, timeout: float) -> dict[int, list[dict]]:
+    """Number of ranks → results of its processes."""
+    command = [sys.executable, "-m", "tests.training.rank", cases, out, *map(str, numbers)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return {n: [torch.load(out / f"{n}-{rank}.pt", weights_only=False) for rank in range(n)] for n in numbers}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], Path(sys.argv[5]))
+    main(sys.argv[1], Path(sys.argv[2]), [int(number) for number in sys.argv[3:]])
