@@ -126,15 +126,26 @@ def family_cases(rank: int, ranks: int) -> Iterator[tuple[tuple, dict, dict]]:
             yield (family, dtype, at_a_time), terms, gradients
 
 
+def network_of(experiment: Experiment) -> str:
+    return f"{experiment.backbone} {experiment.head} {experiment.detector}"
+
+
 def row_cases(rank: int, ranks: int) -> Iterator[tuple[tuple, dict, dict]]:
     """Each experiment of all tables at scale coco, with random weights, on tiny images; gradients as one norm each."""
     rows = {row.run: row for table in table_names() for row in load_table(table, "coco")[1]}
-    for run, row in rows.items():
+    last = None
+    for run, row in sorted(rows.items(), key=lambda item: network_of(item[1].experiment)):
         training = row.experiment.training
         if training.canvases % ranks:
             continue
-        torch.manual_seed(0)
-        detector = build_detector(row.experiment).train()
+        if network_of(row.experiment) != last:
+            last = network_of(row.experiment)
+            torch.manual_seed(0)
+            detector = build_detector(row.experiment).train()
+        else:  # the same network with another loss
+            with torch.device("meta"):
+                detector.objective = build_detector(row.experiment).objective
+        detector.zero_grad(set_to_none=True)
         canvases = make_canvases(80, training.canvases, training.canvas_images, sizes=((64, 96), (96, 64)))
         canvases = [replace(c, sizes=c.original_sizes) for c in canvases]
         terms = share_of_step(detector, row.experiment, canvases, rank, ranks, None)
