@@ -127,7 +127,7 @@ def train(
         weights = check_backbone(pretrained, call.experiment.backbone) if pretrained else None
         detector = initial_detector(call.experiment, int(call.training.seed), pretrained, call.training.title)
         call.training.run.write_experiment(call.experiment)
-        machine = Machine(available(devices), micro_batch, decoding_processes(workers, used))
+        machine = Machine(devices, micro_batch, decoding_processes(workers, used))
         run_training(detector, call.experiment, call.training, call.data_root, machine, weights)
 
 

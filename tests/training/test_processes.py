@@ -186,7 +186,7 @@ def test_a_training_that_is_stopped_on_two_devices_is_resumed_on_one(tiny_experi
     ours = log_of(training.folder)
     assert [row["step"] for row in ours] == [row["step"] for row in alone]
     for one, other in list(zip(ours, alone, strict=True))[:20]:  # rounding grows with each step
-        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-2)
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-3)
 
 
 def children(pid):

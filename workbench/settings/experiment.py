@@ -160,8 +160,8 @@ class Training(Settings):
     def _whole_canvases(self) -> Training:
         if self.batch % self.canvas_images:
             raise ValueError(
-                f"a batch of {self.batch} images is not a whole number of canvases of {self.canvas}: change batch, or "
-                "canvas (canvas: batch is one canvas)"
+                f"training.batch: {self.batch} images are not a whole number of canvases of {self.canvas}; change "
+                "training.batch or training.canvas (canvas: batch is one canvas)"
             )
         return self
 

@@ -15,6 +15,7 @@ from workbench.detectors import Detector, build_detector
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
 from workbench.support.arithmetic import set_precision
+from workbench.support.devices import available
 from workbench.support.progress import Reporter
 from workbench.training.log import TrainLog
 from workbench.training.processes import is_first_process
@@ -104,8 +105,8 @@ def announce(
     training, plan = state.experiment.training, state.plan
     if plan.ranks < devices:
         reporter.say(
-            f"{plan.ranks} of {devices} devices: each device needs equally many canvases; canvases per step: "
-            f"{training.canvases}, images per canvas: {training.canvas_images}"
+            f"{plan.ranks} of {devices} devices: at most {available(devices)} on this machine, and each needs equally "
+            f"many canvases; canvases per step: {training.canvases}, images per canvas: {training.canvas_images}"
         )
     for reason, count in data.skipped.items():
         reporter.say(f"data: {count} {reason}")

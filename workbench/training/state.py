@@ -12,6 +12,7 @@ from workbench.detectors import Detector
 from workbench.runs.folders import Training
 from workbench.settings.experiment import Experiment
 from workbench.settings.experiment import Training as TrainingSettings
+from workbench.support.devices import available
 from workbench.training.averaging import WeightAverage
 from workbench.training.log import TrainLog
 
@@ -53,7 +54,7 @@ def plan_steps(training: TrainingSettings, machine: Machine) -> Plan:
 
     The learning rate is scaled linearly with the number of images per step.
     """
-    ranks = training.devices(machine.devices)
+    ranks = training.devices(available(machine.devices))
     canvases = training.canvases // ranks
     rate = training.learning_rate * training.batch / training.reference_batch
     return Plan(ranks, canvases, min(machine.micro_batch or canvases, canvases), rate)

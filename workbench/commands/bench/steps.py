@@ -14,6 +14,7 @@ import torch
 from workbench.commands.bench.speed import machine, picked_rows, write_csv
 from workbench.commands.bench.timing import now
 from workbench.data.batch import Batch
+from workbench.data.transforms import STRIDE
 from workbench.detectors import build_detector
 from workbench.report.page import TableView, markdown_table
 from workbench.report.tables.cells import NOTHING
@@ -32,7 +33,6 @@ from workbench.training.step import take_step
 
 OBJECTS = 8
 """Number of objects of a synthetic image, about as many as an image of COCO has."""
-STRIDE = 32
 
 
 def bench_steps(
