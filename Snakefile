@@ -24,7 +24,6 @@ except WorkbenchError as error:
     sys.exit(f"workbench: {error}")
 
 TABLES, FOLDER, SETTINGS = PIPELINE.tables, PIPELINE.folder, PIPELINE.settings
-DRAWN = ancient(PIPELINE.drawn)  # `ancient` ignores dates: the settings of a drawn data set decide its content
 OPTIONS, WORLD, GPUS, THREADS = SETTINGS.options, SETTINGS.world_options, PIPELINE.gpus, PIPELINE.threads
 PUBLISHED = FOLDER.run("{run}").training(RELEASED)
 TRAINED = FOLDER.run("{run}").training("{seed}")
@@ -59,6 +58,7 @@ onerror:
 wildcard_constraints:
     run=PIPELINE.run_names,
     seed=r"\d+",
+    world=r"0|[1-9]\d*",
     training=r"seed\d+|released",
     table="|".join(TABLES),
     notebook="|".join(notebook_names()),
@@ -97,7 +97,14 @@ if PIPELINE.drawn:
             f"{PIPELINE.data}.log",
         threads: os.cpu_count()
         shell:
-            f"workbench dataset {PIPELINE.data} --scale {SETTINGS.scale}{LOGGED}"
+            f"workbench dataset {str(PIPELINE.data).format(world='{wildcards.world}')} --scale {SETTINGS.scale}"
+            f" --world {{wildcards.world}}{LOGGED}"
+
+
+def drawn(wildcards):
+    """Data set that the workbench draws for a training. `ancient` ignores dates: its settings decide its content."""
+    seed = wildcards.get("seed") or seed_of(wildcards.training)
+    return [ancient(file) for file in PIPELINE.drawn_for(seed)]
 
 
 rule weights:  # ImageNet weights of a backbone, or published weights of a detector.
@@ -136,7 +143,7 @@ def pretrained(wildcards):
 
 rule train:
     input:
-        data=DRAWN,
+        data=drawn,
         pretrained=pretrained,
     output:
         # If only the weights are lost, curves and facts exist. `update` keeps them until the training replaces them.
@@ -161,10 +168,15 @@ rule train:
         f"{f' --micro-batch {SETTINGS.micro_batch}' if SETTINGS.micro_batch else ''}{LOGGED}"
 
 
+def evaluated_row(wildcards):
+    """Id of a row whose evaluation is in this folder."""
+    return PIPELINE.evaluated_row(wildcards.run, seed_of(wildcards.training), wildcards.evaluation)
+
+
 rule detect:
     input:
         WEIGHTS.weights,
-        DRAWN,
+        drawn,
     output:
         EVALUATED.detections,
         EVALUATED.detection_facts,
@@ -176,7 +188,7 @@ rule detect:
         mem_mb=lambda wildcards: 2000 if PIPELINE.is_small(wildcards.run) else 8000,
         runtime=120,
     params:
-        row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.evaluation),
+        row=lambda wildcards, output: evaluated_row(wildcards),
         seed=lambda wildcards: seed_of(wildcards.training),
     shell:
         f"workbench detect --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
@@ -187,14 +199,14 @@ rule evaluate:
         EVALUATED.detections,
         EVALUATED.detection_facts,
         WEIGHTS.facts,
-        DRAWN,
+        drawn,
     output:
         EVALUATED.metrics,
         EVALUATED.bootstrap,
     log:
         EVALUATED.log("evaluate"),
     params:
-        row=lambda wildcards, output: PIPELINE.row(wildcards.run, wildcards.evaluation),
+        row=lambda wildcards, output: evaluated_row(wildcards),
         seed=lambda wildcards: seed_of(wildcards.training),
     shell:
         f"workbench evaluate --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
@@ -203,7 +215,7 @@ rule evaluate:
 rule rank:
     input:
         WEIGHTS.weights,
-        DRAWN,
+        drawn,
     output:
         [EVALUATED.ranking.with_suffix(suffix) for suffix in (".csv", ".png", ".pdf")],
     log:

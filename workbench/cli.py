@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from workbench.commands.options import DATA_ROOT, RESULTS, RUN, SCALE, SEEDS, WORLD, Call, RunCall, with_options
+from workbench.settings.data import WORLDS
 from workbench.support.errors import WorkbenchError
 from workbench.support.surroundings import prepare_messages, prepare_streams, prepare_user, reader_is_gone
 
@@ -73,13 +74,18 @@ def main() -> None:
 def dataset(
     call: Call,
     root: Annotated[Path, typer.Argument(help="Folder to write. An embedded data set in this folder is replaced.")],
+    world: Annotated[
+        int | None, typer.Option(min=0, max=WORLDS - 1, help="Number of the world. Default: the scale's, or 0.")
+    ] = None,
 ) -> None:
-    """Draw the embedded data set of a scale."""
+    """Draw one world of a scale's embedded data set."""
     from workbench.data.embedded import draw_data_set
     from workbench.settings.catalog import embedded_settings
     from workbench.support.progress import Reporter
 
-    settings = embedded_settings(call.settings.scale)
+    settings = embedded_settings(call.settings.scale).drawn_for(0)
+    if world is not None:
+        settings = settings.model_copy(update={"world": world})
     with Reporter("data set", settings.train_images + settings.val_images) as reporter:
         draw_data_set(settings, root, progress=lambda done, _: reporter.advance(done, "images"))
 

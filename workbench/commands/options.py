@@ -93,7 +93,9 @@ class RunCall(Call):
         """Digest of val2017."""
         from workbench.runs.find import find_split
 
-        return self.row.split if self.row else find_split(self.experiment, self.training.run, self.settings.data_root)
+        if self.row:
+            return self.row.split(self.training.seed)
+        return find_split(self.experiment, self.training, self.settings.data_root)
 
     @property
     def data_root(self) -> Path:
@@ -101,8 +103,8 @@ class RunCall(Call):
         from workbench.runs.find import data_folder, find_data
 
         if self.row:
-            return data_folder(self.settings.scale, self.results, self.settings.data_root)
-        return find_data(self.experiment, self.training.run, self.settings.data_root)
+            return data_folder(self.settings.scale, self.results, self.settings.data_root, self.training.seed)
+        return find_data(self.experiment, self.training, self.settings.data_root)
 
 
 def _seed(text: str) -> str:

@@ -38,7 +38,7 @@ def image_name(id_: int) -> str:
 
 def info(settings: EmbeddedData) -> dict:
     """First entry of an annotation file."""
-    return {"description": "VFNet workbench, embedded data set", "version": "1", "seed": settings.seed}
+    return {"description": "VFNet workbench, embedded data set", "version": "1", "world": settings.world}
 
 
 def write_marker(folder: Path, settings: EmbeddedData) -> None:
@@ -95,7 +95,7 @@ def _settings(folder: Path) -> EmbeddedData | None:
         settings = EmbeddedData.model_validate_json(text)
     except (OSError, ValueError):
         return None
-    return settings if text == _marker(settings) else None
+    return settings if text == _marker(settings) and not settings.per_seed else None
 
 
 def _first_other(root: Path, settings: EmbeddedData | None) -> str | None:

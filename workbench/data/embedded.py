@@ -134,14 +134,14 @@ def _arrange(rng: Generator, size: tuple[int, int]) -> list[tuple[_Thing, np.nda
 
 
 def draw_image(settings: EmbeddedData, split: int, index: int) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Draw image ``index`` of a split (0: train, 1: val) and its annotations, which depend only on these and the seed.
+    """Draw image ``index`` of a split (0: train, 1: val) and its annotations, which depend only on these and the world.
 
     Returns:
         The image, and one COCO annotation per object, without ``id`` and ``image_id``. ``bbox`` is tight around the
         visible part, and ``area`` is its area, both exact to 1/3 pixel. The polygon is the outline of the whole object
         with its hidden parts.
     """
-    rng = Generator(PCG64(SeedSequence([settings.seed, split, index])))
+    rng = Generator(PCG64(SeedSequence([settings.world, split, index])))
     size = (settings.long_side, settings.short_side)
     if rng.random() < 0.4:
         size = size[::-1]

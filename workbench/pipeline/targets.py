@@ -16,7 +16,7 @@ from pathlib import Path
 from workbench.report.claims import claimed_tables
 from workbench.report.notebooks import notebook_names
 from workbench.runs.find import data_folder
-from workbench.runs.folders import RELEASED, ScaleFolder, check_folders, pretrained_weights, scale_folder
+from workbench.runs.folders import RELEASED, ScaleFolder, check_folders, drawn_data, pretrained_weights, scale_folder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig, read_config
 from workbench.settings.digest import TRAIN, VAL, annotation_file, hand_to_jobs
@@ -41,7 +41,7 @@ class Pipeline:
     Attributes:
         settings: settings of the call.
         folder: folder of the scale.
-        data: folder of the data set.
+        data: folder of the data set; with ``{world}`` in place of a number for the data sets that the workbench draws.
         tables: name of a table → rows, without the rows from the literature.
         trainings: name of a run → ``released``, or the requested seeds and the seeds of other finished trainings.
     """
@@ -91,7 +91,7 @@ class Pipeline:
 
     @property
     def drawn(self) -> list[str]:
-        """Annotation files of the data set that the workbench draws; an empty list for a user's own data set.
+        """Annotation files of a world that the workbench draws, as patterns; an empty list for a user's own data set.
 
         A user's files are neither outputs nor inputs of a rule. Snakemake deletes outputs, and makes a rule's files
         again if the path of an input changes. The names of runs and evaluations cover the content of these files.
@@ -99,6 +99,11 @@ class Pipeline:
         if self.rows[0].experiment.data.kind != "embedded":
             return []
         return [str(annotation_file(self.data, split)) for split in (TRAIN, VAL)]
+
+    def drawn_for(self, seed: str) -> list[str]:
+        """Annotation files of the world of a training; an empty list for a user's own data set."""
+        files = self.drawn
+        return [file.format(world=self.rows[0].experiment.data.world_of(seed)) for file in files]
 
     @property
     def run_names(self) -> str:
@@ -141,9 +146,13 @@ class Pipeline:
             remedy = f"put the file back, or train again: {command}"
         return f"{missing[0]}: missing, although the training was finished; {remedy}"
 
-    def row(self, run: str, variant: str | None = None) -> str:
-        """Id of a row with this run, and with this variant if one is named."""
-        return next(r.id for r in self.rows if r.run == run and variant in (None, r.evaluation_folder))
+    def row(self, run: str) -> str:
+        """Id of a row with this run."""
+        return next(row.id for row in self.rows if row.run == run)
+
+    def evaluated_row(self, run: str, seed: str, evaluation: str) -> str:
+        """Id of a row with this run, and with this folder of the evaluation of a seed."""
+        return next(row.id for row in self.rows if row.run == run and row.evaluation_folder(seed) == evaluation)
 
     def pretrained(self, run: str) -> list[str]:
         """File of the pretrained weights of a run's backbone; an empty list for random weights."""
@@ -163,8 +172,7 @@ class Pipeline:
 
     def rankings(self, rows: Iterable[Row]) -> list[str]:
         """Scores against IoU of each training of the rows."""
-        trainings = [(self.folder.training(row, seed), row) for row in rows for seed in self.trainings[row.run]]
-        return [str(training.evaluation(row.ranking_folder).ranking) for training, row in trainings]
+        return [str(self.folder.ranking(row, seed).ranking) for row in rows for seed in self.trainings[row.run]]
 
     def weights(self, rows: Iterable[Row]) -> list[str]:
         """Weights of each training of the rows."""
@@ -263,7 +271,6 @@ def read_pipeline(config: dict) -> Pipeline:
     prepare_user()  # Snakemake asks for the user's name, too
     settings = read_config(config)
     folder = scale_folder(RESULTS, settings.scale, settings.rehearsal)
-    data = data_folder(settings.scale, RESULTS, settings.data_root)
     tables = {
         name: load_table(name, settings.scale, settings.data_root, settings.rehearsal)[1] for name in table_names()
     }
@@ -271,10 +278,16 @@ def read_pipeline(config: dict) -> Pipeline:
     temporary = [os.environ.get(name, "") for name in ("TMPDIR", "TMP")]
     for place in ("", *filter(os.path.isdir, temporary)):
         _check_space(Path(place))
-    check_folders([data, *(folder.run(row.run).folder for row in rows)])
-    if rows[0].experiment.data.kind != "embedded":
-        hand_to_jobs(data, VAL, rows[0].split)
-    return Pipeline(settings, folder, data, tables, _with_finished(folder, trainings_of(rows, settings)))
+    data, trainings = rows[0].experiment.data, _with_finished(folder, trainings_of(rows, settings))
+    root = data_folder(settings.scale, RESULTS, settings.data_root)
+    roots = {root}
+    if data.kind == "embedded":
+        root = drawn_data(RESULTS, data, "{world}")
+        roots = {drawn_data(RESULTS, data, data.world_of(seed)) for seeds in trainings.values() for seed in seeds}
+    else:
+        hand_to_jobs(root, VAL, rows[0].on_disk)
+    check_folders([*sorted(roots), *(folder.run(run).folder for run in trainings)])
+    return Pipeline(settings, folder, root, tables, trainings)
 
 
 def _with_finished(folder: ScaleFolder, trainings: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from workbench.report.measured import evaluations_on_disk, read_resamples, refuse_fewer, results_folder
+from workbench.report.measured import Seed, refuse_fewer, resamples_by_seed, results_folder
 from workbench.report.page import TableView, markdown_table, page
 from workbench.report.text import csv_text, markdown
 from workbench.runs.folders import scale_folder
@@ -123,9 +123,9 @@ def judge_table(table: str, settings: PipelineConfig, results: Path) -> list[Jud
     folder = results_folder(settings, results)
     published = published_ap()
 
-    def resamples(row: str) -> dict[tuple[str, str], Bootstrap]:
-        evaluations = evaluations_on_disk(folder, rows[row], settings)
-        return {(rows[row].run, e.training.seed): read_resamples(e) for e in evaluations if e.bootstrap.is_file()}
+    def resamples(row: str) -> dict[tuple[str, Seed], Bootstrap]:
+        by_seed = resamples_by_seed(folder, rows[row], settings)
+        return {(rows[row].run, seed): resampled for seed, resampled in by_seed.items()}
 
     judgements = []
     for name, claim in claims.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-9
 """Largest difference of the AP in ``metrics.json`` and in ``bootstrap.json``, which are computed in two ways."""
+Seed = int | str
+"""Number of a seed, or ``released``."""
 AGAIN = "delete this file, then evaluate again (snakemake with the same target)"
 
 
@@ -40,27 +42,55 @@ def results_folder(settings: PipelineConfig, results: Path) -> ScaleFolder:
     return scale_folder(results, settings.scale, settings.rehearsal)
 
 
-def shown_trainings(folder: ScaleFolder, row: Row, settings: PipelineConfig) -> list[Training]:
+def shown_trainings(
+    folder: ScaleFolder, row: Row, settings: PipelineConfig, seeds: Container[int] | None = None
+) -> list[Training]:
     """Trainings of a row that a summary shows: every seed that has a folder, or the published weights.
 
     Seeds beyond the requested number are shown, too, so that a summary never replaces one with more seeds.
+
+    Args:
+        seeds: the only seeds that are shown; None for all.
     """
     run = folder.run(row.run)
-    return [run.training(RELEASED)] if trainings_of([row], settings)[row.run] == [RELEASED] else run.trainings()
+    if trainings_of([row], settings)[row.run] == [RELEASED]:
+        return [run.training(RELEASED)]
+    return [training for training in run.trainings() if seeds is None or training.stated_seed in seeds]
 
 
-def evaluations_on_disk(folder: ScaleFolder, row: Row, settings: PipelineConfig) -> list[Evaluation]:
-    """Evaluations of a row that have a folder.
+def evaluations_on_disk(
+    folder: ScaleFolder, row: Row, settings: PipelineConfig, seeds: Container[int] | None = None
+) -> dict[Seed, Evaluation]:
+    """Evaluations of a row that have a folder, by seed; see ``shown_trainings``.
 
     Raises:
         WorkbenchError: the folder of the row's run contains the experiment of another run.
     """
-    trainings = shown_trainings(folder, row, settings)
-    evaluations = [training.evaluation(row.evaluation_folder) for training in trainings]
-    evaluations = [evaluation for evaluation in evaluations if evaluation.folder.is_dir()]
+    trainings = shown_trainings(folder, row, settings, seeds)
+    evaluations = {t.stated_seed: t.evaluation(row.evaluation_folder(t.seed)) for t in trainings}
+    evaluations = {seed: evaluation for seed, evaluation in evaluations.items() if evaluation.folder.is_dir()}
     if evaluations and (run := folder.run(row.run)).settings.is_file():
         run.read_experiment()
     return evaluations
+
+
+def metrics_by_seed(
+    folder: ScaleFolder, row: Row, settings: PipelineConfig, seeds: Container[int] | None = None
+) -> dict[Seed, dict[str, Any]]:
+    """Content of ``metrics.json`` of each finished evaluation of a row, by seed; see ``read_metrics``.
+
+    Rows are compared on the seeds that they have in common, since a seed's world is the same in all rows.
+    """
+    evaluations = evaluations_on_disk(folder, row, settings, seeds)
+    return {seed: read_metrics(evaluation) for seed, evaluation in evaluations.items() if evaluation.metrics.is_file()}
+
+
+def resamples_by_seed(
+    folder: ScaleFolder, row: Row, settings: PipelineConfig, seeds: Container[int] | None = None
+) -> dict[Seed, Bootstrap]:
+    """AP on resampled images of each finished evaluation of a row, by seed; see ``read_resamples``."""
+    evaluations = evaluations_on_disk(folder, row, settings, seeds)
+    return {seed: read_resamples(e) for seed, e in evaluations.items() if e.bootstrap.is_file()}
 
 
 def read_metrics(evaluation: Evaluation) -> dict[str, Any]:

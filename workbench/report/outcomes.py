@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.report.measured import (
-    evaluations_on_disk,
-    read_metrics,
+    metrics_by_seed,
     read_ranking,
-    read_resamples,
     refuse_fewer,
+    resamples_by_seed,
     results_folder,
     shown_trainings,
 )
@@ -58,12 +57,12 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
         published = _published(row_spec, TEST_DEV if spec.split == TEST_DEV else None, on_val2017.get(id_))
         line = TableRow(id_, row_spec.labels, published, "", row_spec.note)
         if row := resolved.get(id_):
-            evaluations = [e for e in evaluations_on_disk(folder, row, settings) if e.metrics.is_file()]
+            measured, resamples = (read(folder, row, settings) for read in (metrics_by_seed, resamples_by_seed))
             line = replace(
                 line,
                 run=row.run,
-                measured=tuple(map(read_metrics, evaluations)),
-                bootstraps=tuple(read_resamples(e) for e in evaluations if e.bootstrap.is_file()),
+                measured=tuple(measured.values()),
+                bootstraps=tuple(resamples[seed] for seed in measured if seed in resamples),
                 compared_with=spec.reference(id_) or "",
                 differences=known_differences(row.experiment),
             )
@@ -148,7 +147,7 @@ def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder)
     for row, name in zip(ordered, told_apart(names, [row.id for row in ordered]), strict=True):
         trainings = shown_trainings(folder, row, settings)
         if kind == "ranking":
-            evaluations = [training.evaluation(row.ranking_folder) for training in trainings]
+            evaluations = [folder.ranking(row, training.seed) for training in trainings]
             drawn = [read_ranking(evaluation) for evaluation in evaluations if evaluation.ranking.is_file()]
         else:
             drawn = [read_log(training.curves) for training in trainings if training.curves.is_file()]
@@ -158,9 +157,12 @@ def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder)
 
 
 def settings_digest(name: str, rows: Iterable[Row]) -> str:
-    """Digest of a table's content without the measured metrics."""
+    """Digest of a table's content without the measured metrics.
+
+    The evaluation's folder of seed 0 represents the folders of all seeds, since the run's name states the data's rule.
+    """
     spec = read_table(name)
     stated = [[id_, r.labels, r.published, r.fps, r.note] for id_, r in spec.rows.items()]
     compared = [spec.reference(id_) for id_ in spec.rows]
-    content = [spec.title, spec.split, stated, compared, [[r.id, r.run, r.evaluation_folder] for r in rows]]
+    content = [spec.title, spec.split, stated, compared, [[r.id, r.run, r.evaluation_folder(0)] for r in rows]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

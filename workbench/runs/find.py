@@ -13,8 +13,11 @@ from workbench.settings.files import read_scale
 from workbench.support.errors import WorkbenchError
 
 
-def data_folder(scale: str, results: Path, data_root: Path | None = None) -> Path:
+def data_folder(scale: str, results: Path, data_root: Path | None = None, seed: int | str = 0) -> Path:
     """Folder of a scale's data set: ``data_root``, else the root in the scale's file, else the drawn data set.
+
+    Args:
+        seed: seed of the training that reads a drawn data set, or ``released``.
 
     Raises:
         WorkbenchError: the scale has no data set, or ``data_root`` is given although the scale draws its own data set.
@@ -23,7 +26,8 @@ def data_folder(scale: str, results: Path, data_root: Path | None = None) -> Pat
     if spec.data.get("kind") == "embedded":
         if data_root is not None:
             raise WorkbenchError(f"scale {scale} draws its own data set: leave data_root out, or choose another scale")
-        return drawn_data(results, embedded_settings(scale))
+        data = embedded_settings(scale)
+        return drawn_data(results, data, data.world_of(seed))
     root = data_root or spec.root
     if root is None:
         raise WorkbenchError(f"scale {scale} needs a data set: add data_root=FOLDER (a folder in COCO's layout)")
@@ -58,8 +62,8 @@ def find_training(run: str, seed: str | None, settings: PipelineConfig, results:
     return Run(folder.parent).training(own), None
 
 
-def find_data(experiment: Experiment, run: Run, data_root: Path | None) -> Path:
-    """Folder of the data set on which a run is evaluated: ``data_root``, or the data set that the workbench drew.
+def find_data(experiment: Experiment, training: Training, data_root: Path | None) -> Path:
+    """Folder of the data set on which a training is evaluated: ``data_root``, or the data set that the workbench drew.
 
     Raises:
         WorkbenchError: ``data_root`` is None, and the run was not trained on a drawn data set.
@@ -67,12 +71,12 @@ def find_data(experiment: Experiment, run: Run, data_root: Path | None) -> Path:
     if data_root is not None:
         return data_root
     if experiment.data.kind == "embedded":
-        return drawn_data(run.results, experiment.data)
-    raise WorkbenchError(f"{run.name}: its data set is not drawn by the workbench; add --data-root FOLDER")
+        return drawn_data(training.run.results, experiment.data, experiment.data.world_of(training.seed))
+    raise WorkbenchError(f"{training.run.name}: its data set is not drawn by the workbench; add --data-root FOLDER")
 
 
-def find_split(experiment: Experiment, run: Run, data_root: Path | None) -> SplitDigest:
-    """Digest of the split on which a run is evaluated, val2017 of the data set that ``find_data`` finds."""
+def find_split(experiment: Experiment, training: Training, data_root: Path | None) -> SplitDigest:
+    """Digest of the split on which a training is evaluated, val2017 of the data set that ``find_data`` finds."""
     if data_root is None and experiment.data.kind == "embedded":
-        return drawn_digest(experiment.data, VAL)
-    return split_digest(find_data(experiment, run, data_root), VAL)
+        return drawn_digest(experiment.data, VAL, training.seed)
+    return split_digest(find_data(experiment, training, data_root), VAL)

@@ -6,6 +6,7 @@ Layout of one scale::
         seed<k>/ or released/                  model.safetensors, train.csv, train.json, train.log, checkpoints/
             <variant>-<split digest>/          detections.json, detection.json, metrics.json, bootstrap.json
     results/<scale>/tables/, figures/, claims/, notebooks/, speed/
+    results/dataset-<hash8>/world<k>/          a drawn data set in COCO's layout
 
 Each object here is a folder with names for its files. Making an object reads nothing from disk. The Snakefile makes the
 same objects with ``{run}`` in place of a name, and uses their paths as patterns.
@@ -279,7 +280,11 @@ class ScaleFolder:
 
     def evaluation(self, row: Row, seed: int | str) -> Evaluation:
         """Evaluation of a row: its run with a seed, in its variant."""
-        return self.training(row, seed).evaluation(row.evaluation_folder)
+        return self.training(row, seed).evaluation(row.evaluation_folder(seed))
+
+    def ranking(self, row: Row, seed: int | str) -> Evaluation:
+        """Evaluation of a row's run with a seed whose scores are ranked; rows of one run share it."""
+        return self.training(row, seed).evaluation(row.ranking_folder(seed))
 
     def table(self, name: str) -> Path:
         """CSV of a table; its Markdown and HTML have the same name with another suffix."""
@@ -316,9 +321,13 @@ def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) 
     return ScaleFolder(results / (f"{scale}-rehearsal" if rehearsal else scale))
 
 
-def drawn_data(results: Path, data: EmbeddedData) -> Path:
-    """Folder below ``results`` of an embedded data set."""
-    return results / f"dataset-{hash8(data)}"
+def drawn_data(results: Path, data: EmbeddedData, world: int | str) -> Path:
+    """Folder below ``results`` of one world of an embedded data set. Scales with the same drawing share it.
+
+    Args:
+        world: number; ``{world}`` gives a pattern.
+    """
+    return results / f"dataset-{hash8(data.model_copy(update={'world': 0}))}" / f"world{world}"
 
 
 def pretrained_weights(results: Path, name: str) -> Path:

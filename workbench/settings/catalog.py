@@ -54,8 +54,8 @@ class Row:
     note: str
     experiment: Experiment
     variant: Variant
-    split: SplitDigest | None
-    """Digest of the split on which the row is evaluated; None if no data set was named."""
+    on_disk: SplitDigest | None
+    """Digest of the evaluated split of a data set on disk; None if no data set was named, or if it is drawn."""
 
     @cached_property
     def run(self) -> str:
@@ -67,16 +67,23 @@ class Row:
         """Id of the variant, the first part of the folder name of the evaluation."""
         return variant_id(self.variant)
 
-    @cached_property
-    def evaluation_folder(self) -> str:
-        """Folder name of the evaluation within each training."""
-        return evaluation_id(self.variant, self.split)
+    def split(self, seed: int | str) -> SplitDigest | None:
+        """Digest of the split on which a training is evaluated; None if no data set was named.
 
-    @cached_property
-    def ranking_folder(self) -> str:
+        Args:
+            seed: number, also as text, or ``released``. It matters only where each seed has a world of its own.
+        """
+        data = self.experiment.data
+        return drawn_digest(data, VAL, seed) if data.kind == "embedded" else self.on_disk
+
+    def evaluation_folder(self, seed: int | str) -> str:
+        """Folder name of the evaluation within the training of a seed."""
+        return evaluation_id(self.variant, self.split(seed))
+
+    def ranking_folder(self, seed: int | str) -> str:
         """Folder name of the evaluation whose scores are ranked: the published variant on the same number of images."""
-        published = published_variant(self.experiment)
-        return evaluation_id(published.model_copy(update={"limit_images": self.variant.limit_images}), self.split)
+        limit = {"limit_images": self.variant.limit_images}
+        return evaluation_id(published_variant(self.experiment).model_copy(update=limit), self.split(seed))
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def load_experiment(table: str, row: str, scale: str = "mini", data_root: Path |
 
 
 def embedded_settings(scale: str) -> EmbeddedData:
-    """Return the settings of a scale's embedded data set; raise if the scale draws no data set."""
+    """Return the settings of a scale's embedded data sets; raise if the scale draws no data set."""
     layers = catalogue().scale(scale).layers
     if layers.content["data"].get("kind") != "embedded":
         raise WorkbenchError(f"scale {scale} has no embedded data set; choose a scale that draws its own, e.g. mini")
@@ -151,7 +158,7 @@ class _Digests:
 def _digests(scale: str, data_root: Path | None) -> _Digests:
     spec = read_scale(scale)
     if spec.data.get("kind") == "embedded":
-        return _Digests(validation=drawn_digest(embedded_settings(scale), VAL))
+        return _Digests()  # the settings of the experiment decide the data set
     root = data_root or (Path(spec.root) if spec.root else None)
     if root is None:
         return _Digests()

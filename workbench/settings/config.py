@@ -25,12 +25,18 @@ class PipelineConfig(Settings):
 
     scale: str = "mini"
     seeds: int = Field(1, ge=1, le=1000, description="number of trainings per run; each seed is a training")
+    first_seed: int = Field(0, ge=0, le=999_999_000, description="first seed; the others follow it")
     weights: Literal["trained", "released"] = "trained"
     data_root: Path | None = Field(None, strict=False)
     limit_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     limit_images: int | None = Field(None, ge=1, le=MOST_STEPS)
     gpus: int | None = Field(None, ge=1, le=1000, description="most GPUs of a training; None: one if there are any")
     micro_batch: int | None = Field(None, ge=1, le=MOST_IMAGES)
+
+    @property
+    def requested_seeds(self) -> range:
+        """Seeds of the trainings that are asked for."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def rehearsal(self) -> Rehearsal:

@@ -19,14 +19,22 @@ CATEGORIES: tuple[tuple[int, str], ...] = (
 """Ids and names of the embedded categories. Ids have gaps as in COCO, so that code that takes ids for indices fails."""
 
 
+WORLDS = 100_000
+"""Number of worlds. A seed's world is the seed modulo this number, so that 1003 and 101003 share world 1003."""
+
+
 class EmbeddedData(Settings):
-    """Settings of the embedded data set. Together with the drawing code they decide every byte of it."""
+    """Settings of the embedded data set. With the number of a world and the drawing code they decide every byte of it.
+
+    A world is one drawing of the data set: both splits, drawn from the random numbers of one start.
+    """
 
     kind: Literal["embedded"] = "embedded"
     drawing: Literal[2] = Field(
         2, description="version of the drawing code; a new version means another data set and other runs"
     )
-    seed: int = Field(0, ge=0, lt=2**32)
+    world: Annotated[int, Field(ge=0, lt=WORLDS)] | Literal["seed"] = 0
+    """Number of the world, or ``seed``: the world of a training is its seed modulo ``WORLDS``, for every row."""
     train_images: int = Field(800, ge=1, le=1_000_000)
     val_images: int = Field(250, ge=1, le=1_000_000)
     long_side: int = Field(192, ge=96, le=1024, description="pixels")
@@ -36,6 +44,25 @@ class EmbeddedData(Settings):
     def classes(self) -> int:
         """Number of categories."""
         return len(CATEGORIES)
+
+    @property
+    def per_seed(self) -> bool:
+        """Whether each seed has a world of its own, so that rows are compared within a world."""
+        return self.world == "seed"
+
+    def world_of(self, seed: int | str) -> int:
+        """Number of the world of a training; published weights, which have no seed, are evaluated in world 0.
+
+        Args:
+            seed: number, also as text, or ``released``.
+        """
+        if self.world != "seed":
+            return self.world
+        return int(seed) % WORLDS if str(seed).isdecimal() else 0
+
+    def drawn_for(self, seed: int | str) -> EmbeddedData:
+        """Settings of the data set that a training reads: its world is a number; see ``world_of``."""
+        return self.model_copy(update={"world": self.world_of(seed)})
 
     @model_validator(mode="after")
     def _sides_in_order(self) -> EmbeddedData:
@@ -51,6 +78,11 @@ class CocoData(Settings):
     classes: int = Field(ge=1, le=100_000)
     digest: str | None = None
     """Digest of the training annotations; None if no data set was named."""
+
+    @property
+    def per_seed(self) -> bool:
+        """Always False: all seeds share the data set."""
+        return False
 
 
 LONGEST = 20_000

@@ -120,9 +120,12 @@ def _size(entry: os.DirEntry) -> int:
         return 0
 
 
-def drawn_digest(data: EmbeddedData, split: str) -> SplitDigest:
-    """Digest of a split of an embedded data set. The settings decide every byte, so the files need not exist yet."""
-    content = _hash([data.model_dump(mode="json"), split])
+def drawn_digest(data: EmbeddedData, split: str, seed: int | str) -> SplitDigest:
+    """Digest of a split of the embedded data set that the training of a seed reads.
+
+    The settings decide every byte, so the files need not exist yet.
+    """
+    content = _hash([data.drawn_for(seed).model_dump(mode="json"), split])
     return SplitDigest(annotations=content, images=content)
 
 

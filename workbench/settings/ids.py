@@ -12,8 +12,8 @@ from workbench.settings.digest import SplitDigest
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import Variant
 
-ALWAYS_IN_ID = {"name", "kind", "family", "drawing"}
-"""Fields that distinguish kinds of settings; part of an id even where they have their default."""
+ALWAYS_IN_ID = {"name", "kind", "family", "drawing", "world"}
+"""Fields that distinguish kinds of settings or of data; part of an id even where they have their default."""
 MEANINGS = {"dcn": 2}
 """Fields whose meaning has changed, with the number of their meaning. It is part of an id where a field is not default.
 

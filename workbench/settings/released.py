@@ -79,5 +79,5 @@ def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, lis
             f"weights=released: scale {settings.scale} draws its own data set, but published weights have COCO's "
             "classes; add scale=coco data_root=FOLDER"
         )
-    seeds = [str(seed) for seed in range(settings.seeds)]
+    seeds = [str(seed) for seed in settings.requested_seeds]
     return {row.run: ["released"] if row.run in published else seeds for row in rows}

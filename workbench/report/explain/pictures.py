@@ -89,7 +89,7 @@ def _drawn(scale: str, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...
     """Draw the picture of the embedded data set; if it has no object, draw the next one that has."""
     objects: list = []
     while not objects:
-        picture, annotations = draw_image(embedded_settings(scale), SPLIT, number)
+        picture, annotations = draw_image(embedded_settings(scale).drawn_for(0), SPLIT, number)
         objects, number = [a for a in annotations if not a["iscrowd"]], number + 1
     boxes = np.array([a["bbox"] for a in objects], dtype=np.float32)
     boxes[:, 2:] += boxes[:, :2]
