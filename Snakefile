@@ -217,6 +217,7 @@ rule rank:
         WEIGHTS.weights,
         drawn,
     output:
+        EVALUATED.ranking_facts,
         [EVALUATED.ranking.with_suffix(suffix) for suffix in (".csv", ".png", ".pdf")],
     log:
         EVALUATED.log("ranking"),

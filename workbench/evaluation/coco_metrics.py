@@ -1,4 +1,4 @@
-"""COCO's twelve metrics of detections, and the AP of each class.
+"""COCO's twelve metrics of detections, AP at two strict IoU thresholds, and the AP of each class.
 
 The protocol is COCO's for boxes (https://cocodataset.org/#detection-eval):
 
@@ -22,13 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.data.annotations import Columns, read_annotations
-from workbench.evaluation.matching import IOU_THRESHOLDS, Objects, Ranked, rank_detections
+from workbench.evaluation.matching import Objects, Ranked, rank_detections
 from workbench.evaluation.precision import Evaluated, evaluate_boxes
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
 """Keys of COCO's twelve metrics, in the order of pycocotools."""
+STRICT_METRICS = ("AP80", "AP90")
+"""Keys of AP at strict IoU thresholds, where a better ranking of the boxes shows most."""
+_PLACES = {"AP50": 0, "AP75": 5, "AP80": 6, "AP90": 8}
+"""Metric of one IoU threshold → the threshold's index in `IOU_THRESHOLDS`."""
 _DETECTION_KEYS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -79,15 +83,14 @@ def metrics_of(evaluated: Evaluated) -> dict[str, Any]:
     Returns:
         Dictionary with
 
-        - the twelve `METRICS` as fractions; None if there is no ground truth of that size,
+        - the twelve `METRICS` and `STRICT_METRICS` as fractions; None if there is no ground truth of that size,
         - `per_class`: AP by class name; None for a class without ground truth,
         - `images` and `detections`: numbers of evaluated images and detections.
     """
     tables = {f"AP{area}": table for area, table in evaluated.precision.items()}
-    for name, threshold in (("AP50", 0.5), ("AP75", 0.75)):
-        tables[name] = tables["AP"][threshold == IOU_THRESHOLDS]
+    tables |= {name: tables["AP"][place] for name, place in _PLACES.items()}
     tables |= evaluated.recall
-    metrics: dict[str, Any] = {name: _mean(tables[name]) for name in METRICS}
+    metrics: dict[str, Any] = {name: _mean(tables[name]) for name in (*METRICS, *STRICT_METRICS)}
     metrics["per_class"] = _ap_per_class(evaluated)
     return metrics | {"images": len(evaluated.image_ids), "detections": evaluated.detections}
 

@@ -174,6 +174,10 @@ class Pipeline:
         """Scores against IoU of each training of the rows."""
         return [str(self.folder.ranking(row, seed).ranking) for row in rows for seed in self.trainings[row.run]]
 
+    def correlations(self, rows: Iterable[Row]) -> list[str]:
+        """Rank correlation of score and IoU of each training of the rows."""
+        return [str(self.folder.ranking(row, seed).ranking_facts) for row in rows for seed in self.trainings[row.run]]
+
     def weights(self, rows: Iterable[Row]) -> list[str]:
         """Weights of each training of the rows."""
         return [str(self.folder.training(row, seed).weights) for row in rows for seed in self.trainings[row.run]]

@@ -26,7 +26,10 @@ ROUNDING = 1e-9
 """Largest difference of the AP in ``metrics.json`` and in ``bootstrap.json``, which are computed in two ways."""
 Seed = int | str
 """Number of a seed, or ``released``."""
+SPEARMAN = "Spearman"
+"""Name of the rank correlation of score and IoU where a metric is named."""
 AGAIN = "delete this file, then evaluate again (snakemake with the same target)"
+RANK_AGAIN = "delete this file, then make it again with workbench ranking"
 
 
 def results_folder(settings: PipelineConfig, results: Path) -> ScaleFolder:
@@ -85,6 +88,31 @@ def metrics_by_seed(
     return {seed: read_metrics(evaluation) for seed, evaluation in evaluations.items() if evaluation.metrics.is_file()}
 
 
+def values_by_seed(
+    folder: ScaleFolder, row: Row, settings: PipelineConfig, metric: str, seeds: Container[int] | None = None
+) -> dict[Seed, float]:
+    """One metric of each finished evaluation of a row, by seed. Seeds where the metric is not defined are left out.
+
+    Args:
+        metric: key of ``METRICS`` or ``STRICT_METRICS``, in fractions; or ``SPEARMAN``.
+
+    Raises:
+        WorkbenchError: an earlier version wrote a file without this metric, or see ``read_metrics``, ``read_spearman``.
+    """
+    if metric == SPEARMAN:
+        trainings = shown_trainings(folder, row, settings, seeds)
+        rankings = {training.stated_seed: folder.ranking(row, training.seed) for training in trainings}
+        values = {seed: read_spearman(e) for seed, e in rankings.items() if e.ranking_facts.is_file()}
+    else:
+        values = {}
+        for seed, metrics in metrics_by_seed(folder, row, settings, seeds).items():
+            if metric not in metrics:
+                file = folder.evaluation(row, seed).metrics
+                raise WorkbenchError(f"{file}: no {metric}, because an earlier version wrote it; {AGAIN}")
+            values[seed] = metrics[metric]
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
 def resamples_by_seed(
     folder: ScaleFolder, row: Row, settings: PipelineConfig, seeds: Container[int] | None = None
 ) -> dict[Seed, Bootstrap]:
@@ -94,18 +122,19 @@ def resamples_by_seed(
 
 
 def read_metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """Content of ``metrics.json``.
+    """Content of ``metrics.json``. A file of an earlier version lacks the ``STRICT_METRICS``.
 
     Raises:
         WorkbenchError: the file is missing, belongs to another evaluation, or has a metric that is not a fraction.
     """
-    from workbench.evaluation.coco_metrics import METRICS
+    from workbench.evaluation.coco_metrics import METRICS, STRICT_METRICS
     from workbench.evaluation.intervals import is_fraction
 
     path = evaluation.metrics
     metrics = _read(evaluation, path, "metrics")
     per_class = metrics["per_class"] if isinstance(metrics.get("per_class"), dict) else {}
     values = {name: metrics.get(name, "missing") for name in METRICS} | per_class
+    values |= {name: metrics[name] for name in STRICT_METRICS if name in metrics}
     for name, value in values.items():
         if value is not None and not is_fraction(value):
             raise WorkbenchError(f"{path}: {name} is {value!r:.40}, not a fraction; {AGAIN}")
@@ -138,6 +167,22 @@ def read_resamples(evaluation: Evaluation) -> Bootstrap:
                 "evaluate again (snakemake with the same target)"
             )
     return resamples
+
+
+def read_spearman(evaluation: Evaluation) -> float | None:
+    """Spearman's correlation of score and IoU over all foreground locations; None if all scores or IoU are equal.
+
+    Args:
+        evaluation: evaluation whose scores are ranked, ``ScaleFolder.ranking``.
+
+    Raises:
+        WorkbenchError: the file is missing, belongs to another evaluation, or has a value that is not a correlation.
+    """
+    path = evaluation.ranking_facts
+    value = evaluation.read(path, "ranking of boxes").get("Spearman", "missing")
+    if value is not None and not (type(value) in (int, float) and -1 <= value <= 1):
+        raise WorkbenchError(f"{path}: Spearman is {value!r:.40}, not a correlation; {RANK_AGAIN}")
+    return value
 
 
 def _read(evaluation: Evaluation, path: Path, content: str) -> dict[str, Any]:

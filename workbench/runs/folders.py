@@ -4,7 +4,8 @@ Layout of one scale::
 
     results/<scale>/runs/<run>/                experiment.json
         seed<k>/ or released/                  model.safetensors, train.csv, train.json, train.log, checkpoints/
-            <variant>-<split digest>/          detections.json, detection.json, metrics.json, bootstrap.json
+            <variant>-<split digest>/          detections.json, detection.json, metrics.json, bootstrap.json,
+                                               ranking.csv, ranking.json
     results/<scale>/tables/, figures/, claims/, notebooks/, speed/
     results/dataset-<hash8>/world<k>/          a drawn data set in COCO's layout
 
@@ -66,6 +67,11 @@ class Evaluation:
     def ranking(self) -> Path:
         """CSV with score and IoU of foreground locations; its figures have the same name with another suffix."""
         return self.folder / "ranking.csv"
+
+    @property
+    def ranking_facts(self) -> Path:
+        """Spearman's correlation of score and IoU over all foreground locations, and their number."""
+        return self.folder / "ranking.json"
 
     @property
     def oracles(self) -> Path:
