@@ -14,7 +14,9 @@ from PIL import Image
 
 from workbench import cli
 from workbench.runs.folders import drawn_data, scale_folder
+from workbench.settings import files
 from workbench.settings.catalog import Rehearsal, load_table
+from workbench.settings.data import EmbeddedData
 from workbench.settings.variant import Variant
 from workbench.support.files import write_json_atomically
 
@@ -38,7 +40,9 @@ def trained(tmp_path_factory, tiny_data):
     """Training of two steps, named by its row, on a drawn data set with few images."""
     results = tmp_path_factory.mktemp("results")
     row = load_table("table3", "mini", rehearsal=Rehearsal(steps=2, images=4))[1][3]
-    drawn_data(results, row.experiment.data).symlink_to(tiny_data)
+    world = drawn_data(results, row.experiment.data, 1)
+    world.parent.mkdir()
+    world.symlink_to(tiny_data)
     result = workbench("train", "--run", row.id, "--seed", 1, "--results", results, *REHEARSAL)
     assert result.returncode == 0, result.stderr
     assert "2/2  epoch 1/" in result.stderr
@@ -51,7 +55,7 @@ def test_each_step_by_the_name_of_a_row(trained, tiny_data):
         result = workbench(command, "--run", ROW, "--seed", 1, "--results", results, *REHEARSAL)
         assert result.returncode == 0, result.stderr
     row = load_table("table3", "mini", rehearsal=Rehearsal(steps=2, images=4))[1][3]
-    evaluation = trained.evaluation(row.evaluation_folder)
+    evaluation = trained.evaluation(row.evaluation_folder(1))
     metrics = json.loads(evaluation.metrics.read_text())
     assert metrics["images"] == 4
     assert metrics["provenance"]["seed"] == 1
@@ -196,6 +200,23 @@ def test_shared_options_are_spelled_the_same_in_every_command(command):
         assert {"--run", "--seed", "--scale", "--data-root", "--results"} <= options
     if "--scale" in options:
         assert "--results" in options
+
+
+def test_each_world_is_drawn_by_its_number(experiments, tmp_path, monkeypatch):
+    """Without a number, the world is the scale's, or world 0 where each seed has its own."""
+    file = experiments / "scales/mini.yaml"
+    few = file.read_text().replace("world: seed}", "world: seed, train_images: 2, val_images: 1}")
+    file.write_text(few)
+    (experiments / "scales/fixed.yaml").write_text(few.replace("world: seed", "world: 7"))
+    files.forget()
+    for scale, options, world in [("mini", (), 0), ("mini", ("--world", "3"), 3), ("fixed", (), 7)]:
+        root = tmp_path / f"{scale}{world}"
+        monkeypatch.setattr(sys, "argv", ["workbench", "dataset", str(root), "--scale", scale, *options])
+        cli.main()
+        expected = EmbeddedData(world=world, train_images=2, val_images=1)
+        assert (root / "embedded.json").read_text() == expected.model_dump_json(indent=2) + "\n"
+    pictures = {file.read_bytes() for file in tmp_path.glob("*/train2017/000000000001.jpg")}
+    assert len(pictures) == 3
 
 
 def test_plan_lists_shared_trainings():

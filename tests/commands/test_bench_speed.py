@@ -139,7 +139,9 @@ def test_untrained_rows_are_timed_on_noise_with_random_weights(tmp_path):
 
 
 def test_trained_rows_are_timed_on_images_of_the_data_set(tmp_path, tiny_data, monkeypatch):
-    data_folder("mini", tmp_path).symlink_to(tiny_data)
+    world = data_folder("mini", tmp_path)
+    world.parent.mkdir()
+    world.symlink_to(tiny_data)
     run = tmp_path / "mini" / "runs" / FULL.run
     write_json_atomically(run / "experiment.json", FULL.experiment.model_dump(mode="json"))
     torch.manual_seed(5)

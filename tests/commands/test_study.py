@@ -1,21 +1,23 @@
 """Studies of a trained run: AP with each oracle, and the ranking of boxes by their scores."""
 
 import csv
+import json
 import sys
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from workbench import cli
 from workbench.boxes import aligned_iou
 from workbench.commands.detect import write_detections
-from workbench.commands.study import oracle_variants, study_oracles, study_ranking
+from workbench.commands.study import _spearman, oracle_variants, study_oracles, study_ranking
 from workbench.data import loader
 from workbench.data.coco import read_coco
 from workbench.evaluation.coco_metrics import evaluate_detections
 from workbench.evaluation.inference import detect_data_set
-from workbench.report.measured import read_ranking
+from workbench.report.measured import read_ranking, read_spearman
 from workbench.runs.load import load_training
 from workbench.settings.catalog import load_row, load_table
 from workbench.settings.digest import VAL, split_digest
@@ -115,6 +117,8 @@ def test_the_ranking_equals_a_loop_over_images_and_locations(name, untrained_run
                 expected.append((aligned_iou(box, batch.boxes[0, number].double()).item(), score.item()))
     assert len(expected) > 20
     np.testing.assert_allclose(locations, expected, atol=1.1e-6)
+    rho = read_spearman(training.evaluation(file.parent.name))
+    assert rho == pytest.approx(spearmanr(*np.transpose(expected)).statistic, abs=1e-4)
 
 
 def test_a_ranking_keeps_evenly_spaced_locations(untrained_run, tiny_data, monkeypatch):
@@ -127,6 +131,26 @@ def test_a_ranking_keeps_evenly_spaced_locations(untrained_run, tiny_data, monke
     assert thinned.index.tolist() == np.linspace(0, len(complete) - 1, 11).astype(int).tolist()
     fewer = study_ranking(evaluation, tiny_data, limit_images=2)
     assert fewer.index.max() < len(complete) - 1
+
+
+def test_the_correlation_is_of_all_locations_before_they_are_rounded(untrained_run, tiny_data, monkeypatch):
+    """An untrained detector has scores near 0.01, which differ in the sixth decimal and are equal in the third."""
+    monkeypatch.setattr("workbench.report.figures.ranking.draw_rankings", lambda *_: None)
+    evaluation = untrained_run(experiment_of("fcos_atss")).evaluation("x")
+    study_ranking(evaluation, tiny_data)
+    complete = json.loads(evaluation.ranking_facts.read_text())
+    assert complete["of"] == evaluation.identity()
+    assert complete["locations"] == len(read_ranking(evaluation)) > 20
+    monkeypatch.setattr("workbench.commands.study.POINTS", 11)
+    monkeypatch.setattr("pandas.DataFrame.round", lambda frame, _: frame * 0)
+    assert len(study_ranking(evaluation, tiny_data)) == 11
+    assert json.loads(evaluation.ranking_facts.read_text()) == complete
+
+
+def test_equal_scores_have_no_correlation():
+    assert _spearman(np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.2, 0.2])) is None
+    assert _spearman(np.array([]), np.array([])) is None
+    assert _spearman(np.array([0.1, 0.5, 0.9]), np.array([1e-9, 3e-9, 2e-9])) == pytest.approx(0.5)
 
 
 def test_a_ranking_of_some_images_replaces_no_complete_ranking(untrained_run, tiny_data, monkeypatch):

@@ -22,7 +22,7 @@ from workbench.data.embedded import draw_data_set, draw_image
 from workbench.settings.data import CATEGORIES, EmbeddedData
 from workbench.support.errors import WorkbenchError
 
-SMALL = EmbeddedData(seed=5, train_images=24, val_images=9)
+SMALL = EmbeddedData(world=5, train_images=24, val_images=9)
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -54,8 +54,8 @@ def test_the_number_of_processes_does_not_change_the_bytes(small, tmp_path):
     assert digests(tmp_path / "two") == digests(small)
 
 
-def test_another_seed_draws_other_images(small, tmp_path):
-    draw_data_set(SMALL.model_copy(update={"seed": 6}), tmp_path / "other", processes=1)
+def test_another_world_has_other_images(small, tmp_path):
+    draw_data_set(SMALL.model_copy(update={"world": 6}), tmp_path / "other", processes=1)
     other = digests(tmp_path / "other")
     assert other.keys() == digests(small).keys()
     assert all(other[name] != digest for name, digest in digests(small).items())
@@ -278,6 +278,7 @@ FOREIGN = {  # a folder of the user that has no data set of the workbench
     "a list as a marker": written("embedded.json", "[" * 5000),
     "a marker with other spacing": written("embedded.json", MARKER + "\n"),
     "a marker of another version": written("embedded.json", MARKER.replace('"drawing": 2', '"drawing": 1')),
+    "a marker without the number of a world": written("embedded.json", MARKER.replace('"world": 0', '"world": "seed"')),
     "a folder as a marker": written("embedded.json/file"),
     "a pipe as a marker": lambda root: (root.mkdir(), os.mkfifo(root / "embedded.json")),
     "a link as a marker": lambda root: (written("../marker", MARKER)(root), linked("embedded.json", "../marker")(root)),
@@ -422,10 +423,27 @@ def wait_until(condition, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("settings", [{"seed": -1}, {"train_images": 0}, {"short_side": 200}, {"colour": "red"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"world": -1},
+        {"world": 100_000},
+        {"world": "0"},
+        {"world": "seeds"},
+        {"train_images": 0},
+        {"short_side": 200},
+        {"colour": "red"},
+    ],
+)
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValidationError):
         EmbeddedData(**settings)
+
+
+def test_a_data_set_is_drawn_of_one_world(tmp_path):
+    with pytest.raises(WorkbenchError, match=f"^{tmp_path}/data: no world is named; name the number of a world$"):
+        draw_data_set(EmbeddedData(world="seed"), tmp_path / "data", processes=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_drawing_does_not_import_torch():

@@ -125,7 +125,7 @@ def test_run_ids_name_backbone_and_neck():
     plain, dcn = experiment("resnet101", False, "mini"), experiment("resnet101", True, "mini", pafpn=True)
     assert run_id(plain).startswith("vfnet-varifocal-resnet101-")
     assert run_id(dcn).startswith("vfnet_pafpn-varifocal-resnet101_dcn-")
-    assert run_id(experiment("resnet50", False, "mini")) == "vfnet-varifocal-resnet50-dabec4b1"
+    assert run_id(experiment("resnet50", False, "mini")) == "vfnet-varifocal-resnet50-be5ea12a"
 
 
 def test_offset_predictors_biases_learn_as_weights_do():

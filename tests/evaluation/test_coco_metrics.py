@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from workbench.evaluation.coco_metrics import METRICS, evaluate_detections, read_detections
+from workbench.evaluation.coco_metrics import METRICS, STRICT_METRICS, evaluate_detections, read_detections
 from workbench.support.errors import WorkbenchError
 
 
@@ -66,7 +66,8 @@ def test_ap_of_a_worked_example(annotation_file):
     metrics = evaluate_detections(path, detections)
     both, first = (51 + 50 * 2 / 3) / 101, 51 / 101  # 51 of the 101 recall points are in [0, 0.5]
     assert metrics["AP50"] == pytest.approx(both)
-    assert metrics["AP75"] == pytest.approx(both)
+    assert metrics["AP75"] == metrics["AP80"] == pytest.approx(both)
+    assert metrics["AP90"] == pytest.approx(first)
     assert metrics["AP"] == pytest.approx((7 * both + 3 * first) / 10)
     assert metrics["APL"] == pytest.approx(metrics["AP"])
     assert metrics["APS"] is None
@@ -123,7 +124,7 @@ def test_false_positives_on_an_image_without_objects_count(annotation_file):
 
 def test_metrics_without_ground_truth_are_none(annotation_file):
     metrics = evaluate_detections(annotation_file([1], []), [detection(1, [0, 0, 5, 5], 0.5)])
-    assert all(metrics[name] is None for name in METRICS)
+    assert all(metrics[name] is None for name in (*METRICS, *STRICT_METRICS))
 
 
 def test_an_evaluation_without_images_is_refused(annotation_file):

@@ -35,6 +35,11 @@ def assert_equal_to_pycocotools(path, detections, image_ids=None):
         assert np.array_equal(ours.recall[name], recall[:, :, 0, place])
     metrics = metrics_of(ours)
     assert [-1.0 if metrics[name] is None else metrics[name] for name in METRICS] == theirs.stats.tolist()
+    for name, place in (("AP80", 6), ("AP90", 8)):
+        table = precision[place, :, :, 0, -1]
+        expected = float(np.mean(table[table > -1])) if (table > -1).any() else None
+        assert theirs.params.iouThrs[place] == pytest.approx(int(name[2:]) / 100)
+        assert metrics[name] == expected
     per_class = [float(np.mean(row)) for row in precision[:, :, :, 0, -1].transpose(2, 0, 1)]
     assert [-1.0 if value is None else value for value in metrics["per_class"].values()] == per_class
     assert metrics["detections"] == len(theirs.cocoDt.anns)

@@ -41,7 +41,7 @@ def copy(folder):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder / name)
     scale = folder / "experiments" / "scales" / "mini.yaml"
-    text = scale.read_text().replace("seed: 0}", "seed: 0, train_images: 80, val_images: 10}")
+    text = scale.read_text().replace("world: seed}", "world: seed, train_images: 80, val_images: 10}")
     scale.write_text(
         text.replace("1x: {epochs: 20}", "1x: {epochs: 6}").replace("validate_every: 5", "validate_every: 9")
     )

@@ -27,7 +27,7 @@ TRAIN, VAL = "data/annotations/instances_train2017.json", "data/annotations/inst
 def repository(copy, edit, tiny_data, tmp_path):
     """Copy of the repository with few images to draw, and with an own data set and two scales for this data set."""
     folder = copy(tmp_path / "repository")
-    edit(folder / "experiments/scales/mini.yaml", "seed: 0}", "seed: 0, train_images: 24, val_images: 6}")
+    edit(folder / "experiments/scales/mini.yaml", "world: seed}", "world: seed, train_images: 24, val_images: 6}")
     (folder / "experiments/scales/own.yaml").write_text(OWN)
     (folder / "experiments/scales/wild.yaml").write_text(WILD)
     shutil.copytree(tiny_data, folder / "data")

@@ -49,7 +49,7 @@ def repository(tmp_path_factory, copy):
 def rehearsed(tmp_path_factory, copy, edit):
     """Copy of the repository with a rehearsal of Table 3 on fewer drawn images."""
     folder = copy(tmp_path_factory.mktemp("rehearsed"))
-    edit(folder / "experiments/scales/mini.yaml", "seed: 0}", "seed: 0, train_images: 24, val_images: 8}")
+    edit(folder / "experiments/scales/mini.yaml", "world: seed}", "world: seed, train_images: 24, val_images: 8}")
     snakemake(folder, "table3", *REHEARSAL)
     return folder
 
@@ -212,7 +212,10 @@ def test_plans(repository):
     assert (jobs["train"], jobs["detect"]) == (5, 5 + 9)
     jobs = planned(repository, "table3_ranking")
     assert (jobs["train"], jobs["rank"], jobs["ranking"]) == (5, 5, 1)
-    assert planned(repository, "table3", "--config", "seeds=3")["train"] == 15
+    jobs = planned(repository, "table3", "--config", "seeds=3")
+    assert (jobs["train"], jobs["dataset"]) == (15, 3)
+    jobs = planned(repository, "table3", "--config", "seeds=2", "first_seed=1000")
+    assert (jobs["train"], jobs["dataset"]) == (10, 2)
 
 
 def test_published_weights_take_the_place_of_trainings(repository, tiny_data):
@@ -246,7 +249,7 @@ def test_gpus_are_requested_on_a_machine_without_any(rehearsed):
 def test_a_failed_job_has_the_last_word(rehearsed, tmp_path):
     """The line with the remedy is below Snakemake's own lines, and no file is left that counts as a result."""
     shutil.copytree(rehearsed, tmp_path / "copy")
-    for image in (tmp_path / "copy" / "results").glob("dataset-*/train2017/*.jpg"):
+    for image in (tmp_path / "copy" / "results").glob("dataset-*/world0/train2017/*.jpg"):
         image.write_bytes(image.read_bytes()[:500])
     config = ("--config", "seeds=2", *REHEARSAL[1:])
     result = snakemake(tmp_path / "copy", "t3_full_vfl", *config, check=False)

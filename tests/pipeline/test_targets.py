@@ -1,9 +1,13 @@
 """Files and resources that the pipeline computes from its settings."""
 
+from pathlib import Path
+
 import pytest
 
 from workbench.pipeline.targets import read_pipeline
+from workbench.runs.folders import drawn_data
 from workbench.support import devices
+from workbench.support.errors import WorkbenchError
 
 
 @pytest.fixture
@@ -29,6 +33,37 @@ def test_a_batch_on_one_canvas_takes_one_gpu(pipeline):
     plan = pipeline("bccd", gpus=8)
     assert {plan.devices(row.run) for row in plan.rows} == {1}
     assert {row.experiment.training.canvas for row in plan.rows} == {"batch"}
+
+
+def test_each_seed_trains_and_is_evaluated_on_its_world(pipeline):
+    plan = pipeline("mini", data_root=None, seeds=2, first_seed=100_999)
+    row = plan.rows[0]
+    assert plan.trainings[row.run] == ["100999", "101000"]
+    folders = [{str(Path(file).parents[1]) for file in plan.drawn_for(seed)} for seed in plan.trainings[row.run]]
+    assert folders == [{str(drawn_data(Path("results"), row.experiment.data, world))} for world in (999, 1000)]
+    metrics = [file for file in plan.evaluations([row]) if file.endswith("metrics.json")]
+    for seed, file in zip(plan.trainings[row.run], metrics, strict=True):
+        evaluation = Path(file).parent.name
+        assert evaluation.endswith(row.split(seed).short)
+        assert plan.evaluated_row(row.run, seed, evaluation) == row.id
+    rankings = [*plan.rankings([row]), *plan.correlations([row])]
+    assert len({Path(file).parent for file in rankings}) == 2
+    assert len(set(rankings)) == 4
+
+
+def test_a_data_set_on_disk_is_not_drawn(pipeline):
+    plan = pipeline("bccd", seeds=2)
+    assert plan.drawn == plan.drawn_for("0") == []
+
+
+def test_a_file_in_the_place_of_a_world_is_refused(pipeline):
+    row = pipeline("mini", data_root=None).rows[0]
+    world = drawn_data(Path("results"), row.experiment.data, 1)
+    world.parent.mkdir(parents=True)
+    world.touch()
+    assert pipeline("mini", data_root=None)
+    with pytest.raises(WorkbenchError, match=f"^{world}: is a file, but a folder is needed"):
+        pipeline("mini", data_root=None, seeds=2)
 
 
 def test_the_number_of_gpus_is_no_part_of_a_run(pipeline):

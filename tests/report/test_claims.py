@@ -36,7 +36,7 @@ def evaluate(results, **rows):
         for seed, ap in enumerate(aps):
             evaluation = scale_folder(results, "mini").evaluation(find_row(id_), seed)
             evaluation.folder.mkdir(parents=True)
-            belongs = {"of": evaluation.identity(), "split": find_row(id_).split.facts()}
+            belongs = {"of": evaluation.identity(), "split": find_row(id_).split(seed).facts()}
             write_bootstrap(evaluation.bootstrap, training(ap), belongs)
 
 

@@ -7,10 +7,22 @@ import numpy as np
 import pytest
 
 from workbench import cli
-from workbench.evaluation.coco_metrics import METRICS
+from workbench.evaluation.coco_metrics import METRICS, STRICT_METRICS
 from workbench.evaluation.intervals import Bootstrap, write_bootstrap
 from workbench.report.claims import write_verdicts
-from workbench.report.measured import ranking_text, read_metrics, read_ranking, read_resamples
+from workbench.report.measured import (
+    SPEARMAN,
+    evaluations_on_disk,
+    metrics_by_seed,
+    ranking_text,
+    read_metrics,
+    read_ranking,
+    read_resamples,
+    read_spearman,
+    resamples_by_seed,
+    shown_trainings,
+    values_by_seed,
+)
 from workbench.report.outcomes import draw_figure, make_table
 from workbench.runs.folders import scale_folder
 from workbench.settings.catalog import find_row
@@ -26,9 +38,9 @@ def evaluate(results, row, seed, ap=0.4):
     """Write made-up results of a row at scale mini."""
     evaluation = scale_folder(results, "mini").evaluation(find_row(row), seed)
     evaluation.training.run.write_experiment(find_row(row).experiment)
-    of = {"of": evaluation.identity(), "split": find_row(row).split.facts()}
+    of = {"of": evaluation.identity(), "split": find_row(row).split(seed).facts()}
     provenance = {"seed": seed, "code_digest": "12345678"}
-    metrics = dict.fromkeys(METRICS, ap) | {"per_class": {"box": ap}, "images": 9, "detections": 9}
+    metrics = dict.fromkeys((*METRICS, *STRICT_METRICS), ap) | {"per_class": {"box": ap}, "images": 9, "detections": 9}
     write_json_atomically(evaluation.metrics, of | metrics | {"provenance": provenance})
     samples = ap + 0.01 * np.random.default_rng(0).standard_normal(20)
     write_bootstrap(evaluation.bootstrap, Bootstrap(ap, samples, 9, "same"), of)
@@ -38,10 +50,11 @@ def evaluate(results, row, seed, ap=0.4):
 def ranked(results, row, seed):
     import pandas
 
-    evaluation = scale_folder(results, "mini").training(find_row(row), seed).evaluation(find_row(row).ranking_folder)
+    evaluation = scale_folder(results, "mini").ranking(find_row(row), seed)
     evaluation.folder.mkdir(parents=True, exist_ok=True)
     locations = pandas.DataFrame({"iou": [0.2, 0.9], "score": [0.1, 0.8]})
     evaluation.ranking.write_text(ranking_text(evaluation, locations))
+    write_json_atomically(evaluation.ranking_facts, {"of": evaluation.identity(), SPEARMAN: 0.1 * seed, "locations": 2})
     return evaluation
 
 
@@ -237,6 +250,96 @@ def test_a_summary_elsewhere_or_without_its_data_writes_nothing(results, tmp_pat
         assert str(error.value).startswith(message)
     assert tree(tmp_path) == before
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_measurements_are_known_by_seed(results):
+    """Each seed is evaluated on its own world; the order of folders (1000 before 3) does not matter."""
+    row, folder = find_row("t3_raw_fl"), scale_folder(results, "mini")
+    aps = {0: 0.4, 3: 0.3, 1000: 0.5}
+    for seed in (1000, 3):
+        evaluate(results, row.id, seed, aps[seed])
+    of_row = folder, row, ONE_SEED
+    assert {seed: m["AP"] for seed, m in metrics_by_seed(*of_row).items()} == aps
+    assert values_by_seed(*of_row, "AP90") == aps
+    assert {seed: r.ap for seed, r in resamples_by_seed(*of_row).items()} == aps
+    assert len({evaluation.name for evaluation in evaluations_on_disk(*of_row).values()}) == 3
+    assert values_by_seed(folder, find_row("t3_star_vfl"), ONE_SEED, "AP") == {}
+
+
+def test_some_seeds_alone_are_shown(results):
+    row, folder = find_row("t3_raw_fl"), scale_folder(results, "mini")
+    evaluate(results, row.id, 1000)
+    of_row, registered = (folder, row, ONE_SEED), range(1000, 1010)
+    assert [training.seed for training in shown_trainings(*of_row, registered)] == ["1000"]
+    for read in (evaluations_on_disk, metrics_by_seed, resamples_by_seed):
+        assert list(read(*of_row, registered)) == list(read(*of_row, seeds={1000})) == [1000]
+        assert list(read(*of_row)) == [0, 1000]
+    assert values_by_seed(*of_row, "AP", registered) == {1000: 0.4}
+    ranked(results, row.id, 0)
+    assert values_by_seed(*of_row, SPEARMAN, registered) == {}
+
+
+def test_an_evaluation_on_the_world_of_another_seed_is_not_shown(results):
+    row, folder = find_row("t3_raw_fl"), scale_folder(results, "mini")
+    evaluation = evaluate(results, row.id, 1)
+    evaluation.folder.rename(evaluation.folder.with_name(row.evaluation_folder(0)))
+    assert list(metrics_by_seed(folder, row, ONE_SEED)) == [0]
+
+
+def test_metrics_of_an_earlier_version_are_shown_in_tables_and_refused_by_name(results):
+    row, folder = find_row("t3_raw_fl"), scale_folder(results, "mini")
+    file = folder.evaluation(row, 0).metrics
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in content.items() if key not in STRICT_METRICS}))
+    assert "t3_raw_fl" in make_table("table3", ONE_SEED, results)
+    assert values_by_seed(folder, row, ONE_SEED, "AP75") == {0: 0.4}
+    with pytest.raises(WorkbenchError) as error:
+        values_by_seed(folder, row, ONE_SEED, "AP80")
+    assert str(error.value) == (
+        f"{file}: no AP80, because an earlier version wrote it; delete this file, then evaluate again (snakemake with "
+        "the same target)"
+    )
+    file.write_text(json.dumps(content | {"AP90": 40.0}))
+    with pytest.raises(WorkbenchError, match=r"metrics\.json: AP90 is 40\.0, not a fraction; delete"):
+        read_metrics(folder.evaluation(row, 0))
+
+
+def test_a_metric_without_ground_truth_is_left_out(results):
+    row, folder = find_row("t3_raw_fl"), scale_folder(results, "mini")
+    edited(APL=None)(folder.evaluation(row, 0).metrics)
+    assert values_by_seed(folder, row, ONE_SEED, "APL") == {}
+
+
+def test_the_rank_correlation_is_read_by_seed(results):
+    row, folder = find_row("t3_raw_fl"), scale_folder(results, "mini")
+    for seed in (0, 3):
+        ranked(results, row.id, seed)
+    assert values_by_seed(folder, row, ONE_SEED, SPEARMAN) == {0: 0.0, 3: pytest.approx(0.3)}
+    edited(Spearman=None)(folder.ranking(row, 0).ranking_facts)
+    assert read_spearman(folder.ranking(row, 0)) is None
+    assert list(values_by_seed(folder, row, ONE_SEED, SPEARMAN)) == [3]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        of_another("seed", 1),
+        edited(of=None),
+        edited(Spearman=1.5),
+        edited(Spearman="0.5"),
+        edited(Spearman=True),
+        edited(Spearman=float("nan")),
+        lambda path: path.write_text("{}"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text("abc"),
+    ],
+)
+def test_a_rank_correlation_that_does_not_belong_is_refused(results, fault):
+    evaluation = ranked(results, "t3_raw_fl", 0)
+    fault(evaluation.ranking_facts)
+    with pytest.raises(WorkbenchError, match=r"ranking\.json: .*;? ") as error:
+        read_spearman(evaluation)
+    assert "\n" not in str(error.value)
 
 
 def test_resamples_and_metrics_are_read_as_they_were_written(results):

@@ -70,7 +70,7 @@ def test_rows_with_equal_labels_are_all_drawn_and_told_apart(tmp_path, drawn, ex
 def test_a_csv_of_letters_is_one_line_that_names_the_file(tmp_path, kind):
     row = load_table("table3", "mini")[1][0]
     training = scale_folder(tmp_path, "mini").training(row, 0)
-    ranking = training.evaluation(row.ranking_folder).ranking
+    ranking = training.evaluation(row.ranking_folder(0)).ranking
     table = scale_folder(tmp_path, "mini").table("table3")
     file = {"loss": training.curves, "ranking": ranking, "ap": table}[kind]
     file.parent.mkdir(parents=True)

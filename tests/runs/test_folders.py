@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import workbench
-from workbench.runs.find import find_data, find_training
+from workbench.runs.find import data_folder, find_data, find_split, find_training
 from workbench.runs.folders import Run, drawn_data, scale_folder
 from workbench.settings.catalog import Rehearsal, find_row, load_row
 from workbench.settings.config import PipelineConfig
+from workbench.settings.data import EmbeddedData
 from workbench.support.errors import WorkbenchError
 
 PACKAGE = Path(workbench.__file__).parent
@@ -83,14 +84,24 @@ def test_a_training_and_another_seed_contradict_each_other(tmp_path, settings, n
         find_training(str(run.folder / "seed3"), "0", settings, tmp_path)
 
 
-def test_the_drawn_data_set_of_a_run_is_found(tmp_path, new_run):
-    experiment = load_row("table3", "t3_full_vfl").experiment
-    run = new_run(experiment)
-    assert find_data(experiment, run, None) == drawn_data(tmp_path, experiment.data)
-    assert find_data(experiment, run, Path("other")) == Path("other")
+def test_the_drawn_data_set_of_a_training_is_found(tmp_path, new_run):
+    row = load_row("table3", "t3_full_vfl")
+    experiment, run = row.experiment, new_run(row.experiment)
+    for seed, world in ((0, 0), (3, 3), (100_003, 3), ("released", 0)):
+        training, folder = run.training(seed), drawn_data(tmp_path, experiment.data, world)
+        assert folder.name == f"world{world}"
+        assert find_data(experiment, training, None) == data_folder("mini", tmp_path, seed=seed) == folder
+        assert find_split(experiment, training, None) == row.split(seed)
+        assert find_data(experiment, training, Path("other")) == Path("other")
     coco = load_row("table3", "t3_full_vfl", "coco").experiment
     with pytest.raises(WorkbenchError, match="add --data-root FOLDER"):
-        find_data(coco, new_run(coco), None)
+        find_data(coco, new_run(coco).training(0), None)
+
+
+def test_scales_with_the_same_drawing_share_its_worlds(tmp_path):
+    own = EmbeddedData(world="seed")
+    assert drawn_data(tmp_path, own, 3) == drawn_data(tmp_path, EmbeddedData(world=3), 3)
+    assert drawn_data(tmp_path, own, 3) != drawn_data(tmp_path, EmbeddedData(world="seed", val_images=9), 3)
 
 
 def test_the_content_of_an_experiment_must_match_its_folder(tmp_path, new_run):

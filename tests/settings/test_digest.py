@@ -119,11 +119,14 @@ def test_a_split_is_listed_once_per_call(tiny_data, tmp_path, monkeypatch):
 
 
 def test_a_drawn_data_set_is_known_before_it_is_drawn():
-    known = {
-        drawn_digest(EmbeddedData(seed=seed), split).short for seed in (0, 1) for split in ("train2017", "val2017")
-    }
+    """The digest is of the world that a training reads, not of the rule that chooses the world."""
+    own, fixed = EmbeddedData(world="seed"), EmbeddedData(world=1)
+    known = {drawn_digest(own, split, seed).short for seed in (0, 1) for split in ("train2017", "val2017")}
     assert len(known) == 4
-    assert drawn_digest(EmbeddedData(), "val2017").short in known
+    assert (
+        drawn_digest(own, "val2017", 1) == drawn_digest(own, "val2017", "100001") == drawn_digest(fixed, "val2017", 7)
+    )
+    assert drawn_digest(own, "val2017", "released") == drawn_digest(EmbeddedData(), "val2017", 0)
 
 
 def test_a_user_without_a_home_has_no_cache(monkeypatch):

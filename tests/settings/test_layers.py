@@ -88,7 +88,7 @@ def test_a_loss_over_a_recipes_loss_needs_no_name(experiments):
     ("file", "old", "new", "message"),
     [
         ("scales/mini.yaml", "image: {long: 128, short: 96}", "image: 256", "experiments/scales/mini.yaml: image: expected a group such as {long: 1333, short: 800}, not 256"),
-        ("scales/mini.yaml", "data: {kind: embedded, seed: 0}", "data: coco", "experiments/scales/mini.yaml: data: expected a group such as {kind: coco, classes: 80}, not coco"),
+        ("scales/mini.yaml", "data: {kind: embedded, world: seed}", "data: coco", "experiments/scales/mini.yaml: data: expected a group such as {kind: coco, classes: 80}, not coco"),
         ("scales/mini.yaml", "1x: {epochs: 20}", "1x: 20", "experiments/scales/mini.yaml: schedules.1x: expected a group of keys and values, not 20"),
         ("vfnet/table3.yaml", "loss: {name: focal}", "loss: focal", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.loss: expected a group such as {name: focal}, not focal"),
         ("vfnet/table3.yaml", "published: {AP: 39.0, AP50: 57.7, AP75: 41.8}", "published: 39.0", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.published: expected a group such as {AP: 41.6}, not 39.0"),

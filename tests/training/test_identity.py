@@ -48,7 +48,7 @@ def changed_loss(experiment):
 
 def other_world(folder):
     root = folder / "other"
-    draw_data_set(EmbeddedData(train_images=24, val_images=6, seed=9), root, processes=1)
+    draw_data_set(EmbeddedData(train_images=24, val_images=6, world=9), root, processes=1)
     return root
 
 

@@ -258,8 +258,10 @@ def draw_data_set(
         progress: function that is called after each image with the number of finished images and of all images.
 
     Raises:
-        WorkbenchError: the folder cannot be written, or contains other files.
+        WorkbenchError: the folder cannot be written, or contains other files, or the settings name no world.
     """
+    if settings.per_seed:
+        raise WorkbenchError(f"{root}: no world is named; name the number of a world")
     root = Path(os.path.realpath(root))  # Path.resolve fails at a link to itself
     unfinished, previous = (root.with_name(f"{root.name}.partial-{os.getpid()}{end}") for end in ("", "-previous"))
     try:

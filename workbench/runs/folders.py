@@ -273,7 +273,7 @@ class ScaleFolder:
         return self.path.name
 
     def run(self, name: str) -> Run:
-        """Run with a name such as ``vfnet-varifocal-resnet50-dabec4b1``."""
+        """Run with a name such as ``vfnet-varifocal-resnet50-be5ea12a``."""
         return Run(self.path / "runs" / name)
 
     def runs(self) -> Iterator[Run]:

@@ -33,7 +33,7 @@ class EmbeddedData(Settings):
     drawing: Literal[2] = Field(
         2, description="version of the drawing code; a new version means another data set and other runs"
     )
-    world: Annotated[int, Field(ge=0, lt=WORLDS)] | Literal["seed"] = 0
+    world: int | Literal["seed"] = 0
     """Number of the world, or ``seed``: the world of a training is its seed modulo ``WORLDS``, for every row."""
     train_images: int = Field(800, ge=1, le=1_000_000)
     val_images: int = Field(250, ge=1, le=1_000_000)
@@ -63,6 +63,13 @@ class EmbeddedData(Settings):
     def drawn_for(self, seed: int | str) -> EmbeddedData:
         """Settings of the data set that a training reads: its world is a number; see ``world_of``."""
         return self.model_copy(update={"world": self.world_of(seed)})
+
+    @field_validator("world", mode="before")
+    @classmethod
+    def _number_or_rule(cls, world: object) -> object:
+        if world != "seed" and not (type(world) is int and 0 <= world < WORLDS):
+            raise ValueError(f"expected seed, or the number of a world from 0 to {WORLDS - 1}")
+        return world
 
     @model_validator(mode="after")
     def _sides_in_order(self) -> EmbeddedData:
