@@ -240,7 +240,12 @@ class Run:
         """
         if not self.settings.is_file():
             raise WorkbenchError(f"{self.settings}: not found; train this run first, by the name of a row")
-        experiment = validated(Experiment, read_json(self.settings, "settings of the run"), str(self.settings))
+        content = read_json(self.settings, "settings of the run")
+        try:
+            experiment = validated(Experiment, content, str(self.settings))
+        except WorkbenchError as error:
+            remedy = "if an earlier version wrote this file, train the row by its name, which is another run now"
+            raise WorkbenchError(f"{error}; {remedy}") from None
         if (content := run_id(experiment)) != self.name:
             raise WorkbenchError(
                 f"{self.settings}: this is the experiment of {content}, not of {self.name}; if the folder was renamed, "

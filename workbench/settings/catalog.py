@@ -2,7 +2,7 @@
 
 An experiment is made of four layers. A later layer replaces values of earlier layers:
 
-1. the scale's world;
+1. the scale's own settings;
 2. the recipe that the row starts from;
 3. the scale's counterparts: settings for the backbone, family of detectors, schedule, width and test size that recipe
    and row name;

@@ -1,6 +1,7 @@
 """Explanations in the notebooks: losses, stars and assignments agree with independent computations."""
 
 import io
+import json
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from workbench.report.explain import assignment as explain_assignment
 from workbench.report.explain import losses as explain_losses
 from workbench.report.explain import star as explain_star
 from workbench.report.explain.pictures import load_picture
+from workbench.runs.folders import scale_folder
 from workbench.settings.data import EmbeddedData
 from workbench.support.errors import WorkbenchError
 
@@ -115,6 +117,26 @@ def test_example_stars_are_on_the_initial_box_and_inside_the_object(detector, pi
         left, top, right, bottom = star.target.tolist()
         assert left < x < right
         assert top < y < bottom
+
+
+def test_the_stars_are_of_a_training_of_this_version(tmp_path, new_run, experiment):
+    """The full VFNet is preferred; a run of an earlier version, which is first by its name, is left out."""
+    old = scale_folder(tmp_path, "mini").run("a-run")
+    old.folder.mkdir(parents=True)
+    content = experiment.model_dump(mode="json")
+    old.settings.write_text(json.dumps(content | {"data": {"kind": "embedded", "seed": 0}}))
+    other = experiment.model_copy(update={"training": experiment.training.model_copy(update={"epochs": 3})})
+    for run in (old, new_run(other), new_run(experiment)):
+        training = run.training(1000)
+        training.folder.mkdir()
+        for file in training.results:
+            file.touch()
+        expected = None if run is old else training
+        assert explain_star.find_training_with_stars(tmp_path / "mini", "mini") == expected
+    with pytest.raises(
+        WorkbenchError, match=r"data\.seed: unknown key; .*; if an earlier version wrote this file, train"
+    ):
+        old.read_experiment()
 
 
 def test_counted_locations_agree_with_the_assigner(atss, detector, picture):

@@ -6,6 +6,7 @@ they are computed from an example box.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,9 @@ from workbench.layers.deform import regular_grid
 from workbench.report.explain.pictures import Picture, show
 from workbench.report.figures.drawing import drawing
 from workbench.report.figures.style import COLOURS, WIDTH
-from workbench.runs.folders import ScaleFolder, Training
+from workbench.runs.folders import Run, ScaleFolder, Training
 from workbench.runs.load import load_training
 from workbench.settings.catalog import load_row
-from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError
 
 INITIAL_FACTORS = (0.62, 1.3, 0.8, 0.7)
@@ -104,24 +104,25 @@ def find_stars(
 def find_training_with_stars(results: Path | str, scale: str, data: str | None = None) -> Training | None:
     """Return the training of a VFNet in ``results`` (``results/<scale>``), or None.
 
-    The full VFNet of Table 3 is preferred; otherwise any VFNet with refinement is returned.
+    The full VFNet of Table 3 is preferred; otherwise any VFNet with refinement is returned. A run of an earlier version
+    of the workbench is left out.
 
     Args:
         data: folder of the data set, for a scale that does not draw its own images.
     """
     folder = ScaleFolder(Path(results))
     row = load_row("table3", "t3_full_vfl", scale, Path(data) if data else None)
-    others = [run for run in folder.runs() if run.name != row.run and run.settings.is_file()]
-    for run in (folder.run(row.run), *others):
-        trainings = run.finished_trainings()
-        if trainings and _refines(run.read_experiment()):
-            return trainings[0]
-    return None
+    if trainings := folder.run(row.run).finished_trainings():
+        return trainings[0]
+    others = (run for run in folder.runs() if run.settings.is_file() and run.finished_trainings())
+    return next((run.finished_trainings()[0] for run in others if _refines(run)), None)
 
 
-def _refines(experiment: Experiment) -> bool:
-    detector = experiment.detector
-    return detector.family == "vfnet" and detector.refine
+def _refines(run: Run) -> bool:
+    with contextlib.suppress(WorkbenchError):
+        detector = run.read_experiment().detector
+        return detector.family == "vfnet" and detector.refine
+    return False
 
 
 @torch.no_grad()
