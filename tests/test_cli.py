@@ -161,6 +161,10 @@ def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys):
             ("train", "--run", ROW, "--seed", "released"),
             "--seed released: published weights are not trained; give a num",
         ),
+        (
+            ("train", "--run", ROW, "--seed", 100_003),
+            "/world3: this world is not drawn yet; draw it (workbench dataset results/dataset-",
+        ),
         (("import-checkpoint", "x.pth", "--run", ROW, "--scale", "coco"), "scale coco needs a data set: add data_root"),
         (("oracle", "--run", ROW), "experiment.json: not found; train this run first"),
         (("plan", "table33"), "unknown table 'table33'; did you mean 'table3'?"),

@@ -130,6 +130,7 @@ def train(
         prepare_threads()
         if call.training.seed == RELEASED:
             raise WorkbenchError("--seed released: published weights are not trained; give a number")
+        call.refuse_missing_world()
         weights = check_backbone(pretrained, call.experiment.backbone) if pretrained else None
         detector = initial_detector(call.experiment, int(call.training.seed), pretrained, call.training.title)
         call.training.run.write_experiment(call.experiment)

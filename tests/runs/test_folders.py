@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import workbench
-from workbench.runs.find import data_folder, find_data, find_split, find_training
+from workbench.runs.find import data_folder, find_data, find_split, find_training, refuse_missing_world
 from workbench.runs.folders import Run, drawn_data, scale_folder
 from workbench.settings.catalog import Rehearsal, find_row, load_row
 from workbench.settings.config import PipelineConfig
@@ -129,6 +129,17 @@ def test_trainings_in_order_of_their_seeds(tmp_path):
 def test_a_rehearsal_has_its_own_folder(tmp_path):
     assert scale_folder(tmp_path, "mini", Rehearsal(steps=2)).path == tmp_path / "mini-rehearsal"
     assert scale_folder(tmp_path, "mini", Rehearsal()).path == tmp_path / "mini"
+    assert {scale_folder(tmp_path, "mini", limits).run("x").scale for limits in (None, Rehearsal(images=2))} == {"mini"}
+
+
+def test_a_world_that_is_not_drawn_is_refused_with_the_command_that_draws_it(tmp_path):
+    root = tmp_path / "my results" / "world3"
+    with pytest.raises(WorkbenchError) as error:
+        refuse_missing_world(root, 3, "mini")
+    command = f"workbench dataset '{root}' --scale=mini --world=3"
+    assert str(error.value) == f"{root}: this world is not drawn yet; draw it ({command})"
+    root.mkdir(parents=True)
+    refuse_missing_world(root, 3, "mini")
 
 
 def test_a_row_is_found_in_any_table():

@@ -106,6 +106,14 @@ class RunCall(Call):
             return data_folder(self.settings.scale, self.results, self.settings.data_root, self.training.seed)
         return find_data(self.experiment, self.training, self.settings.data_root)
 
+    def refuse_missing_world(self) -> None:
+        """Raise a WorkbenchError if the workbench draws the data set of the training, but has not drawn it yet."""
+        from workbench.runs.find import refuse_missing_world
+
+        data = self.experiment.data
+        if self.settings.data_root is None and data.kind == "embedded":
+            refuse_missing_world(self.data_root, data.world_of(self.training.seed), self.training.run.scale)
+
 
 def _seed(text: str) -> str:
     if text != "released" and not re.fullmatch(r"[0-9]{1,9}", text):

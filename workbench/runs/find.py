@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from workbench.runs.folders import Run, Training, drawn_data, scale_folder, seed_of
@@ -73,6 +74,13 @@ def find_data(experiment: Experiment, training: Training, data_root: Path | None
     if experiment.data.kind == "embedded":
         return drawn_data(training.run.results, experiment.data, experiment.data.world_of(training.seed))
     raise WorkbenchError(f"{training.run.name}: its data set is not drawn by the workbench; add --data-root FOLDER")
+
+
+def refuse_missing_world(root: Path, world: int, scale: str) -> None:
+    """Raise a WorkbenchError, with the command that draws the data set, unless the folder of a world exists."""
+    if not root.is_dir():
+        command = shlex.join(["workbench", "dataset", str(root), f"--scale={scale}", f"--world={world}"])
+        raise WorkbenchError(f"{root}: this world is not drawn yet; draw it ({command})")
 
 
 def find_split(experiment: Experiment, training: Training, data_root: Path | None) -> SplitDigest:

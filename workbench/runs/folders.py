@@ -31,6 +31,8 @@ from workbench.support.strict_yaml import validated
 
 RELEASED = "released"
 """Name in place of a seed, for published weights."""
+REHEARSED = "-rehearsal"
+"""End of the name of a rehearsal's folder."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,11 @@ class Run:
         return self.folder / "experiment.json"
 
     @property
+    def scale(self) -> str:
+        """Name of the run's scale, also of a rehearsal."""
+        return self.folder.parents[1].name.removesuffix(REHEARSED)
+
+    @property
     def results(self) -> Path:
         """Folder ``results`` above the run's scale."""
         return self.folder.parents[2]
@@ -329,7 +336,7 @@ class ScaleFolder:
 
 def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) -> ScaleFolder:
     """Folder of a scale, or of its rehearsal."""
-    return ScaleFolder(results / (f"{scale}-rehearsal" if rehearsal else scale))
+    return ScaleFolder(results / (f"{scale}{REHEARSED}" if rehearsal else scale))
 
 
 def drawn_data(results: Path, data: EmbeddedData, world: int | str) -> Path:

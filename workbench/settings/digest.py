@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,7 @@ def _size(entry: os.DirEntry) -> int:
         return 0
 
 
+@cache
 def drawn_digest(data: EmbeddedData, split: str, seed: int | str) -> SplitDigest:
     """Digest of a split of the embedded data set that the training of a seed reads.
 

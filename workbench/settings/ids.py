@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -52,6 +53,7 @@ def run_id(experiment: Experiment) -> str:
     return f"{name}-{hash8(experiment)}"
 
 
+@cache
 def variant_id(variant: Variant) -> str:
     """Return the id of a variant, the first part of the folder of an evaluation."""
     nms = "nms" if variant.nms == "hard" else f"{variant.nms}_nms"
