@@ -251,13 +251,13 @@ def test_a_failed_job_has_the_last_word(rehearsed, tmp_path):
     shutil.copytree(rehearsed, tmp_path / "copy")
     for image in (tmp_path / "copy" / "results").glob("dataset-*/world0/train2017/*.jpg"):
         image.write_bytes(image.read_bytes()[:500])
-    config = ("--config", "seeds=2", *REHEARSAL[1:])
+    config = ("--config", "first_seed=100000", *REHEARSAL[1:])  # another training in world 0
     result = snakemake(tmp_path / "copy", "t3_full_vfl", *config, check=False)
     assert result.returncode != 0
     last = result.stderr.splitlines()[-1]
     assert last.startswith("workbench: ")
     assert "not a readable JPEG" in last
-    assert not list((tmp_path / "copy").glob("results/*/runs/*/seed1/model.safetensors"))
+    assert not list((tmp_path / "copy").glob("results/*/runs/*/seed100000/model.safetensors"))
 
 
 def test_the_linter_asks_only_for_containers(repository):
