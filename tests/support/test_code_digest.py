@@ -192,9 +192,9 @@ def test_a_change_of_used_code_changes_the_parts_that_use_it(case, package, expe
         assert (before[name] != after[name]) == bool(used & expected)
 
 
-def test_the_digest_of_the_evaluation_covers_intervals(package, experiments, before):
+def test_the_digest_of_the_evaluation_covers_resamples(package, experiments, before):
     evaluation = digests(experiments, EVALUATION)
-    edit(package / "evaluation" / "intervals.py", "LEVEL = ", "LEVEL = 2 * ")
+    edit(package / "evaluation" / "intervals.py", "RESAMPLES = ", "RESAMPLES = 2 * ")
     after = digests(experiments, EVALUATION)
     assert all(evaluation[name] != after[name] for name in experiments)
     assert digests(experiments) == before

@@ -156,8 +156,8 @@ def holm(p_values: Sequence[float], size: int | None = None) -> list[float]:
 def smallest_detectable(effect: Effect, claims: int = 1, kind: Kind = "better") -> float:
     """Smallest distance of the true effect from the null hypothesis at which a claim is supported in 80 % of studies.
 
-    The level is the one of Holm's first step, as if all other claims of the family had larger p-values. For "equivalent"
-    it is the smallest margin for which a true effect of zero is supported. NaN if the noise of trainings is unknown.
+    The level is the one of Holm's first step, as if all other claims of the family had larger p-values. For
+    "equivalent" it is the smallest margin for which a true effect of zero is supported. NaN if the noise of trainings is unknown.
 
     Args:
         effect: effect with the measured or expected noise; the estimate is not used.
