@@ -157,7 +157,8 @@ def smallest_detectable(effect: Effect, claims: int = 1, kind: Kind = "better") 
     """Smallest distance of the true effect from the null hypothesis at which a claim is supported in 80 % of studies.
 
     The level is the one of Holm's first step, as if all other claims of the family had larger p-values. For
-    "equivalent" it is the smallest margin for which a true effect of zero is supported. NaN if the noise of trainings is unknown.
+    "equivalent" it is the smallest margin for which a true effect of zero is supported. NaN if the noise of trainings
+    is unknown.
 
     Args:
         effect: effect with the measured or expected noise; the estimate is not used.
@@ -165,7 +166,8 @@ def smallest_detectable(effect: Effect, claims: int = 1, kind: Kind = "better") 
     """
     if effect.design == "one seed":
         return math.nan
-    return effect.standard_error * _noncentrality(effect.effective_degrees, claims, kind)
+    seeds = effect.seed_error and effect.seed_error * _noncentrality(effect.degrees, claims, kind)
+    return math.hypot(seeds, effect.image_error * _noncentrality(math.inf, claims, kind))
 
 
 def mde_factor(n: int, claims: int = 1, kind: Kind = "better") -> float:

@@ -182,8 +182,8 @@ def _on_intervals(rows: Sequence[TableRow]) -> list[str]:
     )
     if worlds:
         text = (
-            "Each seed draws its own world, a data set for all rows. Brackets are 95 % confidence intervals over worlds, "
-            "of the mean AP in all such worlds."
+            "Each seed draws its own world, a data set for all rows. Brackets are 95 % confidence intervals over "
+            "worlds, of the mean AP in all such worlds."
         )
     notes = [text] if any(map(has_interval, measured)) else []
     if measured and compared:
