@@ -45,8 +45,8 @@ class Effect:
         design: source of the noise: "worlds" or "images" as in the module's first lines. "one seed": the noise of
             trainings is unknown.
         image_error: standard error due to the test images, apart from their share of ``seed_error``; NaN if unknown.
-        seed_error: standard error due to trainings, or due to worlds and trainings.
-        degrees: degrees of freedom of ``seed_error``.
+        seed_parts: variance of the estimate due to trainings, or due to worlds and trainings: independent parts, each
+            with its degrees of freedom. Two rows on fixed images have two parts.
         bias: smallest and largest bias of the estimate, see `image_bias`.
     """
 
@@ -54,8 +54,7 @@ class Effect:
     seeds: int
     design: Design
     image_error: float = 0.0
-    seed_error: float = 0.0
-    degrees: float = math.inf
+    seed_parts: tuple[tuple[float, int], ...] = ()
     bias: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -69,16 +68,27 @@ class Effect:
         return self.estimate - self.bias[0] + self.half_width()
 
     @property
+    def seed_error(self) -> float:
+        """Standard error due to trainings, or due to worlds and trainings."""
+        return math.sqrt(sum(variance for variance, _ in self.seed_parts))
+
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom of ``seed_error``: those of Welch and Satterthwaite if there are two parts."""
+        squares = sum(variance**2 / degrees for variance, degrees in self.seed_parts)
+        return self.seed_error**4 / squares if squares else math.inf
+
+    @property
     def standard_error(self) -> float:
         """Standard error due to images and trainings together."""
         return math.hypot(self.image_error, self.seed_error)
 
-    def half_width(self, tail: float = ONE_SIDED) -> float:
-        """Half-width of the interval outside which each side has the probability ``tail``."""
+    def half_width(self) -> float:
+        """Half of the width of the 95 % interval, without the correction for the bias."""
         from scipy.special import ndtri, stdtrit
 
-        seeds = -stdtrit(self.degrees, tail) * self.seed_error if self.seed_error else 0.0
-        return float(math.hypot(ndtri(tail) * self.image_error, seeds))
+        seeds = stdtrit(self.degrees, ONE_SIDED) * self.seed_error if self.seed_error else 0.0
+        return float(math.hypot(ndtri(ONE_SIDED) * self.image_error, seeds))
 
     def scaled(self, factor: float) -> Effect:
         """Effect in another unit, for example in points of AP with the factor 100."""
@@ -86,12 +96,12 @@ class Effect:
             self,
             estimate=factor * self.estimate,
             image_error=factor * self.image_error,
-            seed_error=factor * self.seed_error,
+            seed_parts=tuple((factor**2 * variance, degrees) for variance, degrees in self.seed_parts),
             bias=(factor * self.bias[0], factor * self.bias[1]),
         )
 
 
-UNKNOWN = Effect(math.nan, 0, "one seed", math.nan, math.nan, math.nan)
+UNKNOWN = Effect(math.nan, 0, "one seed", math.nan)
 """Effect without any measurement."""
 
 
@@ -106,8 +116,7 @@ def effect_over_worlds(differences: Sequence[float]) -> Effect:
     values = np.asarray(differences, dtype=float)
     if len(values) < 2:
         return replace(UNKNOWN, estimate=float(values[0]), seeds=1) if len(values) else UNKNOWN
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return Effect(float(values.mean()), len(values), "worlds", seed_error=error, degrees=len(values) - 1)
+    return Effect(float(values.mean()), len(values), "worlds", seed_parts=(_seed_part(values),))
 
 
 def effect_on_images(a: Sequence[Bootstrap], b: Sequence[Bootstrap], same_trainings: bool = False) -> Effect:
@@ -163,6 +172,25 @@ def effect_of_rows(
     return effect_over_worlds([_mean_ap(_by_world(a)[d]) - _mean_ap(_by_world(b)[d]) for d in common])
 
 
+def effect_over_trainings(a: Sequence[float], b: Sequence[float], same_trainings: bool = False) -> Effect:
+    """Mean of a metric of row a minus row b on fixed test images, for a metric without resamples.
+
+    The interval covers other trainings on the same images. With one training in a row, it is NaN.
+
+    Args:
+        a, b: `[k]`, the metric of each training of the rows.
+        same_trainings: see `effect_on_images`.
+    """
+    seeds = min(len(a), len(b))
+    if not seeds:
+        return UNKNOWN
+    rows = [np.subtract(a, b)] if same_trainings else [np.asarray(a, float), np.asarray(b, float)]
+    estimate = float(np.mean(a) - np.mean(b))
+    if seeds == 1:
+        return replace(UNKNOWN, estimate=estimate, seeds=1)
+    return Effect(estimate, seeds, "images", seed_parts=tuple(map(_seed_part, rows)))
+
+
 def mean_of_row(seeds: Sequence[Bootstrap], worlds: bool = False) -> Effect:
     """Mean AP over the seeds of a row, in the design of its data; see `effect_of_rows`."""
     if not seeds:
@@ -190,7 +218,7 @@ def p_below(effect: Effect, bound: float) -> float:
 def _tail(effect: Effect, distance: float) -> float:
     """Tail for which the half-width of the interval is the distance; above 1/2 if the distance is negative."""
     from scipy.optimize import brentq
-    from scipy.special import ndtr, stdtr
+    from scipy.special import ndtr, ndtri, stdtr
 
     if distance < 0:
         return 1 - _tail(effect, -distance)
@@ -198,13 +226,16 @@ def _tail(effect: Effect, distance: float) -> float:
         return math.nan
     if not effect.standard_error:
         return 0.0 if distance else 0.5
-    if not effect.image_error:
-        return float(stdtr(effect.degrees, -distance / effect.seed_error))
-    # Student's quantile is at least the normal one, so this normal quantile is at least the searched one.
-    largest = min(distance / effect.standard_error, 37.0)
-    if not effect.seed_error or effect.half_width(ndtr(-largest)) <= distance:
-        return float(ndtr(-largest))
-    return float(ndtr(-brentq(lambda z: effect.half_width(ndtr(-z)) - distance, 0.0, largest, xtol=1e-12)))
+    if not effect.seed_error:
+        return float(ndtr(-distance / effect.image_error))
+    images, seeds, degrees = effect.image_error, effect.seed_error, effect.degrees
+
+    def excess(t: float) -> float:
+        normal = -ndtri(stdtr(degrees, -t)) if images else 0.0  # the normal quantile of the same tail
+        return math.hypot(normal * images, t * seeds) - distance
+
+    largest = (1 + 1e-9) * distance / seeds  # without the images' part; more than it, because of rounding
+    return float(stdtr(degrees, -brentq(excess, 0.0, largest))) if distance else 0.5
 
 
 def image_bias(samples: np.ndarray, estimate: float) -> tuple[float, float]:
@@ -263,20 +294,21 @@ def _on_images(values: np.ndarray, rows: Sequence[np.ndarray]) -> Effect:
     image_variance, bias = float(samples.var(ddof=1)), image_bias(samples, estimate)
     if seeds == 1:
         return Effect(estimate, seeds, "one seed", math.sqrt(image_variance), bias=bias)
-    squares, explained = np.transpose([_seed_variances(row) for row in rows])
-    degrees = math.inf
-    if squares.any():
-        degrees = float(squares.sum() ** 2 / sum(v**2 / (len(row) - 1) for v, row in zip(squares, rows, strict=True)))
-    image_error = math.sqrt(max(image_variance - explained.sum(), 0.0))
-    return Effect(estimate, seeds, "images", image_error, math.sqrt(squares.sum()), degrees, bias)
+    parts = tuple(_seed_part(row[:, 0]) for row in rows)
+    image_error = math.sqrt(max(image_variance - sum(map(_explained, rows)), 0.0))
+    return Effect(estimate, seeds, "images", image_error, parts, bias)
 
 
-def _seed_variances(row: np.ndarray) -> tuple[float, float]:
-    """Variance over seeds of the mean AP of a row, and the part of it that the images explain: s²/k and g²/k.
+def _seed_part(values: np.ndarray) -> tuple[float, int]:
+    """Variance of the mean of k independent values, s²/k, and its degrees of freedom."""
+    return float(values.var(ddof=1)) / len(values), len(values) - 1
+
+
+def _explained(row: np.ndarray) -> float:
+    """Part of the variance over seeds of a row's mean AP that the images explain, g²/k.
 
     Args:
         row: `[k, 1 + R]`, the AP of k seeds on the images, then on each resample.
     """
-    seeds, deviations = len(row), row - row.mean(axis=0)
-    explained = float(np.nanvar(deviations[:, 1:], axis=1, ddof=1).sum()) / (seeds - 1)
-    return float(row[:, 0].var(ddof=1)) / seeds, explained / seeds
+    deviations = row[:, 1:] - row[:, 1:].mean(axis=0)
+    return float(np.nanvar(deviations, axis=1, ddof=1).sum()) / (len(row) - 1) / len(row)

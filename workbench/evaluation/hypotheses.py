@@ -6,7 +6,9 @@ A claim has a kind. Each kind has one null hypothesis, and one p-value against i
 - at most: the effect is below a bound;
 - equivalent: the effect is within a margin around zero (two one-sided tests: Schuirmann, Journal of Pharmacokinetics
   and Biopharmaceutics 15, 1987);
-- best of: the effect over each rival is above zero (the largest p-value: Berger, Technometrics 24, 1982).
+- best of: the effect over each rival is above zero.
+
+A claim about several effects, like "best of", has the largest of their p-values (Berger, Technometrics 24, 1982).
 
 The claims of one table are a family, corrected by Holm's method (Scandinavian Journal of Statistics 6, 1979). The
 opposites of these claims are a second family.
@@ -34,6 +36,8 @@ POWER = 0.8
 USUAL_SPREAD = 0.2
 """Standard deviation of single trainings on COCO in points of AP, where it was not measured."""
 MOST_SEEDS = 10_000
+NODES = 100
+"""Number of estimates of a variance for which the power is computed."""
 
 Kind = Literal["better", "at most", "equivalent", "best of"]
 Word = Literal[
@@ -58,7 +62,8 @@ class Hypothesis:
 
     Attributes:
         kind: kind of the claim.
-        effects: one effect; one for each rival if the kind is "best of". Empty if a row was not run.
+        effects: one effect; one for each rival or pair of rows if the claim is about several. Empty if a row was not
+            run.
         bound: bound of "at most", or margin of "equivalent", in the unit of the effects.
         published: published effects, in the order of ``effects``; empty if there are none.
         testable: whether the compared settings can act on these data at all.
@@ -77,7 +82,7 @@ class Verdict:
 
     Attributes:
         word: verdict in words.
-        effect: the effect; of the claim "best of", the smallest one. None if a row was not run.
+        effect: the effect; of several ones, the estimate that supports the claim least. None if a row was not run.
         published: published effect; None if there is none.
         p: adjusted p-value of the claim; NaN if it was not tested.
         p_opposite: adjusted p-value of the opposite statement.
@@ -100,41 +105,49 @@ def verdicts(hypotheses: Sequence[Hypothesis], size: int | None = None) -> list[
             tested counts, so that a part of a table is not judged by a looser level.
     """
     size = max(size or 0, len(hypotheses))
-    tested = [_reason(h) is None for h in hypotheses]
-    nothing = math.nan
-    supports = holm([p_value(h) if t else nothing for h, t in zip(hypotheses, tested, strict=True)], size)
-    opposites = holm([p_opposite(h) if t else nothing for h, t in zip(hypotheses, tested, strict=True)], size)
-    return [_verdict(*one, size) for one in zip(hypotheses, supports, opposites, strict=True)]
+    return [_verdict(h, *p, size) for h, p in zip(hypotheses, adjusted_p_values(hypotheses, size), strict=True)]
+
+
+def adjusted_p_values(hypotheses: Sequence[Hypothesis], size: int | None = None) -> list[tuple[float, float]]:
+    """Adjusted p-values of each claim and of its opposite; NaN if the claim is not tested. See `verdicts`."""
+    tested = [_reason(hypothesis) is None for hypothesis in hypotheses]
+    pairs = list(zip(hypotheses, tested, strict=True))
+    supports = holm([p_value(hypothesis) if test else math.nan for hypothesis, test in pairs], size)
+    opposites = holm([p_opposite(hypothesis) if test else math.nan for hypothesis, test in pairs], size)
+    return list(zip(supports, opposites, strict=True))
 
 
 def p_value(hypothesis: Hypothesis) -> float:
     """Twice the one-sided p-value of a claim, before the correction for several claims."""
-    effects, bound = hypothesis.effects, hypothesis.bound
-    match hypothesis.kind:
-        case "at most":
-            p = p_below(effects[0], bound)
-        case "equivalent":
-            p = max(p_above(effects[0], -bound), p_below(effects[0], bound))
-        case "better" | "best of":
-            p = max(p_above(effect, 0.0) for effect in effects)
-    return min(1.0, 2 * p)
+    return min(1.0, 2 * max(_support(effect, hypothesis.kind, hypothesis.bound) for effect in hypothesis.effects))
 
 
 def p_opposite(hypothesis: Hypothesis) -> float:
     """Twice the one-sided p-value of the opposite of a claim, before the correction for several claims.
 
-    The opposites: the effect is below zero; it is above the bound; it is outside the margin; some rival is better. The
-    last two of them have several ways to come true, and their smallest p-value is multiplied by the number of ways.
+    The opposites: the effect is below zero; it is above the bound; it is outside the margin; some rival is better. An
+    opposite with several ways to come true has the smallest of their p-values times the number of ways.
     """
-    effects, bound = hypothesis.effects, hypothesis.bound
-    match hypothesis.kind:
-        case "at most":
-            ways = [p_above(effects[0], bound)]
-        case "equivalent":
-            ways = [p_above(effects[0], bound), p_below(effects[0], -bound)]
-        case "better" | "best of":
-            ways = [p_below(effect, 0.0) for effect in effects]
+    ways = [p for effect in hypothesis.effects for p in _against(effect, hypothesis.kind, hypothesis.bound)]
     return min(1.0, 2 * len(ways) * min(ways))
+
+
+def _support(effect: Effect, kind: Kind, bound: float) -> float:
+    match kind:
+        case "at most":
+            return p_below(effect, bound)
+        case "equivalent":
+            return max(p_above(effect, -bound), p_below(effect, bound))
+    return p_above(effect, 0.0)
+
+
+def _against(effect: Effect, kind: Kind, bound: float) -> list[float]:
+    match kind:
+        case "at most":
+            return [p_above(effect, bound)]
+        case "equivalent":
+            return [p_above(effect, bound), p_below(effect, -bound)]
+    return [p_below(effect, 0.0)]
 
 
 def holm(p_values: Sequence[float], size: int | None = None) -> list[float]:
@@ -166,13 +179,12 @@ def smallest_detectable(effect: Effect, claims: int = 1, kind: Kind = "better") 
     """
     if effect.design == "one seed":
         return math.nan
-    seeds = effect.seed_error and effect.seed_error * _noncentrality(effect.degrees, claims, kind)
-    return math.hypot(seeds, effect.image_error * _noncentrality(math.inf, claims, kind))
+    return _distance(effect.image_error, effect.seed_parts, claims, kind)
 
 
 def mde_factor(n: int, claims: int = 1, kind: Kind = "better") -> float:
     """Smallest detectable effect of n worlds, divided by the standard deviation of the differences within worlds."""
-    return _noncentrality(n - 1, claims, kind) / math.sqrt(n)
+    return _distance(0.0, ((1 / n, n - 1),), claims, kind)
 
 
 def seeds_needed(effect: float, spread: float, claims: int = 1, kind: Kind = "better") -> int | None:
@@ -208,18 +220,35 @@ def agrees(measured: float, trainings: int, published: float, spread: float | No
     return half_width, abs(measured - published) <= half_width
 
 
-def _noncentrality(degrees: float, claims: int, kind: Kind) -> float:
-    """True effect, in standard errors, at which a one-sided t-test at Holm's first step has the power `POWER`."""
-    from scipy.optimize import brentq
-    from scipy.special import nctdtr, ndtri, stdtrit
+def _distance(image_error: float, seed_parts: Sequence[tuple[float, int]], claims: int, kind: Kind) -> float:
+    """Distance from the null hypothesis at which a claim is supported with the chance `POWER`, at Holm's first step.
 
-    missed = 1 - POWER
-    if kind == "equivalent":  # a true effect of zero has to pass two tests, and each of them may miss it
-        missed /= 2
-    if degrees > 1e6:
-        return float(-ndtri(ONE_SIDED / claims) - ndtri(missed))
-    critical = -stdtrit(degrees, ONE_SIDED / claims)
-    return float(brentq(lambda shift: nctdtr(degrees, shift, critical) - missed, 0.0, 4 * critical + 10))
+    A study estimates the variances of the seeds. The interval is therefore computed for each of many equally probable
+    pairs of estimates, quantiles of chi-squared distributions, and the chance is the mean over these pairs.
+
+    Args:
+        image_error, seed_parts: true noise, see `Effect`.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import chdtri, ndtr, ndtri, stdtrit
+
+    tail, probabilities = ONE_SIDED / claims, (np.arange(NODES) + 0.5) / NODES
+    error = math.sqrt(image_error**2 + sum(variance for variance, _ in seed_parts))
+    if not error:
+        return 0.0
+    estimates = np.meshgrid(*(v * chdtri(degrees, probabilities) / degrees for v, degrees in seed_parts))
+    total = np.sum(estimates, axis=0)
+    squares = sum(estimate**2 / degrees for estimate, (_, degrees) in zip(estimates, seed_parts, strict=True))
+    degrees = np.divide(total**2, squares, out=np.full_like(total, 1e9), where=squares > 0)
+    half_width = np.hypot(ndtri(tail) * image_error, stdtrit(degrees, tail) * np.sqrt(total))
+
+    def excess(distance: float) -> float:
+        inside = ndtr((distance - half_width) / error)
+        if kind == "equivalent":  # a true effect of zero has to be far enough from both margins
+            inside = np.maximum(2 * inside - 1, 0.0)
+        return float(np.mean(inside)) - POWER
+
+    return float(brentq(excess, 0.0, half_width.max() + 10 * error))
 
 
 def _reason(hypothesis: Hypothesis) -> Word | None:
@@ -237,8 +266,9 @@ def _verdict(hypothesis: Hypothesis, p: float, opposite: float, size: int) -> Ve
     reason = _reason(hypothesis)
     effects, kind = hypothesis.effects, hypothesis.kind
     if not effects:
-        return Verdict(reason or "not run", published=min(hypothesis.published, default=None))
-    shown = min(range(len(effects)), key=lambda i: effects[i].estimate)
+        return Verdict(reason or "not run", published=_weakest(hypothesis.published, kind))
+    estimates = [effect.estimate for effect in effects]
+    shown = estimates.index(_weakest(estimates, kind))
     effect = effects[shown]
     published = hypothesis.published[shown] if hypothesis.published else None
     detectable = max(smallest_detectable(one, size, kind) for one in effects)
@@ -250,6 +280,12 @@ def _verdict(hypothesis: Hypothesis, p: float, opposite: float, size: int) -> Ve
     elif opposite <= ALPHA:
         word = "opposite"
     return Verdict(word, effect, published, p, opposite, detectable)
+
+
+def _weakest(estimates: Sequence[float], kind: Kind) -> float | None:
+    """Estimate that supports the claim least; None if there is none."""
+    order = {"at most": lambda value: value, "equivalent": abs}.get(kind, lambda value: -value)
+    return max(estimates, key=order, default=None)
 
 
 def _supported(kind: Kind, effect: Effect, published: float | None) -> Word:
