@@ -232,6 +232,12 @@ def test_a_difference_over_worlds_uses_the_worlds_of_both_rows(tmp_path):
     assert (line["difference"], line["difference_low"], line["difference_high"]) == ("2.50", "-3.85", "8.85")
 
 
+def test_the_interval_of_an_ap_is_clipped(tmp_path):
+    low, high = (replace(RAW, bootstraps=(Bootstrap(ap, np.array([0.0, 1.0, ap]), 100, "d"),)) for ap in (0.1, 0.9))
+    lines = read_csv(tmp_path, [low, replace(high, row="r2")])
+    assert (lines[0]["AP_low"], lines[1]["AP_high"]) == ("0.00", "100.00")
+
+
 def test_results_without_resamples_have_no_interval(tmp_path):
     """A row has no interval if one of its seeds has no resamples; neither has the difference to this row."""
     half = replace(BASE, measured=(*BASE.measured, metrics(0.4, seed=1)))
