@@ -130,7 +130,7 @@ def another_place_of_a_function(package):
 def other_rooms(package):
     edit(package / "cli.py", "def main", "def other")
     edit(package / "report" / "tables" / "cells.py", "not run", "not yet run")
-    edit(package / "evaluation" / "intervals.py", "0.", "1.")
+    edit(package / "evaluation" / "effects.py", "LEVEL = 0.95", "LEVEL = 0.9")
     edit(package / "settings" / "catalog.py", '"1x"', '"2x"')
 
 
