@@ -193,7 +193,7 @@ def check_power(results):
 
 
 def test_few_tables_of_true_null_hypotheses_have_a_false_verdict():
-    results = list(false_verdicts(studies=100, seeds=(5,), families=["better, no effect", "mixed"]))
+    results = list(false_verdicts(studies=100, seeds=(5,), families=["at most, effect at the bound", "mixed"]))
     assert len(results) == 4
     check_errors(results)
 

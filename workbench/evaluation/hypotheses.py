@@ -27,7 +27,7 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.evaluation.effects import ONE_SIDED, Effect, p_above, p_below
+from workbench.evaluation.effects import ONE_SIDED, Effect, p_above, p_below, small_tail_factor
 
 ALPHA = 2 * ONE_SIDED
 """Level with which adjusted p-values are compared."""
@@ -240,7 +240,9 @@ def _distance(image_error: float, seed_parts: Sequence[tuple[float, int]], claim
     total = np.sum(estimates, axis=0)
     squares = sum(estimate**2 / degrees for estimate, (_, degrees) in zip(estimates, seed_parts, strict=True))
     degrees = np.divide(total**2, squares, out=np.full_like(total, 1e9), where=squares > 0)
-    half_width = np.hypot(ndtri(tail) * image_error, stdtrit(degrees, tail) * np.sqrt(total))
+    least = min((degrees for _, degrees in seed_parts), default=1e9)
+    quantile = np.minimum(stdtrit(degrees, tail), small_tail_factor(degrees, least) * stdtrit(least, tail))
+    half_width = np.hypot(ndtri(tail) * image_error, quantile * np.sqrt(total))
 
     def excess(distance: float) -> float:
         inside = ndtr((distance - half_width) / error)
