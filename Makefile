@@ -4,7 +4,7 @@
 #   make table3      the environment, then `snakemake --cores all table3`; also for other tables, figures, claims, all
 #   make report      all tables, figures and claims that exist, in one file: report.html
 #   make test        the environment, then all fast tests and the checks of format and style
-#   make test-slow   the slow tests (kills and resumptions, full-size networks)
+#   make test-slow   the slow tests (kills and resumptions, full-size networks, simulated studies)
 #   make test-gpu    the tests on a CUDA device; without a device they are skipped
 #   make bench-gpu   speed and memory of training steps on a CUDA device
 #   make parity      the comparison with MMDetection, if a wheel of mmcv is available (make parity WHEELS=folder)

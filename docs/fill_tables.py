@@ -217,9 +217,10 @@ def value(rows: list[Row], flags: list[str], row_id: str | None) -> str:
     if column == "count":
         return str(len(rows))
     if column == "tau":
-        from workbench.evaluation.correlation import kendall
+        from scipy.stats import kendalltau
 
-        return f"{kendall(*([float(entry(row, name)) for row in rows] for name in ('AP', 'AP_published'))):.2f}"
+        orders = ([float(entry(row, name)) for row in rows] for name in ("AP", "AP_published"))
+        return f"{kendalltau(*orders).statistic:.2f}"
     if row_id is not None:
         rows = [row for row in rows if identifier(row) == row_id]
         if not rows:

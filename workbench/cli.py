@@ -203,14 +203,14 @@ def oracle(call: RunCall, workers: Workers = None) -> None:
 def ranking(call: RunCall, workers: Workers = None) -> None:
     """Draw the scores of a trained run against the IoU of its boxes, with rank correlations."""
     from workbench.commands.study import study_ranking
-    from workbench.evaluation.correlation import kendall, spearman
+    from workbench.evaluation.rank_correlation import rank_correlations
     from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
         limit = call.settings.limit_images
         locations = study_ranking(call.published_evaluation, call.data_root, decoding_processes(workers), limit)
-    rho, tau = (correlation(locations["iou"], locations["score"]) for correlation in (spearman, kendall))
+    rho, tau = rank_correlations(locations["iou"], locations["score"])
     print(f"{call.training.title}: {len(locations)} locations  Spearman {rho:.3f}  Kendall {tau:.3f}")
 
 

@@ -40,7 +40,7 @@ def main():
             {name: run(path, folder) for name, path in checkouts.items()} for _ in range(options.repetitions)
         ]
     equal = {json.dumps(result.pop("numbers")) for repetition in repetitions for result in repetition.values()}
-    assert len(equal) == 1, f"the metrics or the intervals differ: {equal}"
+    assert len(equal) == 1, f"the metrics or the resamples differ: {equal}"
     with options.output.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["stage", *checkouts])
@@ -98,7 +98,7 @@ def write_data_set(folder, images=IMAGES, objects=OBJECTS, seed=0):
 def measured(folder):
     """Seconds of each stage of one evaluation in this process, peak memory, and the numbers, as JSON."""
     from workbench.evaluation.coco_metrics import metrics_of, read_detections, run_evaluation
-    from workbench.evaluation.intervals import bootstrap, interval
+    from workbench.evaluation.intervals import bootstrap
     from workbench.evaluation.resampling import matches_of
 
     marks = [time.process_time()]
@@ -113,7 +113,7 @@ def measured(folder):
     resampled = bootstrap(matches)
     marks.append(time.process_time())
     seconds = dict(zip(STAGES, [*np.diff(marks), marks[-1] - marks[0]], strict=True))
-    numbers = [metrics, resampled.ap, resampled.samples.tolist(), interval(resampled.samples, resampled.ap)]
+    numbers = [metrics, resampled.ap, resampled.samples.tolist()]
     return json.dumps(seconds | {MEMORY: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "numbers": numbers})
 
 

@@ -130,7 +130,7 @@ def another_place_of_a_function(package):
 def other_rooms(package):
     edit(package / "cli.py", "def main", "def other")
     edit(package / "report" / "tables" / "cells.py", "not run", "not yet run")
-    edit(package / "evaluation" / "intervals.py", "0.", "1.")
+    edit(package / "evaluation" / "effects.py", "LEVEL = 0.95", "LEVEL = 0.9")
     edit(package / "settings" / "catalog.py", '"1x"', '"2x"')
 
 
@@ -192,9 +192,9 @@ def test_a_change_of_used_code_changes_the_parts_that_use_it(case, package, expe
         assert (before[name] != after[name]) == bool(used & expected)
 
 
-def test_the_digest_of_the_evaluation_covers_intervals(package, experiments, before):
+def test_the_digest_of_the_evaluation_covers_resamples(package, experiments, before):
     evaluation = digests(experiments, EVALUATION)
-    edit(package / "evaluation" / "intervals.py", "LEVEL = ", "LEVEL = 2 * ")
+    edit(package / "evaluation" / "intervals.py", "RESAMPLES = ", "RESAMPLES = 2 * ")
     after = digests(experiments, EVALUATION)
     assert all(evaluation[name] != after[name] for name in experiments)
     assert digests(experiments) == before

@@ -89,20 +89,20 @@ def judge(
     Args:
         better, than: resampled AP of each training of the two rows. Without a training of both rows, the verdict is
             "not run". With one training per row, the claim is undecided: one seed is no evidence about other seeds.
-        same_trainings: see `difference_interval`.
+        same_trainings: see `effect_on_images`.
     """
-    from workbench.evaluation.intervals import difference_interval
+    from workbench.evaluation.effects import effect_on_images
 
     if not better or not than:
         return math.nan, math.nan, math.nan, "not run"
-    effect, low, high = (100 * value for value in difference_interval(better, than, same_trainings))
+    effect = effect_on_images(better, than, same_trainings).scaled(100)
     verdict: Verdict = "undecided at this scale"
-    if min(len(better), len(than)) > 1:
-        if low > 0:
+    if effect.design != "one seed":
+        if effect.low > 0:
             verdict = "reproduced"
-        elif high < 0:
+        elif effect.high < 0:
             verdict = "contradicted"
-    return effect, low, high, verdict
+    return effect.estimate, effect.low, effect.high, verdict
 
 
 def claims_of(table: str) -> dict[str, Claim]:

@@ -28,9 +28,8 @@ EVALUATION = (
     *("evaluation.inference.detect_data_set", "evaluation.coco_metrics.run_evaluation"),
     *("evaluation.coco_metrics.metrics_of", "evaluation.coco_metrics.read_detections"),
     *("evaluation.resampling.matches_of", "evaluation.intervals.bootstrap"),
-    *("evaluation.intervals.mean_interval", "evaluation.intervals.difference_interval"),
 )
-"""Entry points of the code that also decides metrics and the conclusions from metrics."""
+"""Entry points of the code that also decides metrics and their resamples."""
 DRAWING = {"embedded": "data.embedded.draw_data_set"}
 """Further entry points of an alternative: this code draws the images from the settings of a drawn data set."""
 SHARED = "shared"

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workbench.evaluation.intervals import Bootstrap, difference_interval, mean_interval
+from workbench.evaluation.effects import effect_of_rows, mean_of_row
+from workbench.evaluation.intervals import Bootstrap
 from workbench.report.tables.cells import table_cells
 from workbench.report.tables.render import TableRow, table_markdown, table_view, write_table
 from workbench.support.errors import WorkbenchError
@@ -154,16 +155,21 @@ BASE = replace(RAW, bootstraps=(resampled(0.3904, 1),))
 BETTER = replace(FULL, bootstraps=(resampled(0.4152, 2),), compared_with="t3_raw_fl")
 
 
+def ends(effect):
+    """Return the ends of the 95 % interval of an effect, ×100."""
+    return 100 * effect.low, 100 * effect.high
+
+
 def test_intervals_and_differences_in_the_csv(tmp_path):
-    """Intervals are those of `evaluation.intervals`; the difference is computed from the printed figures."""
+    """Intervals are those of `evaluation.effects`; the difference is computed from the printed figures."""
     unevaluated = replace(NOT_RUN, compared_with="t3_raw_fl")
     base, better, missing = read_csv(tmp_path, [BASE, BETTER, unevaluated])
     assert list(base)[9:16] == [
         *("APL", "AP_low", "AP_high", "difference", "difference_low", "difference_high", "compared_with")
     ]
-    low, high = (f"{100 * end:.2f}" for end in mean_interval(BETTER.bootstraps)[1:])
+    low, high = (f"{end:.2f}" for end in ends(mean_of_row(BETTER.bootstraps)))
     assert (better["AP_low"], better["AP_high"]) == (low, high)
-    low, high = (f"{100 * end:.2f}" for end in difference_interval(BETTER.bootstraps, BASE.bootstraps)[1:])
+    low, high = (f"{end:.2f}" for end in ends(effect_of_rows(BETTER.bootstraps, BASE.bootstraps)))
     assert (better["difference_low"], better["difference_high"]) == (low, high)
     assert float(better["AP_low"]) < 41.52 < float(better["AP_high"])
     assert 0 < float(better["difference_low"]) < 2.48 < float(better["difference_high"])
@@ -175,9 +181,9 @@ def test_intervals_and_differences_in_the_csv(tmp_path):
 def test_intervals_in_markdown():
     text = table_markdown("T", [BASE, BETTER])
     line = next(line for line in text.splitlines() if "t3_full" in line)
-    low, high = (100 * end for end in mean_interval(BETTER.bootstraps)[1:])
+    low, high = ends(mean_of_row(BETTER.bootstraps))
     assert f"| **41.52** [{low:.1f}, {high:.1f}] |" in line
-    low, high = (100 * end for end in difference_interval(BETTER.bootstraps, BASE.bootstraps)[1:])
+    low, high = ends(effect_of_rows(BETTER.bootstraps, BASE.bootstraps))
     assert f"| +2.48 [{low:+.2f}, {high:+.2f}] |" in line
     assert "AP low" not in text
     assert "compared with |" not in text
@@ -195,9 +201,41 @@ def test_the_interval_of_several_seeds_covers_images_and_seeds():
     seeds = tuple(metrics(ap, seed) for seed, ap in enumerate(aps))
     row = replace(FULL, measured=seeds, bootstraps=tuple(resampled(ap, seed) for seed, ap in enumerate(aps)))
     text = table_markdown("T", [row])
-    low, high = (100 * end for end in mean_interval(row.bootstraps)[1:])
+    low, high = ends(mean_of_row(row.bootstraps))
     assert f"**41.00 ± 2.00** [{low:.1f}, {high:.1f}]" in text
     assert "95 % confidence intervals over images and seeds, of" in text
+
+
+def of_worlds(row, aps, worlds):
+    """Return a row whose trainings have the given AP, each in a world of its own."""
+    seeds = tuple(metrics(ap, world) for ap, world in zip(aps, worlds, strict=True))
+    drawn = tuple(resampled(ap, 1, f"world {world}") for ap, world in zip(aps, worlds, strict=True))
+    return replace(row, measured=seeds, bootstraps=drawn, worlds=True)
+
+
+def test_rows_of_drawn_worlds_are_compared_within_each_world(tmp_path):
+    """Student's t with two degrees of freedom: 4.303 times the deviation, divided by √3."""
+    base = of_worlds(BASE, (0.30, 0.40, 0.50), (1000, 1001, 1002))
+    better = of_worlds(BETTER, (0.31, 0.42, 0.53), (1000, 1001, 1002))
+    first, line = read_csv(tmp_path, [base, better])
+    assert (first["AP_low"], first["AP_high"]) == ("15.16", "64.84")
+    assert (line["difference"], line["difference_low"], line["difference_high"]) == ("2.00", "-0.48", "4.48")
+    text = table_markdown("T", [base, better])
+    assert "95 % confidence intervals over worlds" in text
+    assert "minus the measured AP of `t3_raw_fl`, in the same worlds." in text
+
+
+def test_a_difference_over_worlds_uses_the_worlds_of_both_rows(tmp_path):
+    base = of_worlds(BASE, (0.30, 0.40, 0.50), (1000, 1001, 1002))
+    better = of_worlds(BETTER, (0.42, 0.53, 0.99), (1001, 1002, 1003))
+    line = read_csv(tmp_path, [base, better])[1]
+    assert (line["difference"], line["difference_low"], line["difference_high"]) == ("2.50", "-3.85", "8.85")
+
+
+def test_the_interval_of_an_ap_is_clipped(tmp_path):
+    low, high = (replace(RAW, bootstraps=(Bootstrap(ap, np.array([0.0, 1.0, ap]), 100, "d"),)) for ap in (0.1, 0.9))
+    lines = read_csv(tmp_path, [low, replace(high, row="r2")])
+    assert (lines[0]["AP_low"], lines[1]["AP_high"]) == ("0.00", "100.00")
 
 
 def test_results_without_resamples_have_no_interval(tmp_path):

@@ -19,7 +19,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from workbench.evaluation.correlation import kendall, spearman
+from workbench.evaluation.rank_correlation import rank_correlations
 from workbench.report.figures.fonts import drawable, legend_names
 from workbench.report.figures.style import STYLE, TITLE_LETTERS, WIDTH, write_figure
 from workbench.report.text import wrapped
@@ -116,7 +116,7 @@ def _draw_panel(axis: Axes, name: str, frames: Sequence[pd.DataFrame]) -> PolyCo
     middles, medians = _medians(locations)
     axis.plot(middles, medians, color="white", linewidth=2.8)
     axis.plot(middles, medians, color="black", linewidth=1.2, marker="o", markersize=2.6)
-    rho, tau = (np.mean([rank(f["iou"], f["score"]) for f in frames]) for rank in (spearman, kendall))
+    rho, tau = np.mean([rank_correlations(f["iou"], f["score"]) for f in frames], axis=0)
     axis.text(0, 1.03, f"Spearman {rho:.2f}, Kendall {tau:.2f}", transform=axis.transAxes)
     axis.set_title(name, pad=15)
     ticks = (0, 0.5, 1)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.evaluation.intervals import Bootstrap, difference_interval, mean_interval
+from workbench.evaluation.effects import Effect, effect_of_rows, mean_of_row
+from workbench.evaluation.intervals import Bootstrap
 from workbench.support.code_digest import SHARED
 from workbench.support.errors import WorkbenchError
 
@@ -47,6 +48,7 @@ class TableRow:
             evaluation has no resamples.
         compared_with: id of the row whose measured AP is subtracted from the AP of this row; "" for none.
         differences: sentences about known differences of the row's training from the released code.
+        worlds: whether each seed draws its own data set, which decides the kind of intervals; see `effect_of_rows`.
     """
 
     row: str
@@ -58,6 +60,7 @@ class TableRow:
     bootstraps: tuple[Bootstrap, ...] = ()
     compared_with: str = ""
     differences: tuple[str, ...] = ()
+    worlds: bool = False
 
 
 def table_cells(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
@@ -193,33 +196,43 @@ def has_interval(row: TableRow) -> bool:
 
 
 def _limits(row: TableRow) -> dict[str, float | str]:
-    """Return the ends of the 95 % interval of AP, ×100."""
+    """Return the ends of the 95 % interval of AP, ×100, clipped to [0, 100]."""
     if not row.measured:
         return dict.fromkeys(AP_LIMITS, _absent(row))
-    limits = mean_interval(row.bootstraps)[1:] if has_interval(row) else (math.nan, math.nan)
-    return dict(zip(AP_LIMITS, map(_percent, limits), strict=True))
+    low, high = _ends(mean_of_row(row.bootstraps, row.worlds)) if has_interval(row) else (NOTHING, NOTHING)
+    if isinstance(low, float):
+        low, high = max(low, 0.0), min(high, 100.0)
+    return dict(zip(AP_LIMITS, (low, high), strict=True))
 
 
 def _comparison(row: TableRow, rows: dict[str, TableRow]) -> dict[str, float | str]:
     """Return the difference of measured AP to the row in `compared_with`, and its 95 % interval, ×100.
 
-    The difference is computed from the printed (rounded) AP of both rows.
+    The difference is computed from the printed (rounded) AP of both rows. Exception: two rows with some worlds that
+    are not the same. Their difference is the mean over the worlds of both rows.
     """
     if not row.compared_with:
         return dict.fromkeys((*DIFFERENCE, COMPARED), NOTHING)
     other = rows[row.compared_with]
     if not (row.measured and other.measured):
         return dict.fromkeys(DIFFERENCE, NOT_RUN) | {COMPARED: other.row}
-    limits = (math.nan, math.nan)
+    difference: float | str = _difference(mean(row, "AP"), mean(other, "AP"))
+    ends: tuple[float | str, float | str] = (NOTHING, NOTHING)
     if has_interval(row) and has_interval(other):
-        same_trainings = row.run == other.run and _seeds(row) == _seeds(other)
-        limits = difference_interval(row.bootstraps, other.bootstraps, same_trainings)[1:]
-    values = (_difference(mean(row, "AP"), mean(other, "AP")), *map(_percent, limits))
-    return dict(zip(DIFFERENCE, values, strict=True)) | {COMPARED: other.row}
+        same_seeds, worlds = _seeds(row) == _seeds(other), row.worlds and other.worlds
+        effect = effect_of_rows(row.bootstraps, other.bootstraps, worlds, same_seeds and row.run == other.run)
+        ends = _ends(effect)
+        if worlds and not same_seeds:
+            difference = _percent(effect.estimate)
+    return dict(zip(DIFFERENCE, (difference, *ends), strict=True)) | {COMPARED: other.row}
+
+
+def _ends(effect: Effect) -> tuple[float | str, float | str]:
+    return _percent(effect.low), _percent(effect.high)
 
 
 def _percent(value: float) -> float | str:
-    return NOTHING if math.isnan(value) else round(100 * value, 2)
+    return NOTHING if math.isnan(value) else round(100 * value, 2) + 0.0  # never -0.0
 
 
 def _difference(measured: float | str, published: float | str) -> float | str:

@@ -173,15 +173,23 @@ def _on_seeds(rows: Sequence[TableRow]) -> str:
 
 def _on_intervals(rows: Sequence[TableRow]) -> list[str]:
     measured, compared = [r for r in rows if r.measured], references(rows)
-    over = "images and seeds" if any(len(r.measured) > 1 for r in measured) else "images"
+    several = any(len(r.measured) > 1 for r in measured)
+    worlds = several and any(r.worlds for r in measured)
+    over = "images and seeds" if several else "images"
     text = (
         f"Brackets are 95 % confidence intervals over {over}, of the AP on an unlimited set of such images. AP on few "
         "images is biased upwards, so it may be near the upper end."
     )
+    if worlds:
+        text = (
+            "Each seed draws its own world, a data set for all rows. Brackets are 95 % confidence intervals over "
+            "worlds, of the mean AP in all such worlds."
+        )
     notes = [text] if any(map(has_interval, measured)) else []
     if measured and compared:
         other = code(compared[0]) if len(compared) == 1 else 'the row in "compared with"'
-        notes.append(f"The difference is the measured AP minus the measured AP of {other}, on the same images.")
+        on = "in the same worlds" if worlds else "on the same images"
+        notes.append(f"The difference is the measured AP minus the measured AP of {other}, {on}.")
     without = [code(r.row) for r in measured if not has_interval(r)]
     if without:
         notes.append(
@@ -192,11 +200,11 @@ def _on_intervals(rows: Sequence[TableRow]) -> list[str]:
 
 def _on_order(rows: Sequence[TableRow]) -> list[str]:
     """Compare the order of the measured rows with the published order, which may be compared across scales."""
-    from workbench.evaluation.correlation import kendall
+    from scipy.stats import kendalltau
 
     pairs = [(mean(r, "AP"), r.published["AP"]) for r in rows if r.run and "AP" in r.published]
     pairs = [pair for pair in pairs if isinstance(pair[0], float)]
-    tau = kendall(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
+    tau = kendalltau(*zip(*pairs, strict=True)).statistic if len(pairs) > 2 else math.nan
     if math.isnan(tau):
         return []
     return [f"Kendall's tau-b between measured and published AP of {len(pairs)} rows: {tau:.2f} (1: the same order)."]
