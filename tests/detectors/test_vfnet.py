@@ -60,6 +60,28 @@ def test_star_offsets_agree_tap_by_tap():
     assert offsets[2].tolist() == [-2, 4]  # upper right: three strides up, five to the right
 
 
+@pytest.mark.parametrize("refine", [False, True])
+def test_a_star_on_the_grid_is_an_ordinary_convolution_with_the_same_start(refine):
+    """Whatever the box: the control differs from a star in the sampled points alone."""
+    heads = [
+        samples.make_detector(
+            VFNet(refine=refine, star_points=points), VarifocalLoss(), Head(channels=8, norm_groups=4, init_std=0.1)
+        ).head
+        for points in ("box", "grid")
+    ]
+    star, grid = (head.state_dict() for head in heads)
+    assert star.keys() == grid.keys()
+    assert all(torch.equal(star[key], grid[key]) for key in star)
+    maps = pyramid()
+    with torch.no_grad():
+        outputs = [head(maps) for head in heads]
+        assert not torch.equal(outputs[0].logits, outputs[1].logits)
+        level = heads[1].cls_tower(maps.maps[0])
+        convolved = torch.nn.functional.conv2d(level, heads[1].cls_star.weight, padding=1).relu()
+        expected = heads[1].cls_out(convolved).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(outputs[1].logits[:, : expected.shape[1]], expected, rtol=1e-4, atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------ shapes and counts
 
 

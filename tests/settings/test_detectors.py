@@ -20,6 +20,8 @@ DISTRIBUTIONS = [None, *(Distribution(intervals=n, interval=d) for n, d in produ
 DETECTORS = [
     VFNet(),
     VFNet(refine=False),
+    VFNet(star_points="grid"),
+    VFNet(refine=False, star_points="grid"),
     VFNet(star=False, refine=False),
     VFNet(star=False, refine=False, centerness=True),
     *(ATSS(centerness=c, distribution=d) for c in (True, False) for d in DISTRIBUTIONS),
@@ -40,6 +42,7 @@ def test_titles_and_hashes_differ_between_detectors():
     [
         (VFNet(), "vfnet"),
         (VFNet(refine=False), "vfnet_star"),
+        (VFNet(refine=False, star_points="grid"), "vfnet_star_grid"),
         (VFNet(star=False, refine=False), "vfnet_raw"),
         (VFNet(star=False, refine=False, centerness=True), "fcos_atss"),
         (ATSS(), "atss"),
@@ -75,6 +78,7 @@ def test_settings_survive_json_and_are_frozen(detector):
     [
         ({"family": "vfnet", "star": False}, "refine needs star"),
         ({"family": "vfnet", "centerness": True}, "centerness belongs"),
+        ({"family": "vfnet", "star": False, "refine": False, "star_points": "grid"}, "star_points: grid needs star"),
         ({"family": "atss", "distribution": {"intervals": 0}}, "greater than or equal to 1"),
         ({"family": "atss", "distribution": {"interval": 0}}, "greater than 0"),
         ({"family": "atss", "distribution": {"n": 16}}, "Extra inputs"),

@@ -291,3 +291,14 @@ def test_a_trained_run_loads_and_refuses_foreign_weights(tiny_experiment, tiny_d
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(WorkbenchError, match="not the weights of this run"):
         load_run(folder)
+
+
+def test_another_initialisation_has_other_weights_and_those_of_a_later_seed(tiny_experiment):
+    training = tiny_experiment.training.model_copy(update={"initialisation": 1})
+    again = tiny_experiment.model_copy(update={"training": training})
+    first, placebo, later = (
+        initial_detector(experiment, seed).head.box_out.weight
+        for experiment, seed in ((tiny_experiment, 3), (again, 3), (tiny_experiment, 100_003))
+    )
+    assert not torch.equal(first, placebo)
+    assert torch.equal(placebo, later)

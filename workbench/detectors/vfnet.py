@@ -2,7 +2,8 @@
 
 ``star`` and ``refine``: the full VFNet (section 4). Neither: raw VFNet, which is FCOS + ATSS without centerness.
 ``star`` alone: the classification branch reads star-shaped features, the box stays the initial one (row 3 of Table 3;
-no code was released). A centerness branch instead of both: FCOS + ATSS (last row of Table 3).
+no code was released). A centerness branch instead of both: FCOS + ATSS (last row of Table 3). As a control, the star
+may sample the regular grid.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def build_vfnet(experiment: Experiment, backbone: ResidualBackbone) -> DenseDete
         experiment.data.classes,
         levels=len(neck.output_strides(backbone.strides)),
         star=detector.star,
+        on_grid=detector.star_points == "grid",
         refine=detector.refine,
         quality_branch=quality is not None,
         dcn=experiment.backbone.dcn,
@@ -100,6 +102,7 @@ class VFNetHead(nn.Module):
         classes: number of classes C.
         levels: number of pyramid levels.
         star, refine: the switches described above; ``refine`` needs ``star``.
+        on_grid: whether the star samples the regular grid, whatever the box, so that it is an ordinary convolution.
         quality_branch: whether the head has a quality branch.
         dcn: DCNv2 in the last stacked block of both towers, as in the released heads of backbones with DCN.
 
@@ -113,12 +116,13 @@ class VFNetHead(nn.Module):
         levels: int,
         *,
         star: bool = True,
+        on_grid: bool = False,
         refine: bool = True,
         quality_branch: bool = False,
         dcn: bool = False,
     ):
         super().__init__()
-        self.star, self.refine, self.anchor_scale = star, refine, settings.anchor_scale
+        self.star, self.on_grid, self.refine, self.anchor_scale = star, on_grid, refine, settings.anchor_scale
         depth, channels, norm_groups = settings.stacked_convs, settings.channels, settings.norm_groups
         self.cls_tower = tower(depth, channels, channels, norm_groups, last_deformable=dcn)
         self.reg_tower = tower(depth, channels, channels, norm_groups, last_deformable=dcn)
@@ -161,7 +165,9 @@ class VFNetHead(nn.Module):
         initial = self.scales(full_precision(self.box_out(box_features)), level).exp() * (self.anchor_scale * stride)
         final = initial
         if self.star:
-            offset = star_offsets(scale_gradient(initial, OFFSET_GRADIENT), stride)
+            # A box of one stride to each side makes all offsets zero.
+            box = torch.full_like(initial, stride) if self.on_grid else scale_gradient(initial, OFFSET_GRADIENT)
+            offset = star_offsets(box, stride)
             cls_features = self.cls_star(cls_features, offset).relu()
         else:
             cls_features = self.cls_conv(cls_features)

@@ -21,6 +21,9 @@ class VFNet(Settings):
     family: Literal["vfnet"] = "vfnet"
     star: bool = True
     """Star-shaped deformable convolution on the features."""
+    star_points: Literal["box", "grid"] = "box"
+    """Points that the star convolution samples: nine points of the initial box, or the regular 3×3 grid as a control.
+    The parameters and their initial values are the same."""
     refine: bool = True
     """Refinement of the box by a second regression on the star-shaped features."""
     centerness: bool = False
@@ -33,6 +36,8 @@ class VFNet(Settings):
             raise ValueError("refine needs star: the box is refined on star-shaped features")
         if self.centerness and self.star:
             raise ValueError("centerness belongs to FCOS+ATSS: set star and refine to false")
+        if self.star_points == "grid" and not self.star:
+            raise ValueError("star_points: grid needs star: set star to true, or leave star_points out")
         return self
 
     @property
@@ -40,6 +45,7 @@ class VFNet(Settings):
         """Short name, part of a run's folder name."""
         if self.star:
             head = "vfnet" if self.refine else "vfnet_star"
+            head = head if self.star_points == "box" else f"{head}_grid"
         else:
             head = "fcos_atss" if self.centerness else "vfnet_raw"
         return head if self.neck == "fpn" else f"{head}_{self.neck}"

@@ -131,6 +131,9 @@ class Training(Settings):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Precision of matrix products and convolutions: single precision without TF32, TF32 (on a GPU), or bfloat16 by
     autocast. The detections of a bf16 training are computed in fp32."""
+    initialisation: int = Field(0, ge=0, le=9)
+    """Number of the initial weights among those of a seed. Another number gives other weights, with the same data in
+    the same order: a placebo of a treatment."""
     validate_every: int = Field(1, ge=1, le=MOST_EPOCHS)
     """Number of epochs between two validations. It does not affect what is learnt: with ``swa``, which starts from the
     best epoch, every epoch is validated."""

@@ -13,6 +13,7 @@ from workbench.data.coco import CocoDetection
 from workbench.data.loader import TrainingBatches, training_batches
 from workbench.detectors import Detector, build_detector
 from workbench.runs.folders import Training
+from workbench.settings.data import WORLDS
 from workbench.settings.experiment import Experiment
 from workbench.support.arithmetic import set_precision
 from workbench.support.devices import available
@@ -30,10 +31,12 @@ def initial_detector(experiment: Experiment, seed: int, pretrained: Path | None 
     """Build the detector with which a training starts. Torch is seeded first, so that random weights are repeatable.
 
     Args:
+        seed: seed of the training. Initialisation n of an experiment has the random weights of a later seed, n times
+            `WORLDS` after this seed, which belongs to the same world.
         pretrained: file with ImageNet weights of the backbone; None for random weights.
         title: start of the line that reports random weights in place of pretrained weights.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + WORLDS * experiment.training.initialisation)
     detector = build_detector(experiment)
     if pretrained is not None:
         detector.backbone.load_pretrained(pretrained)
