@@ -9,8 +9,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from workbench.losses.classification import ClassificationLoss
-from workbench.report import claims
-from workbench.settings import files, released
+from workbench.settings import claims, files, released
 from workbench.settings.base import Settings
 from workbench.settings.catalog import load_row, load_table
 from workbench.settings.config import read_config

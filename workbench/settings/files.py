@@ -27,7 +27,7 @@ STEPS = (
 """Other names of rules in the Snakefile, which no table and no row can have."""
 ROOT_FILES = ("config.yaml", "recipes.yaml")
 """Files of ``experiments/`` outside a paper's folder."""
-NOT_TABLES = ("paper", "claims", "released", "preregistration")
+NOT_TABLES = ("paper", "claims", "observations", "released", "preregistration")
 """Names of files in a paper's folder that are not tables."""
 
 
