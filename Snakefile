@@ -6,10 +6,10 @@ import sys
 
 from workbench.pipeline.messages import last_lines, unknown_target, where_results_are
 from workbench.pipeline.targets import RESULTS, read_pipeline
-from workbench.report.claims import claims_digest
 from workbench.report.notebooks import notebook_names
 from workbench.report.outcomes import settings_digest
 from workbench.runs.folders import RELEASED, pretrained_weights, seed_of
+from workbench.settings.claims import claims_digest
 from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
 
@@ -250,15 +250,17 @@ rule table:
 
 rule verdicts:
     input:
-        lambda wildcards: PIPELINE.evaluations(TABLES[wildcards.table]),
+        lambda wildcards: PIPELINE.judged(wildcards.table),
     output:
         FOLDER.verdicts("{table}"),
         FOLDER.verdicts("{table}").with_suffix(".md"),
         captioned(FOLDER.verdicts("{table}").with_suffix(".html"), "claims", "Claims", claims="{table}"),
+        captioned(FOLDER.verdicts("{table}").with_suffix(".png"), "forest", "Claims", claims="{table}, forest plot"),
+        FOLDER.verdicts("{table}").with_suffix(".pdf"),
     log:
         FOLDER.verdicts("{table}").with_suffix(".log"),
     params:
-        claims=lambda wildcards: claims_digest([wildcards.table]),
+        claims=lambda wildcards: claims_digest(wildcards.table),
     shell:
         f"workbench claims {{wildcards.table}} {OPTIONS}{LOGGED}"
 
@@ -266,7 +268,7 @@ rule verdicts:
 FIGURES = {
     # kind of the figure and name of its rule: category in the report, input files
     "loss": ("Loss curves", lambda wildcards: PIPELINE.curves(TABLES[wildcards.table])),
-    "ap": ("AP as bars", FOLDER.table("{table}")),
+    "ap": ("AP as dots", FOLDER.table("{table}")),
     "ranking": ("Score and IoU", lambda wildcards: PIPELINE.rankings(TABLES[wildcards.table])),
 }
 

@@ -107,10 +107,14 @@ def test_claims_are_judged_by_existing_evaluations(rehearsed):
     assert planned(rehearsed, "claims", *REHEARSAL, "seeds=2") == {"claims": 1, "total": 1}
     snakemake(rehearsed, "claims", *REHEARSAL)
     claims = pandas.read_csv(rehearsed / "results/mini-rehearsal/claims.csv")
-    judged = set(claims["claim"][claims["verdict"] != "not run"])
-    assert judged
+    judged = set(claims["claim"][claims["seeds"] > 0])
+    assert "component_vfl" in judged
     verdicts = pandas.read_csv(rehearsed / "results/mini-rehearsal/claims/table3.csv")
-    assert set(verdicts["claim"]) == judged
+    assert set(verdicts["claim"][verdicts["seeds"] > 0]) == judged
+    assert set(verdicts["verdict"]) == {"one seed", "not run", "-"}  # "-": observations
+    for folder in ("", "/claims"):
+        forms = {file.suffix for file in (rehearsed / f"results/mini-rehearsal{folder}").glob("*.*")}
+        assert {".csv", ".md", ".html", ".png", ".pdf"} <= forms
     assert not (rehearsed / "results/mini-rehearsal/claims/table2.csv").exists()
 
 
@@ -118,9 +122,9 @@ def test_everything_waits_for_its_tables(rehearsed):
     """In a call for everything, notebooks and verdicts come after the tables that they show or judge."""
     shutil.rmtree(rehearsed / "results/mini-rehearsal/claims", ignore_errors=True)  # the test before may have made some
     jobs = planned(rehearsed, "all", *REHEARSAL)
-    assert (jobs["notebook"], jobs["verdicts"], jobs["table"]) == (4, 5, 8)
+    assert (jobs["notebook"], jobs["verdicts"], jobs["table"]) == (4, 10, 9)
     jobs = planned(rehearsed, "results/mini-rehearsal/claims/table3.csv", *REHEARSAL)
-    assert jobs == {"verdicts": 1, "total": 1}
+    assert jobs == {"rank": 3, "verdicts": 1, "total": 4}  # three rows are in claims about the ranking of boxes
     jobs = planned(rehearsed, "results/mini-rehearsal/claims/table1.csv", *REHEARSAL)
     assert (jobs["detect"], jobs["evaluate"], jobs["verdicts"], jobs["total"]) == (9, 9, 1, 19)
 
@@ -206,7 +210,8 @@ def test_plans(repository):
     assert planned(repository, "table5")["train"] == 15
     assert planned(repository, "table2", "table3", "table5")["train"] == 10 + 14
     assert planned(repository, "gfl_table1c", "gfl_table2b", "gfl_table2c", "gfl_table3")["train"] == 5 + 4 + 3 + 2
-    assert planned(repository, "all")["train"] == 10 + 14 + 14 + 21
+    assert planned(repository, "controls")["train"] == 3
+    assert planned(repository, "all")["train"] == 10 + 14 + 14 + 21 + 3
     assert planned(repository, "t3_full_vfl")["train"] == 1
     jobs = planned(repository, "table1", "table3")
     assert (jobs["train"], jobs["detect"]) == (5, 5 + 9)

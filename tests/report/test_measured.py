@@ -9,7 +9,7 @@ import pytest
 from workbench import cli
 from workbench.evaluation.coco_metrics import METRICS, STRICT_METRICS
 from workbench.evaluation.intervals import Bootstrap, write_bootstrap
-from workbench.report.claims import write_verdicts
+from workbench.report.claims.write import write_verdicts
 from workbench.report.measured import (
     SPEARMAN,
     evaluations_on_disk,

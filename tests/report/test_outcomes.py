@@ -100,3 +100,14 @@ def test_a_figure_without_data_is_an_error(tmp_path, kind, message):
     with pytest.raises(WorkbenchError, match=message):
         outcomes.draw_figure("table3", kind, SETTINGS, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_a_figure_are_named_in_words(tmp_path, monkeypatch):
+    """Two rows of Table 1 differ in check marks alone, whose headings are no words."""
+    names = []
+    monkeypatch.setattr("workbench.report.figures.dots.ap_figure", lambda name, table: names.extend(table.index))
+    monkeypatch.setattr("workbench.report.figures.style.write_figure", lambda *_: None)
+    outcomes.make_table("table1", SETTINGS, tmp_path)
+    outcomes.draw_figure("table1", "ap", SETTINGS, tmp_path)
+    assert names[:3] == ["the detector without centerness", "the detector", "true centerness"]
+    assert len(set(names)) == 10

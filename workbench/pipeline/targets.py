@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from workbench.report.claims import claimed_tables
 from workbench.report.notebooks import notebook_names
 from workbench.runs.find import data_folder
 from workbench.runs.folders import RELEASED, ScaleFolder, check_folders, drawn_data, pretrained_weights, scale_folder
 from workbench.settings.catalog import Row, load_table
+from workbench.settings.claims import RANK_CORRELATION, claimed_tables, compared_rows
 from workbench.settings.config import PipelineConfig, read_config
 from workbench.settings.digest import TRAIN, VAL, annotation_file, hand_to_jobs
 from workbench.settings.experiment import Experiment
@@ -183,10 +183,10 @@ class Pipeline:
         return [str(self.folder.training(row, seed).weights) for row in rows for seed in self.trainings[row.run]]
 
     def figures(self, tables: Iterable[str]) -> list[str]:
-        """Loss curves and bars of some tables."""
+        """Loss curves and AP of some tables."""
         curves = [self.folder.figure(table, "loss") for table in tables if self.curves(self.tables[table])]
-        bars = [self.folder.figure(table, "ap") for table in tables if self.tables[table]]
-        return _forms((*curves, *bars), FIGURE_FORMS)
+        dots = [self.folder.figure(table, "ap") for table in tables if self.tables[table]]
+        return _forms((*curves, *dots), FIGURE_FORMS)
 
     def outcomes(self, tables: Iterable[str]) -> list[str]:
         """Some tables, with the figures of these tables."""
@@ -194,7 +194,14 @@ class Pipeline:
 
     def verdicts(self) -> list[str]:
         """Verdicts on the claims of each table."""
-        return _forms(map(self.folder.verdicts, claimed_tables()), TABLE_FORMS)
+        return _forms(map(self.folder.verdicts, claimed_tables()), (*TABLE_FORMS, *FIGURE_FORMS))
+
+    def judged(self, table: str) -> list[str]:
+        """Measurements of all rows that the claims and observations of a table compare, also rows of other tables."""
+        rows = {row.id: row for row in self.rows}
+        measured = self.evaluations(rows[id_] for id_ in compared_rows(table))
+        ranked = self.correlations(rows[id_] for id_ in compared_rows(table, RANK_CORRELATION))
+        return [*measured, *ranked]
 
     def notebooks(self) -> list[str]:
         """Executed notebooks."""

@@ -65,6 +65,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
                 bootstraps=tuple(resamples[seed] for seed in measured if seed in resamples),
                 compared_with=spec.reference(id_) or "",
                 differences=known_differences(row.experiment),
+                worlds=row.experiment.data.per_seed,
             )
         lines.append(line)
     title = f"{spec.title}, scale {folder.name}"
@@ -95,7 +96,7 @@ def draw_figure(name: str, kind: str, settings: PipelineConfig, results: Path) -
 
     Args:
         kind: "loss" for the loss curves of the trainings, "ranking" for the scores of each training against IoU, "ap"
-            for the AP of the rows as bars.
+            for the AP of the rows as dots.
 
     Raises:
         WorkbenchError: there is nothing to draw yet.
@@ -118,18 +119,27 @@ def draw_figure(name: str, kind: str, settings: PipelineConfig, results: Path) -
 
 
 def draw_table(name: str, folder: ScaleFolder, out_png: Path, out_pdf: Path) -> None:
-    """Draw the measured and published AP of a table's rows as bars."""
+    """Draw the measured and published AP of a table's rows as dots."""
     import matplotlib
 
-    from workbench.report.figures.bars import ap_figure
+    from workbench.report.figures.dots import ap_figure
     from workbench.report.figures.style import STYLE, write_figure
+    from workbench.report.tables.cells import told_apart
     from workbench.report.tables.read import read_table_file
 
     path = folder.table(name)
     if not path.is_file():
         raise WorkbenchError(f"{path}: no such table; run snakemake {name}")
+    table = read_table_file(path)
+    table.index = told_apart(_in_words(name, table["row"], table.index), table["row"])
     with matplotlib.rc_context(STYLE):
-        write_figure(ap_figure(name, read_table_file(path)), out_png, out_pdf)
+        write_figure(ap_figure(name, table), out_png, out_pdf)
+
+
+def _in_words(table: str, ids: Iterable[str], labels: Iterable[str]) -> list[str]:
+    """Names of rows that their table's file states; in place of a missing name, the labels in words."""
+    rows = read_table(table).rows
+    return [rows[id_].name or label if id_ in rows else label for id_, label in zip(ids, labels, strict=True)]
 
 
 def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder) -> dict[str, list[pandas.DataFrame]]:
@@ -162,7 +172,7 @@ def settings_digest(name: str, rows: Iterable[Row]) -> str:
     The evaluation's folder of seed 0 represents the folders of all seeds, since the run's name states the data's rule.
     """
     spec = read_table(name)
-    stated = [[id_, r.labels, r.published, r.fps, r.note] for id_, r in spec.rows.items()]
+    stated = [[id_, r.labels, r.published, r.fps, r.note, *filter(None, [r.name])] for id_, r in spec.rows.items()]
     compared = [spec.reference(id_) for id_ in spec.rows]
     content = [spec.title, spec.split, stated, compared, [[r.id, r.run, r.evaluation_folder(0)] for r in rows]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

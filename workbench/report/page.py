@@ -6,13 +6,19 @@ The same table gives the same bytes. The page loads no other file.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from workbench.report.text import LETTERS, markdown, plain
 
-STYLE = "td.gt_right, td.gt_center { white-space: nowrap; }"
-"""CSS that keeps a number and its interval on one line; text may break."""
+STYLE = """td.gt_right, td.gt_center { white-space: nowrap; }
+h1, p, summary { font-family: sans-serif; font-size: 13px; }
+h1 { font-size: 18px; }
+summary { cursor: pointer; }
+.sections { max-width: 1200px; }
+.sections .gt_table { width: 100% !important; }
+.sections td.gt_left:last-child { white-space: nowrap; }"""
+"""CSS that keeps a number and its interval on one line; text may break. Tables of one page have equal widths."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,14 @@ class TableView:
         lines: one entry per row, with one cell per column.
         alignment: "left", "right" or "centre" for each column.
         notes: paragraphs below the table.
+        colours: number of a line → colour behind its last cell, in HTML.
     """
 
     headings: Sequence[str]
     lines: Sequence[Sequence[str]]
     alignment: Sequence[str]
     notes: Sequence[str]
+    colours: Mapping[int, str] = field(default_factory=dict)
 
 
 def markdown_table(view: TableView) -> str:
@@ -51,23 +59,65 @@ def page(title: str, view: TableView) -> str:
     Args:
         title: plain text.
     """
+    return _document(title, _table(title, view, "table"))
+
+
+def sectioned_page(
+    title: str, lead: str, sections: Mapping[str, TableView], notes: Sequence[str], folded: Mapping[str, TableView]
+) -> str:
+    """Return an HTML page of several tables; see `page`.
+
+    Args:
+        title: plain text.
+        lead: paragraph above the tables, in Markdown.
+        sections: heading of each table, plain text → table.
+        notes: paragraphs below the tables, in Markdown.
+        folded: line of plain text → table that a reader opens by a click on the line.
+    """
+    body = ['<div class="sections">', f"<h1>{_escaped(title)}</h1>", _note(lead)]
+    body += [_table(heading, view, f"table{n}") for n, (heading, view) in enumerate(sections.items())]
+    body += [_note(note) for note in notes]
+    for n, (line, view) in enumerate(folded.items()):
+        table = _table(line, view, f"folded{n}")
+        body.append(f"<details><summary>{_escaped(line)}</summary>\n{table}\n</details>")
+    return _document(title, "\n".join([*body, "</div>"]))
+
+
+def _table(title: str, view: TableView, name: str) -> str:
+    """Return the HTML of a table that great-tables draws. ``name`` is unique on the page."""
     import pandas as pd
-    from great_tables import GT, md
+    from great_tables import GT, loc, md, style
 
     filled = [i for i in range(len(view.headings)) if any(line[i] not in ("", "–") for line in view.lines)]
     names = [f"column{i}" for i in filled]  # great-tables needs unique names; headings may be equal
     frame = pd.DataFrame([[line[i] for i in filled] for line in view.lines], columns=names)
     table = (
-        GT(frame, id="table")
+        GT(frame, id=name)
         .tab_header(title=plain(title))
         .fmt_markdown(columns=names)
         .cols_label({name: md(markdown(view.headings[i], LETTERS)) for name, i in zip(names, filled, strict=True)})
         .tab_options(table_font_size="13px", data_row_padding="3px", heading_align="left")
     )
-    for name, i in zip(names, filled, strict=True):
-        table = table.cols_align("center" if view.alignment[i] == "centre" else view.alignment[i], columns=[name])
+    for column, i in zip(names, filled, strict=True):
+        table = table.cols_align("center" if view.alignment[i] == "centre" else view.alignment[i], columns=[column])
+    for line, colour in view.colours.items():
+        table = table.tab_style(style.fill(colour), loc.body(columns=names[-1], rows=[line]))
     for note in view.notes:
         table = table.tab_source_note(md(note))
+    return table.as_raw_html()
+
+
+def _note(text: str) -> str:
+    from great_tables import md
+
+    return f"<p>{md(text).to_html()}</p>"
+
+
+def _document(title: str, body: str) -> str:
     head = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    head += f"<title>{html.escape(plain(title), quote=False)}</title><style>{STYLE}</style></head><body>\n"
-    return f"{head}{table.as_raw_html()}\n</body></html>\n"
+    head += f"<title>{_escaped(title)}</title><style>{STYLE}</style></head><body>\n"
+    return f"{head}{body}\n</body></html>\n"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(plain(text), quote=False)

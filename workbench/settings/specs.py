@@ -60,6 +60,8 @@ class RowSpec(Differences):
     """The recipe that the row starts from."""
     compared_with: str | None = None
     """A row of the same table; default: the table's ``compared_with``."""
+    name: str = ""
+    """The row in words, for figures; default: its labels."""
     note: str = ""
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""A user's own results: tables, AP as bars and loss curves, read from the files of the pipeline."""
+"""A user's own results: tables, AP as dots and loss curves, read from the files of the pipeline."""
 
 import warnings
 
@@ -51,29 +51,30 @@ def test_measured_and_published_metrics_are_compared_as_text(table):
     assert list(comparison["measured"]) == ["AP", "AP50", "AP75", "AP_std", "AP_low", "AP_high"]
 
 
-def test_bars_are_labelled_with_ap_and_rank_or_a_word(table):
-    axes = draw_ap("table3", table).figure.axes
-    labels = [[text.get_text() for text in axis.texts] for axis in axes]
-    assert labels == [["31.0  (1)", "20.0  (2)", "not run", "not run"], ["39.0  (2)", "41.0  (1)", "-", "-"]]
-    ends = [patch.get_x() + patch.get_width() for patch in axes[0].patches]
-    assert ends[:2] == [31.0, 20.0]
+def test_dots_are_labelled_with_ap_and_rank_or_a_word(table):
+    (axis,) = draw_ap("table3", table).figure.axes
+    labels = [text.get_text() for text in axis.texts]
+    assert labels[1:5] == ["31.0 (1)", "20.0 (2)", "not run", "not run"]
+    assert labels[6:] == ["39.0 (2)", "41.0 (1)", "-", "-"]
+    np.testing.assert_allclose(axis.lines[0].get_xdata()[:2], [31, 20])
 
 
-def test_error_bars_show_the_interval_or_else_the_deviation(table):
-    def error_bars(table):
-        return draw_ap("table3", table).figure.axes[0].collections[0].get_segments()
+def test_lines_show_the_interval_or_else_the_deviation(table):
+    def ends(table):
+        segments = draw_ap("table3", table).figure.axes[0].collections[0].get_segments()
+        return [list(segment[:, 0]) for segment in segments]
 
     with_interval = table.assign(AP_low=["29.00", "18.50", "not run", "-", "x"], AP_high="32.00")
-    np.testing.assert_allclose(error_bars(with_interval)[1], [(18.5, 1), (32, 1)])
-    np.testing.assert_allclose(error_bars(table.drop(columns=["AP_low", "AP_high"]))[0], [(29.59, 0), (32.41, 0)])
+    assert ends(with_interval) == [[29, 32], [18.5, 32]]
+    np.testing.assert_allclose(ends(table.drop(columns=["AP_low", "AP_high"])), [[29.59, 32.41]])
 
 
-def test_a_single_bar_of_zero_is_drawn_without_warnings(table):
+def test_a_single_dot_at_zero_is_drawn_without_warnings(table):
     with warnings.catch_warnings(action="error"):
         draw_ap("rehearsal", table.iloc[:1].assign(AP="0.00"))
 
 
-def test_a_table_from_the_literature_has_no_bars(table):
+def test_a_table_from_the_literature_has_no_dots(table):
     with pytest.raises(WorkbenchError, match="table9: all rows are from the literature; name a table"):
         draw_ap("table9", table[table["run"] == "literature"])
 

@@ -1,4 +1,4 @@
-"""A user's own results, read from the pipeline's files: tables, AP as bars, and loss curves, for a notebook."""
+"""A user's own results, read from the pipeline's files: tables, AP as dots, and loss curves, for a notebook."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from workbench.report.figures.bars import PUBLISHED, ap_figure
 from workbench.report.figures.curves import loss_figure
+from workbench.report.figures.dots import PUBLISHED, ap_figure
 from workbench.report.figures.drawing import drawing
 from workbench.report.tables.cells import AP_LIMITS, MEASURED
 from workbench.report.tables.read import read_log, read_table_file

@@ -1,0 +1,47 @@
+"""Made-up evaluations on disk, and made-up judgements, for tests of claims."""
+
+import numpy as np
+
+from workbench.evaluation.coco_metrics import METRICS, STRICT_METRICS
+from workbench.evaluation.effects import effect_over_worlds
+from workbench.evaluation.intervals import Bootstrap, write_bootstrap
+from workbench.report.claims.judge import judge_family
+from workbench.report.measured import SPEARMAN
+from workbench.runs.folders import scale_folder
+from workbench.settings.catalog import find_row
+from workbench.settings.claims import read_claims
+from workbench.support.files import write_json_atomically
+
+
+def evaluate(results, scale="mini", data_root=None, first_seed=0, **rows):
+    """Write evaluations of rows, an AP for each seed. AP80 is half and AP90 a tenth of AP; so is Spearman's."""
+    for id_, aps in rows.items():
+        row, folder = find_row(id_, scale, data_root), scale_folder(results, scale)
+        for seed, ap in enumerate(aps, first_seed):
+            evaluation, ranking = folder.evaluation(row, seed), folder.ranking(row, seed)
+            evaluation.folder.mkdir(parents=True, exist_ok=True)
+            belongs = {"of": evaluation.identity(), "split": row.split(seed).facts()}
+            samples = ap + 0.001 * np.random.default_rng(0).standard_normal(200)
+            world = row.experiment.data.world_of(seed) if row.experiment.data.per_seed else 0
+            write_bootstrap(evaluation.bootstrap, Bootstrap(ap, samples, 100, f"world {world}"), belongs)
+            values = dict.fromkeys((*METRICS, *STRICT_METRICS), ap) | {"AP80": ap / 2, "AP90": ap / 10}
+            provenance = {"per_class": {}, "provenance": {"seed": seed, "code_digest": "12345678"}}
+            write_json_atomically(evaluation.metrics, belongs | values | provenance)
+            ranking.folder.mkdir(parents=True, exist_ok=True)
+            facts = {"of": ranking.identity(), SPEARMAN: ap / 10, "locations": 9}
+            write_json_atomically(ranking.ranking_facts, facts)
+
+
+def claims(*names):
+    """Claims by name, in this order."""
+    every = {claim.name: claim for claim in read_claims()}
+    return [every[name] for name in names]
+
+
+def judged(scale="mini", **differences):
+    """Judge claims as one family: name → differences within worlds in points, one list per pair; None if not run."""
+    effects = {
+        name: () if pairs is None else tuple(effect_over_worlds(pair) for pair in pairs)
+        for name, pairs in differences.items()
+    }
+    return judge_family(claims(*differences), effects, scale)

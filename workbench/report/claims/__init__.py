@@ -1,0 +1,1 @@
+"""Claims of the papers: measured effects, verdicts, and their page."""

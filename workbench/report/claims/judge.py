@@ -1,0 +1,171 @@
+"""Verdicts on the claims of the papers, and effects of the observations, from the evaluations that exist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from workbench.evaluation.effects import (
+    Effect,
+    effect_of_rows,
+    effect_over_trainings,
+    effect_over_worlds,
+    p_above,
+    p_below,
+)
+from workbench.evaluation.hypotheses import ALPHA, Hypothesis, Verdict, Word, verdicts
+from workbench.report.measured import Seed, resamples_by_seed, results_folder, values_by_seed
+from workbench.settings.catalog import Row, load_table
+from workbench.settings.claims import Claim, Comparison, Observation, Stated, families, read_claims, read_observations
+from workbench.settings.config import PipelineConfig
+from workbench.settings.files import catalogue
+
+UNTESTED: tuple[Word, ...] = ("one seed", "not testable here", "not run")
+"""Verdicts on claims that were not tested."""
+Effects = tuple[Effect, ...]
+"""Effect of each pair of a comparison, in points; empty if a row was not run."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Claim with its verdict.
+
+    Attributes:
+        claim: the claim.
+        verdict: verdict, with the effect in points.
+        word: verdict in words. It differs from the word of ``verdict`` for a placebo.
+    """
+
+    claim: Stated[Claim]
+    verdict: Verdict
+    word: str
+
+    @property
+    def seeds(self) -> int:
+        """Number of trainings per row, or of worlds; 0 if a row was not run."""
+        return self.verdict.effect.seeds if self.verdict.effect else 0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Observation with its effect in points; None if a row was not run."""
+
+    observation: Stated[Observation]
+    effect: Effect | None
+
+    @property
+    def seeds(self) -> int:
+        """Number of trainings per row, or of worlds; 0 if a row was not run."""
+        return self.effect.seeds if self.effect else 0
+
+
+class Measurements:
+    """Measured differences of rows at a scale, read from the evaluations on disk."""
+
+    def __init__(self, settings: PipelineConfig, results: Path) -> None:
+        self._settings = settings
+        self._folder = results_folder(settings, results)
+        self._tables: dict[str, dict[str, Row]] = {}
+        self._read: dict[tuple[str, str], dict[Seed, Any]] = {}
+
+    def row(self, id_: str) -> Row:
+        """Row of any table, resolved at the scale."""
+        table = catalogue().rows[id_]
+        if table not in self._tables:
+            settings = self._settings
+            rows = load_table(table, settings.scale, settings.data_root, settings.rehearsal)[1]
+            self._tables[table] = {row.id: row for row in rows}
+        return self._tables[table][id_]
+
+    def effects(self, comparison: Comparison) -> Effects:
+        """Effect of each pair of a comparison in points; empty if a row was not run."""
+        effects = [self._effect(self.row(a), self.row(b), comparison.metric) for a, b in comparison.pairs]
+        return () if any(math.isnan(effect.estimate) for effect in effects) else tuple(effects)
+
+    def _effect(self, row: Row, other: Row, metric: str) -> Effect:
+        a, b = self._measured(row, metric), self._measured(other, metric)
+        data, same = row.experiment.data, row.run == other.run and a.keys() == b.keys()
+        if metric == "AP":
+            effect = effect_of_rows([*a.values()], [*b.values()], data.per_seed, same)
+        elif data.per_seed:
+            means = [_mean_by_world(values, data.world_of) for values in (a, b)]
+            effect = effect_over_worlds([means[0][world] - means[1][world] for world in means[0] if world in means[1]])
+        else:
+            effect = effect_over_trainings([*a.values()], [*b.values()], same)
+        return effect.scaled(100)
+
+    def _measured(self, row: Row, metric: str) -> dict[Seed, Any]:
+        """Measurement of each training of a row: resamples of AP, and the values of other metrics."""
+        key = row.id, metric
+        if key not in self._read:
+            read = resamples_by_seed if metric == "AP" else partial(values_by_seed, metric=metric)
+            self._read[key] = read(self._folder, row, self._settings)
+        return self._read[key]
+
+
+def judge_tables(
+    tables: Sequence[str], settings: PipelineConfig, results: Path
+) -> tuple[list[Judgement], list[Observed]]:
+    """Judge the claims of some tables by the evaluations at a scale, and compute the effects of their observations."""
+    measured = Measurements(settings, results)
+    judgements = []
+    for family in families([claim for claim in read_claims() if claim.table in tables]):
+        effects = {claim.name: measured.effects(claim.content) for claim in family}
+        judgements += judge_family(family, effects, settings.scale)
+    observed = []
+    for observation in read_observations():
+        if observation.table in tables:
+            effect = measured.effects(observation.content)
+            observed.append(Observed(observation, effect[0] if effect else None))
+    return judgements, observed
+
+
+def judge_family(
+    family: Sequence[Stated[Claim]], effects: Mapping[str, Effects], scale: str, size: int | None = None
+) -> list[Judgement]:
+    """Judge claims whose p-values are adjusted together.
+
+    Args:
+        family: claims of one family. A placebo among them is judged alone, since a correction would let it pass.
+        effects: name of a claim → its effects in points.
+        scale: name of the scale, where some claims are not testable.
+        size: number of claims that were registered for the family; default: the number of claims.
+    """
+    tested = [claim for claim in family if claim.content.kind != "placebo"]
+    judged = verdicts([_hypothesis(claim, effects[claim.name], scale) for claim in tested], size)
+    judgements = {
+        claim.name: Judgement(claim, verdict, verdict.word) for claim, verdict in zip(tested, judged, strict=True)
+    }
+    for claim in family:
+        if claim.content.kind == "placebo":
+            judgements[claim.name] = _judge_placebo(claim, effects[claim.name])
+    return [judgements[claim.name] for claim in family]
+
+
+def _hypothesis(claim: Stated[Claim], effects: Effects, scale: str) -> Hypothesis:
+    content = claim.content
+    limit = content.margin if content.bound is None else content.bound
+    return Hypothesis(content.kind, effects, limit or 0.0, claim.published, scale not in content.testable)
+
+
+def _judge_placebo(claim: Stated[Claim], effects: Effects) -> Judgement:
+    """Judge whether rows that differ by chance alone differ significantly, with a two-sided test at 5 %."""
+    if not effects:
+        return Judgement(claim, Verdict("not run"), "not run")
+    effect = effects[0]
+    if effect.design == "one seed":
+        return Judgement(claim, Verdict("one seed", effect), "one seed")
+    p = min(1.0, 2 * min(p_above(effect, 0.0), p_below(effect, 0.0)))
+    return Judgement(claim, Verdict("inconclusive", effect, p=p), "significant" if p <= ALPHA else "not significant")
+
+
+def _mean_by_world(values: Mapping[Seed, float], world_of: Callable[[Seed], int]) -> dict[int, float]:
+    """Mean of a metric over the trainings of each world."""
+    worlds: dict[int, list[float]] = {}
+    for seed, value in values.items():
+        worlds.setdefault(world_of(seed), []).append(value)
+    return {world: sum(group) / len(group) for world, group in worlds.items()}
