@@ -246,9 +246,9 @@ def table(call: Call, name: Table) -> None:
 def figure(
     call: Call,
     name: Table,
-    kind: Annotated[Figure, typer.Option(help="Kind: loss curves, AP as bars, or scores against IoU.")] = "loss",
+    kind: Annotated[Figure, typer.Option(help="Kind: loss curves, AP as dots, or scores against IoU.")] = "loss",
 ) -> None:
-    """Draw a figure of a table: loss curves, AP as bars, or scores against the IoU of the boxes."""
+    """Draw a figure of a table: loss curves, AP as dots, or scores against the IoU of the boxes."""
     from workbench.report.outcomes import draw_figure
 
     draw_figure(name, kind, call.settings, call.results)
@@ -259,8 +259,8 @@ def figure(
 def claims(
     call: Call, table: Annotated[str | None, typer.Argument(help="Table whose claims are judged. Default: all.")] = None
 ) -> None:
-    """Judge the papers' claims by the existing evaluations, and write CSV, Markdown and HTML."""
-    from workbench.report.claims import write_claims, write_verdicts
+    """Judge the papers' claims by the existing evaluations, and write CSV, Markdown, HTML and a forest plot."""
+    from workbench.report.claims.write import write_claims, write_verdicts
 
     if table is None:
         print(write_claims(call.settings, call.results))
@@ -284,14 +284,24 @@ def notebook(
 @with_options(SCALE, DATA_ROOT, RESULTS)
 def plan(
     call: Call,
-    table: Table,
+    table: Annotated[str, typer.Argument(help="Name of a table, for example table3; or 'claims'.")],
     images_per_second: Annotated[
-        float | None, typer.Option(help="Training speed of one GPU. Default: measured in earlier trainings.")
+        float | None,
+        typer.Option(help="Training speed of one GPU (for claims: on COCO). Default: measured in earlier trainings."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, max=10_000, help="For claims: number of seeds that are planned. Default: 10.")
     ] = None,
 ) -> None:
-    """List the trainings that a table needs: shared or done, with time, memory and disk space."""
+    """List the trainings that a table needs, or the seeds that the claims need, with time, memory and disk space."""
     from workbench.commands.plan import describe
+    from workbench.commands.plan_claims import PLANNED_SEEDS, describe_claims
 
+    if table == "claims":
+        print(describe_claims(call.settings, call.results, seeds or PLANNED_SEEDS, images_per_second))
+        return
+    if seeds is not None:
+        raise WorkbenchError("--seeds: a table is planned for one seed; leave it out, or plan claims")
     print(describe(table, call.settings.scale, call.results, call.settings.data_root, images_per_second))
 
 

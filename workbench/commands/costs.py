@@ -234,6 +234,32 @@ def _dissimilarity(other: Experiment, experiment: Experiment) -> tuple[bool, ...
     return other.backbone != experiment.backbone, other.detector != experiment.detector
 
 
+def passes(experiment: Experiment) -> int:
+    """Return passes over the training set: epochs, plus cycles of weight averaging, which have the same length."""
+    settings = experiment.training
+    return settings.epochs + (settings.swa.cycles if settings.swa else 0)
+
+
+def find_hours(
+    experiment: Experiment,
+    epoch: int | None,
+    trainings: Iterable[TrainingOnDisk],
+    rehearsals: Iterable[TrainingOnDisk],
+    images_per_second: float | None,
+) -> float | None:
+    """Return the hours of one training on one device: of a finished training of the run, else from a speed.
+
+    Args:
+        epoch: number of images per epoch; None if unknown.
+        trainings, rehearsals, images_per_second: see `find_speed`.
+    """
+    done = [t.seconds for t in trainings if t.finished and t.run == run_id(experiment) and t.seconds is not None]
+    if done:
+        return statistics.median(done) / 3600
+    speed = find_speed(experiment, trainings, rehearsals, images_per_second)
+    return epoch * passes(experiment) / speed.images_per_second / 3600 if epoch and speed else None
+
+
 def find_memory(
     experiment: Experiment, trainings: Iterable[TrainingOnDisk], rehearsals: Iterable[TrainingOnDisk]
 ) -> Memory | None:

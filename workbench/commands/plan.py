@@ -16,6 +16,7 @@ from workbench.commands.costs import (
     find_memory,
     find_speed,
     is_rehearsal,
+    passes,
     read_trainings,
     val_images,
 )
@@ -55,8 +56,7 @@ class PlannedRun:
     @property
     def passes(self) -> int:
         """Passes over the training set: epochs, plus cycles of weight averaging, which have the same length."""
-        settings = self.rows[0].experiment.training
-        return settings.epochs + (settings.swa.cycles if settings.swa else 0)
+        return passes(self.rows[0].experiment)
 
     @property
     def images(self) -> int | None:
@@ -120,16 +120,16 @@ def _block(planned: PlannedRun) -> list[str]:
     training = experiment.training
     rows = ", ".join(row.id for row in planned.rows)
     shared = [f"{table} ({', '.join(ids)})" for table, ids in planned.shared.items() if ids]
-    passes = f"{training.epochs} epochs" + (f" and {training.swa.cycles} SWA cycles" if training.swa else "")
+    length = f"{training.epochs} epochs" + (f" and {training.swa.cycles} SWA cycles" if training.swa else "")
     if planned.epoch:
-        passes += f" of {planned.epoch:,} images ({_count(planned.images)} in total)"
+        length += f" of {planned.epoch:,} images ({_count(planned.images)} in total)"
     size = str(experiment.image)
     if training.image_range:
         size = "x".join(_range(*ends) for ends in (training.image_range.long, training.image_range.short))
     return [
         f"{planned.rows[0].run}: {_state(planned)}",
         f"    rows      {rows}" + (f"; shared with {', '.join(shared)}" if shared else ""),
-        f"    training  {passes}, batch {training.batch}, image size {size}",
+        f"    training  {length}, batch {training.batch}, image size {size}",
         f"    time      {_time(planned)}",
         f"    memory    {_memory(planned.memory)}",
         f"    disk      {_bytes(planned.disk)}",
