@@ -117,6 +117,19 @@ rule weights:  # ImageNet weights of a backbone, or published weights of a detec
         f"workbench weights {{wildcards.name}} {{output}}{LOGGED}"
 
 
+rule pretrain:  # Weights of a backbone, learnt from drawn objects, where experiments/pretrained has none.
+    output:
+        weights=RESULTS / "weights" / "{pretraining}.safetensors",
+        facts=RESULTS / "weights" / "{pretraining}.json",
+    log:
+        RESULTS / "weights" / "{pretraining}.log",
+    threads: THREADS
+    params:
+        row=lambda wildcards: PIPELINE.pretraining_row(wildcards.pretraining),
+    shell:
+        f"workbench pretrain --run {{params.row}} {WORLD} {{output.weights}}{LOGGED}"
+
+
 rule import_weights:
     input:
         lambda wildcards: ancient(pretrained_weights(RESULTS, PIPELINE.published[wildcards.run])),

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.few_images import MINI
 from workbench.data.embedded import draw_data_set
 from workbench.runs.folders import scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import load_row
-from workbench.settings.data import CATEGORIES, EmbeddedData
+from workbench.settings.data import ImageSize
 from workbench.settings.ids import run_id
 from workbench.support.files import write_json_atomically
 
@@ -35,16 +36,19 @@ def shared_data() -> Path:
 def tiny_data(tmp_path_factory):
     """24 + 6 drawn images."""
     root = tmp_path_factory.mktemp("tiny") / "data"
-    draw_data_set(EmbeddedData(train_images=24, val_images=6), root, processes=1)
+    few = {"train_images": 24, "val_images": 6}
+    draw_data_set(MINI.model_copy(update=few), root, processes=1)
     return root
 
 
 @pytest.fixture
 def tiny_experiment():
-    """Experiment of the full VFNet at scale mini, with fewer channels, for two epochs."""
+    """Experiment of the full VFNet at scale mini, with fewer channels, small images and random weights: two epochs."""
     experiment = load_row("table3", "t3_full_vfl").experiment
     return experiment.model_copy(
         update={
+            "image": ImageSize(long=128, short=96),
+            "backbone": experiment.backbone.model_copy(update={"pretrained": False}),
             "head": experiment.head.model_copy(update={"channels": 16, "stacked_convs": 1}),
             "training": experiment.training.model_copy(
                 update={"epochs": 2, "batch": 8, "validate_every": 1, "warmup_steps": 2}
@@ -77,7 +81,7 @@ def untrained_run(new_run):
 
         torch.manual_seed(0)
         training = new_run(experiment).training(0)
-        ids, names = zip(*CATEGORIES, strict=True)
+        ids, names = zip(*((category.id, category.name) for category in MINI.categories), strict=True)
         facts = {"category_ids": ids, "class_names": names, "code_digest": "12345678"}
         write_json_atomically(training.facts, facts)
         save_file(build_detector(experiment).state_dict(), training.weights)

@@ -11,6 +11,7 @@ import shutil
 import pytest
 import torch
 
+from tests.few_images import CLASSES, MINI
 from tests.scene import (
     Scene,
     checkpoint_of_another_head,
@@ -42,6 +43,7 @@ def scene(tiny_data, tiny_experiment, tmp_path, monkeypatch):
 
 TRAIN, VAL = "instances_train2017.json: ", "instances_val2017.json: "
 
+FIRST, SECOND, *_, LAST = MINI.categories
 # Mistake: (command, damage to the scene, parts of the message).
 NOT_DETECTED = [
     "/seed0/nms0.6-",
@@ -85,22 +87,30 @@ MISTAKES = {
     "too few classes": (
         "train",
         document(lambda c: c["categories"].pop()),
-        ["5 categories", "data.classes: 6; name another"],
+        [f"{CLASSES - 1} categories", f"data.classes: {CLASSES}; name another"],
     ),
     "other classes in validation": (
         "train",
         document(lambda c: (c["categories"].pop(), c["annotations"].clear()), "val2017"),
-        [VAL, "categories are 1 'triangle'", "instances_train2017.json has 1 'tri", "give both the same categories"],
+        [VAL, "instances_train2017.json has ", f"{LAST.id} '{LAST.name}'", "; give both the same categories"],
     ),
     "names of classes swapped in validation": (
         "train",
         document(swapped_names, "val2017"),
-        [VAL, "categories are 1 'box', 3 'triangle'", "instances_train2017.json has 1 'triangle', 3 'box'"],
+        [
+            VAL,
+            f"categories are {FIRST.id} '{SECOND.name}', {SECOND.id} '{FIRST.name}'",
+            f"instances_train2017.json has {FIRST.id} '{FIRST.name}', {SECOND.id} '{SECOND.name}'",
+        ],
     ),
     "names of classes swapped later": (
         "detect",
         document(swapped_names, "val2017"),
-        ["data: the categories are 1 'box', 3 'triangle'", "was trained on 1 'triangle', 3 'box'", "; give both"],
+        [
+            f"data: the categories are {FIRST.id} '{SECOND.name}', {SECOND.id} '{FIRST.name}'",
+            f"was trained on {FIRST.id} '{FIRST.name}', {SECOND.id} '{SECOND.name}'",
+            "; give both",
+        ],
     ),
     "validation area is a list": (
         "train",
@@ -201,7 +211,7 @@ MISTAKES = {
         "detect",
         lambda s: (s.seed / "train.json").write_text("{}"),
         [
-            "train.json: category_ids and class_names are not 6 ids and names; ",
+            f"train.json: category_ids and class_names are not {CLASSES} ids and names; ",
             "workbench train ",
             "which writes it again",
         ],

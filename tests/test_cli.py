@@ -12,11 +12,11 @@ import torch
 import typer
 from PIL import Image
 
+from tests.few_images import MINI, draw_few
 from workbench import cli
 from workbench.runs.folders import drawn_data, scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import Rehearsal, load_table
-from workbench.settings.data import EmbeddedData
 from workbench.settings.variant import Variant
 from workbench.support.files import write_json_atomically
 
@@ -208,16 +208,14 @@ def test_shared_options_are_spelled_the_same_in_every_command(command):
 
 def test_each_world_is_drawn_by_its_number(experiments, tmp_path, monkeypatch):
     """Without a number, the world is the scale's, or world 0 where each seed has its own."""
-    file = experiments / "scales/mini.yaml"
-    few = file.read_text().replace("world: seed}", "world: seed, train_images: 2, val_images: 1}")
-    file.write_text(few)
+    few = draw_few(experiments, 2, 1).read_text()
     (experiments / "scales/fixed.yaml").write_text(few.replace("world: seed", "world: 7"))
     files.forget()
     for scale, options, world in [("mini", (), 0), ("mini", ("--world", "3"), 3), ("fixed", (), 7)]:
         root = tmp_path / f"{scale}{world}"
         monkeypatch.setattr(sys, "argv", ["workbench", "dataset", str(root), "--scale", scale, *options])
         cli.main()
-        expected = EmbeddedData(world=world, train_images=2, val_images=1)
+        expected = MINI.model_copy(update={"world": world, "train_images": 2, "val_images": 1})
         assert (root / "embedded.json").read_text() == expected.model_dump_json(indent=2) + "\n"
     pictures = {file.read_bytes() for file in tmp_path.glob("*/train2017/000000000001.jpg")}
     assert len(pictures) == 3

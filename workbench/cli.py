@@ -91,6 +91,18 @@ def dataset(
 
 
 @app.command()
+@with_options(WORLD)
+def data(
+    call: Call,
+    images: Annotated[int, typer.Option(min=1, help="Number of images to measure, of a data set that is drawn.")] = 300,
+) -> None:
+    """Show how large a data set's objects are for a detector, in strides and locations, beside COCO's."""
+    from workbench.commands.data import describe_data
+
+    typer.echo(describe_data(call.settings, images))
+
+
+@app.command()
 def weights(
     name: Annotated[str, typer.Argument(help="Backbone such as resnet50, or name of weights in a released.yaml.")],
     file: Annotated[Path, typer.Argument(help="File to write.")],
@@ -99,6 +111,20 @@ def weights(
     from workbench.weights.download import fetch_weights
 
     fetch_weights(name, file)
+
+
+@app.command()
+@with_options(RUN, WORLD)
+def pretrain(
+    call: RunCall,
+    file: Annotated[Path, typer.Argument(help="File to write, FILE.safetensors; FILE.json gets the facts.")],
+) -> None:
+    """Pretrain the backbone of a run on drawn objects, for scales whose backbones start from such weights."""
+    from workbench.commands.pretrain import write_backbone
+    from workbench.support.devices import prepare_threads
+
+    prepare_threads()
+    write_backbone(call.experiment, file)
 
 
 @app.command()
@@ -114,7 +140,7 @@ def train(
     workers: Workers = None,
 ) -> None:
     """Train a run, or resume its training."""
-    from workbench.runs.folders import RELEASED
+    from workbench.runs.folders import RELEASED, backbone_weights
     from workbench.support.devices import available, decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
     from workbench.training.loop import train as run_training
     from workbench.training.processes import refuse_second_training
@@ -130,6 +156,8 @@ def train(
         prepare_threads()
         if call.training.seed == RELEASED:
             raise WorkbenchError("--seed released: published weights are not trained; give a number")
+        if pretrained is None and call.experiment.backbone.pretrained not in (True, False):
+            pretrained = backbone_weights(call.results, call.experiment)
         call.refuse_missing_world()
         weights = check_backbone(pretrained, call.experiment.backbone) if pretrained else None
         detector = initial_detector(call.experiment, int(call.training.seed), pretrained, call.training.title)

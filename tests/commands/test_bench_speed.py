@@ -122,7 +122,12 @@ def test_untrained_rows_are_timed_on_noise_with_random_weights(tmp_path):
     assert list(lines[0]) == COLUMNS
     assert [line["row"] for line in lines] == ["t3_full_vfl", "t3_fcos_atss"]
     for line in lines:
-        assert (line["image_size"], line["images"], line["weights"], line["load_ms"]) == ("128x96", "2", "random", "-")
+        assert (line["image_size"], line["images"], line["weights"], line["load_ms"]) == (
+            str(FULL.experiment.image),
+            "2",
+            "random",
+            "-",
+        )
         both = float(line["forward_ms"]) + float(line["postprocess_ms"])
         assert float(line["images_per_second"]) == pytest.approx(
             1000 / both, rel=0.05
@@ -147,7 +152,8 @@ def test_trained_rows_are_timed_on_images_of_the_data_set(tmp_path, tiny_data, m
     torch.manual_seed(5)
     weights = build_detector(FULL.experiment).state_dict()
     for training in ("released", "seed10", "seed3"):
-        facts = {"category_ids": [1, 3, 4, 8, 13, 21], "class_names": list("abcdef")}
+        categories = FULL.experiment.data.categories
+        facts = {"category_ids": [c.id for c in categories], "class_names": [c.name for c in categories]}
         write_json_atomically(run / training / "train.json", facts)
         (run / training / "train.csv").touch()
         save_file({k: v + (training == "seed3") for k, v in weights.items()}, run / training / "model.safetensors")
@@ -190,7 +196,8 @@ def test_the_published_speed_is_a_column(tmp_path, monkeypatch):
     lines = {line["row"]: line for line in read(tmp_path)[1]}
     assert list(lines) == rows[::-1]
     assert [lines[row]["FPS_published"] for row in rows] == ["4.2", "19.3"]
-    assert [lines[row]["image_size"] for row in rows] == ["176x144", "128x96"]
+    assert [lines[row]["image_size"] for row in rows] == [str(load_row("table4", row).variant.image) for row in rows]
+    assert len({line["image_size"] for line in lines.values()}) == 2
     assert lines[rows[0]]["images_per_second"] == "5.00"
 
 

@@ -20,7 +20,6 @@ from workbench.commands.pictures import find_pictures
 from workbench.detectors import build_detector
 from workbench.runs.folders import scale_folder
 from workbench.settings.catalog import load_row
-from workbench.settings.data import CATEGORIES
 from workbench.settings.ids import run_id
 
 ODD_NAMES = ("a|b\n<script>", "中国", "$x$ \\frac", "=1+1", "猫" * 60, "\N{REPLACEMENT CHARACTER}")
@@ -37,8 +36,8 @@ def training(tmp_path_factory):
     run.write_experiment(experiment)
     training = run.training(0)
     torch.manual_seed(0)
-    ids = [id_ for id_, _ in CATEGORIES]
-    names = [*ODD_NAMES, *(name for _, name in CATEGORIES)][: len(ids)]
+    ids = [category.id for category in experiment.data.categories]
+    names = [*ODD_NAMES, *(category.name for category in experiment.data.categories)][: len(ids)]
     facts = {"category_ids": ids, "class_names": names, "code_digest": "12345678"}
     training.facts.parent.mkdir()
     training.facts.write_text(json.dumps(facts))  # with the half surrogate, which is not UTF-8

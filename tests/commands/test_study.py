@@ -103,8 +103,9 @@ def test_the_ranking_equals_a_loop_over_images_and_locations(name, untrained_run
     for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
         assert file.with_suffix(suffix).read_bytes().startswith(start)
 
-    detector, expected = load_training(training).detector, []
-    for batch in loader.evaluation_batches(read_coco(tiny_data, "val2017", training=False), size=(128, 96)):
+    image = experiment_of(name).image
+    detector, expected, size = load_training(training).detector, [], (image.long, image.short)
+    for batch in loader.evaluation_batches(read_coco(tiny_data, "val2017", training=False), size=size):
         batch = batch.to("cpu")
         with torch.no_grad():
             predictions = detector.predict(batch.images)

@@ -304,7 +304,6 @@ def test_mistakes_are_reported_in_one_line(settings, message):
 
 def test_each_augmentation_changes_the_run_id():
     row = load_row("table3", "t3_full_vfl")
-    assert row.run == "vfnet-varifocal-resnet50-be5ea12a"
     changes = [{"image_range": RANGE}, {"crop": 0.5}, {"cutout": CutOut()}, {"cutout": CutOut(unit=1)}]
     runs = {row.run}
     for change in changes:

@@ -17,9 +17,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from pydantic import ValidationError
 
-from workbench.data import shapes
+from workbench.data import painting, shapes
 from workbench.data.embedded import draw_data_set, draw_image
-from workbench.settings.data import CATEGORIES, EmbeddedData
+from workbench.settings.data import VARIED, EmbeddedData
 from workbench.support.errors import WorkbenchError
 
 SMALL = EmbeddedData(world=5, train_images=24, val_images=9)
@@ -80,14 +80,14 @@ def test_train_and_val_have_different_images():
 def test_the_data_set_has_the_format_of_coco(data, split):
     content = annotations(data, split)
     assert list(content) == ["info", "licenses", "images", "annotations", "categories"]
-    assert [(c["id"], c["name"]) for c in content["categories"]] == list(CATEGORIES)
-    assert max(np.diff([number for number, _ in CATEGORIES])) > 1
-    assert {a["category_id"] for a in content["annotations"]} == {number for number, _ in CATEGORIES}
+    assert [(c["id"], c["name"]) for c in content["categories"]] == [(c.id, c.name) for c in VARIED]
+    assert max(np.diff([category.id for category in VARIED])) > 1
+    assert {a["category_id"] for a in content["annotations"]} == {category.id for category in VARIED}
     for image in content["images"]:
         assert image["file_name"] == f"{image['id']:012d}.jpg"
         with Image.open(data / split / image["file_name"]) as picture:
             assert (picture.size, picture.mode) == ((image["width"], image["height"]), "RGB")
-    assert {(i["width"], i["height"]) for i in content["images"]} == {(192, 144), (144, 192)}
+    assert {(i["width"], i["height"]) for i in content["images"]} == {(224, 160), (160, 224)}
     assert {path.name for path in (data / split).iterdir()} == {image["file_name"] for image in content["images"]}
 
 
@@ -104,18 +104,18 @@ def test_size_ranges_empty_images_and_crowds_have_their_shares(data, split):
     content = annotations(data, split)
     objects = [a for a in content["annotations"] if not a["iscrowd"]]
     share = np.bincount(np.digitize([a["area"] for a in objects], [32**2, 96**2])) / len(objects)
-    assert (share > [0.4, 0.25, 0.035]).all(), share
+    assert (share > [0.3, 0.25, 0.02]).all(), share
     per_image = Counter(a["image_id"] for a in objects)
     assert max(per_image.values()) >= 8
     assert 0.005 < 1 - len({a["image_id"] for a in content["annotations"]}) / len(content["images"]) < 0.07
     crowds = [a for a in content["annotations"] if a["iscrowd"]]
-    assert 0.005 < len(crowds) / len(content["images"]) < 0.05
+    assert 0.005 < len(crowds) / len(content["images"]) < 0.07
 
 
-def test_aspect_ratios_range_from_one_third_to_three(data):
+def test_aspect_ratios_range_from_one_fourth_to_four(data):
     ratio = np.array([a["bbox"][2] / a["bbox"][3] for a in annotations(data, "train2017")["annotations"]])
-    assert ratio.min() < 1 / 2.8
-    assert ratio.max() > 2.8
+    assert ratio.min() < 1 / 3.8
+    assert ratio.max() > 3.8
     assert (ratio > 1).mean() == pytest.approx(0.5, abs=0.08)
 
 
@@ -142,34 +142,36 @@ def test_boxes_areas_and_polygons_are_consistent_and_inside_the_image(data):
 
 
 def test_the_box_of_a_fully_visible_object_bounds_its_outline(data):
-    """At most 1/3 pixel larger, and less than a pixel smaller, because the end of a sharp tip is too thin to paint.
+    """At most 1/3 pixel larger, and less than 3 pixels smaller, because the end of a sharp tip is too thin to paint.
 
-    The area differs by a narrow band along the outline.
+    The area differs by a narrow band along the outline. The last object of an image is in front of all others. Objects
+    at the border are left out: points outside the image are moved along the border, away from the visible part.
     """
-    single = Counter(a["image_id"] for a in annotations(data, "train2017")["annotations"])
+    content = annotations(data, "train2017")
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     checked = 0
-    for a in annotations(data, "train2017")["annotations"]:
-        if single[a["image_id"]] > 1 or a["iscrowd"]:
-            continue
+    for a in {a["image_id"]: a for a in content["annotations"] if not a["iscrowd"]}.values():
         polygon = np.array(a["segmentation"][0]).reshape(-1, 2)
+        if polygon.min() <= 0 or (polygon.max(0) >= sizes[a["image_id"]]).any():
+            continue
         x, y, w, h = a["bbox"]
         inwards = np.concatenate([[x, y] - polygon.min(0), polygon.max(0) - [x + w, y + h]])
         assert (inwards > -0.35).all()
-        assert (inwards < 1).all()
+        assert (inwards < 3).all()
         perimeter = np.linalg.norm(polygon - np.roll(polygon, 1, axis=0), axis=1).sum()
         assert abs(shapes.polygon_area(polygon) - a["area"]) < 0.25 * perimeter
         checked += 1
-    assert checked >= 10
+    assert checked >= 50
 
 
 def test_painting_changes_the_pixels_of_the_mask_only():
     rng = np.random.Generator(np.random.PCG64(0))
     for name in shapes.OUTLINES:
-        points = shapes.outline(name, rng, 20, 14, 0.3) + np.array([24, 20])  # too small for a shadow or for soft edges
-        mask = shapes.draw_mask([points], 48, 40)
+        points = shapes.outline(name, rng, 280, 1.4, 0.3, 0.1) + np.array([24, 20])  # too small for a shadow
+        region = shapes.draw_region([points], 48, 40)
         canvas = np.full((40, 48, 3), 128, np.float32)
-        shapes.paint_object(rng, canvas, mask, points, 0.2)
-        x, y, w, h = shapes.mask_box(np.asarray(mask) > 0)
+        painting.paint_object(rng, canvas, region, points, "checked", 0.2)
+        x, y, w, h = region.box()
         rows, columns = np.nonzero(np.abs(canvas - 128).max(axis=-1) > 0.5)
         assert (columns.min(), rows.min()) == (int(x), int(y))
         assert (columns.max() + 1, rows.max() + 1) == (np.ceil(x + w - 1e-9), np.ceil(y + h - 1e-9))
@@ -180,8 +182,34 @@ def test_clipping_an_outline_keeps_the_part_inside():
     clipped = shapes.clip_outline(points, 48, 40)
     assert clipped.min() >= 0
     assert (clipped <= [48, 40]).all()
-    whole, part = (np.asarray(shapes.draw_mask([p], 48, 40)) > 0 for p in (points, clipped))
+    whole, part = (shapes.draw_region([p], 48, 40).mask for p in (points, clipped))
     assert (whole != part).mean() < 0.01
+
+
+@pytest.mark.parametrize("name", shapes.OUTLINES)
+def test_an_outline_has_the_area_of_its_box_and_the_centre_0(name):
+    rng = np.random.default_rng(0)
+    for aspect, angle, bend in [(1, 0, 0), (4, 0.7, 0.25), (1 / 6, -2.5, -0.25)]:
+        points = shapes.outline(name, rng, 900.0, aspect, angle, bend)
+        assert np.ptp(points, axis=0).prod() == pytest.approx(900)
+        assert points.min(axis=0) + points.max(axis=0) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_region_without_another_one_is_the_difference_of_their_masks():
+    rng, size = np.random.default_rng(1), (60, 50)
+    for _ in range(50):
+        places = rng.uniform(-5, 60, (2, 2))
+        regions = [
+            shapes.draw_region([shapes.outline("star", rng, rng.uniform(50, 900), 1, 0) + place], *size)
+            for place in places
+        ]
+        full = []
+        for region in [*regions, regions[0].without(regions[1])]:
+            mask = np.zeros((size[1] * shapes.FINE, size[0] * shapes.FINE), bool)
+            y, x = region.y * shapes.FINE, region.x * shapes.FINE
+            mask[y : y + region.mask.shape[0], x : x + region.mask.shape[1]] = region.mask
+            full.append(mask)
+        assert (full[2] == (full[0] & ~full[1])).all()
 
 
 def test_run_lengths_start_with_zeros():
@@ -277,7 +305,7 @@ FOREIGN = {  # a folder of the user that has no data set of the workbench
     "an empty object as a marker": written("embedded.json", "{}"),
     "a list as a marker": written("embedded.json", "[" * 5000),
     "a marker with other spacing": written("embedded.json", MARKER + "\n"),
-    "a marker of another version": written("embedded.json", MARKER.replace('"drawing": 2', '"drawing": 1')),
+    "a marker of another version": written("embedded.json", MARKER.replace('"drawing": 3', '"drawing": 2')),
     "a marker without the number of a world": written("embedded.json", MARKER.replace('"world": 0', '"world": "seed"')),
     "a folder as a marker": written("embedded.json/file"),
     "a pipe as a marker": lambda root: (root.mkdir(), os.mkfifo(root / "embedded.json")),
@@ -431,7 +459,7 @@ def wait_until(condition, seconds: float = 30) -> None:
         {"world": "0"},
         {"world": "seeds"},
         {"train_images": 0},
-        {"short_side": 200},
+        {"short_side": 300},
         {"colour": "red"},
     ],
 )

@@ -69,13 +69,13 @@ def test_anchors_agree_with_a_calculation_by_hand():
     torch.testing.assert_close(AnchorGrid(2.0)(points, STRIDES), torch.tensor(list(slow_anchors(shapes, 2))))
 
 
-@pytest.mark.parametrize(("scale", "side"), [("coco", 4), ("mini", 2)])
+@pytest.mark.parametrize(("scale", "side"), [("coco", 4), ("bccd", 2)])
 def test_the_scales_state_depth_and_anchors(scale, side):
     experiment = workbench.load_experiment("table5", "t5_retinanet_fl", scale)
     detector = FAMILIES["retinanet"].build(experiment, samples.NoBackbone())
     neck, head = detector.neck, detector.head
     assert head.anchors.side == side
-    assert len(head.cls_tower) == len(head.reg_tower) == {"coco": 4, "mini": 3}[scale]
+    assert len(head.cls_tower) == len(head.reg_tower) == {"coco": 4, "bccd": 3}[scale]
     assert (neck.p6_from_input, neck.relu_before_p7) == (True, False)
     kinds = {type(part) for module in (neck, head) for part in module.modules() if not list(part.children())}
     assert kinds == {Conv2d, torch.nn.ReLU}  # neither a norm nor a factor of a level

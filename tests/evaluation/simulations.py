@@ -154,8 +154,7 @@ def false_verdicts(
 ) -> Iterator[Result]:
     """Share of tables with any false verdict, where each claim is at its own null hypothesis."""
     for name in families:
-        every = name == next(iter(FAMILIES))  # the other families take too long
-        for cell in cells(seeds, SPREADS, NOISE) if every else cells(seeds, SPREADS[1:2], ["training"]):
+        for cell in cells(seeds, SPREADS[1:2], ["none"]):  # the hardest case for Welch's approximation
             random = cell.random()
             yield result("false verdict", name, cell, (any_false(cell, random, name) for _ in range(studies)))
 

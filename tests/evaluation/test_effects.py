@@ -260,6 +260,15 @@ def test_p_values_invert_the_interval(effect):
     assert p_above(effect, 0.0) + p_below(effect, 0.0) >= 1 - 1e-9
 
 
+def test_small_p_values_on_images_are_larger_than_those_of_welch():
+    """Three seeds of equal spread: Welch has 4 degrees of freedom. Quantiles beyond 2.5 % grow like those of 2."""
+    effect = Effect(0.0, 3, "images", 0.0, ((0.5, 2), (0.5, 2)))
+    factor = stats.t.isf(0.025, 4) / stats.t.isf(0.025, 2)
+    assert p_below(effect, 2.0) == pytest.approx(stats.t.sf(2.0, 4))
+    assert p_below(effect, 8.0) == pytest.approx(stats.t.sf(8.0 / factor, 2))
+    assert p_below(effect, 8.0) > 2 * stats.t.sf(8.0, 4)
+
+
 def test_p_values_without_any_noise():
     equal = effect_over_worlds([0.02, 0.02, 0.02])
     assert (p_above(equal, 0.02), p_above(equal, 0.0), p_above(equal, 0.03)) == (0.5, 0.0, 1.0)

@@ -22,7 +22,7 @@ def copy():
         for name in ("Snakefile", "workbench", "experiments", "notebooks", "profiles"):
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, folder / name)
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, folder / name)
         return folder

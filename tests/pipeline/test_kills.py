@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from tests.few_images import draw_few
 
 pytestmark = pytest.mark.slow
 
@@ -40,13 +43,12 @@ def copy(folder):
         source = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder / name)
-    scale = folder / "experiments" / "scales" / "mini.yaml"
-    text = scale.read_text().replace("world: seed}", "world: seed, train_images: 80, val_images: 10}")
-    scale.write_text(
-        text.replace("1x: {epochs: 20}", "1x: {epochs: 6}").replace("validate_every: 5", "validate_every: 9")
-    )
-    assert "train_images: 80" in scale.read_text()
-    assert "epochs: 6" in scale.read_text()
+    scale = draw_few(folder / "experiments", 80, 10)
+    text = scale.read_text()
+    for old, new in ((r" 1x: \{.*\}", " 1x: {epochs: 6}"), (r" validate_every: \d+", " validate_every: 9")):
+        text, replaced = re.subn(old, new, text)
+        assert replaced == 1
+    scale.write_text(text)
     return folder
 
 

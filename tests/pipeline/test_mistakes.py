@@ -12,22 +12,23 @@ import subprocess
 
 import pytest
 
+from tests.few_images import CLASSES, draw_few
 from tests.pipeline.conftest import ROOT
 from workbench.pipeline.messages import last_lines
 from workbench.pipeline.targets import read_pipeline
 from workbench.support.errors import WorkbenchError
 
 REHEARSAL = ("limit_steps=2", "limit_images=4")
-OWN = "extends: mini\ntitle: own images\ndata: {kind: coco, classes: 6}\n"
+OWN = f"extends: bccd\ntitle: own images\ndata: {{kind: coco, classes: {CLASSES}}}\n"
 WILD = f"{OWN}training: {{optimiser: sgd, learning_rate: 1.0e+18, warmup_steps: 0}}\n"
 TRAIN, VAL = "data/annotations/instances_train2017.json", "data/annotations/instances_val2017.json"
 
 
 @pytest.fixture
-def repository(copy, edit, tiny_data, tmp_path):
+def repository(copy, tiny_data, tmp_path):
     """Copy of the repository with few images to draw, and with an own data set and two scales for this data set."""
     folder = copy(tmp_path / "repository")
-    edit(folder / "experiments/scales/mini.yaml", "world: seed}", "world: seed, train_images: 24, val_images: 6}")
+    draw_few(folder / "experiments", 24, 6)
     (folder / "experiments/scales/own.yaml").write_text(OWN)
     (folder / "experiments/scales/wild.yaml").write_text(WILD)
     shutil.copytree(tiny_data, folder / "data")
@@ -129,9 +130,9 @@ MISTAKES = {
     "loss: wrong type": setting("vfnet/table3.yaml", "{name: focal}", "{name: focal, gamma: two}", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.loss.gamma: input should be a valid number"),
     "loss: no name": setting("recipes.yaml", "{name: varifocal, ", "{", "experiments/recipes.yaml: vfnet.loss: name missing; add it"),
     "scale: unknown key": setting("scales/mini.yaml", "steps:", "stpes:", "experiments/scales/mini.yaml: training.warmup_stpes: unknown key; did you mean 'warmup_steps'?"),
-    "scale: wrong type": setting("scales/mini.yaml", "epochs: 20", "epochs: many", "experiments/scales/mini.yaml: schedules.1x.epochs: input should be a valid integer"),
+    "scale: wrong type": setting("scales/mini.yaml", " 1x: {epochs: ", " 1x: {epochs: many} #", "experiments/scales/mini.yaml: schedules.1x.epochs: input should be a valid integer"),
     "scale: wrong type of a backbone": setting("scales/mini.yaml", "stem: 24", "stem: wide", "experiments/scales/mini.yaml: backbones.resnet50.stem: input should be a valid integer"),
-    "scale: not YAML": setting("scales/mini.yaml", "long: 128", "long: [128", "experiments/scales/mini.yaml, line ", ": not valid YAML"),
+    "scale: not YAML": setting("scales/mini.yaml", "image: {long: ", "image: {long: [", "experiments/scales/mini.yaml, line ", ": not valid YAML"),
     "scale: duplicate key": setting("scales/mini.yaml", "flip: 0.5", "flip: 0.5\n  flip: 1", "experiments/scales/mini.yaml, line ", ": not valid YAML: duplicate key 'flip'"),
     "unknown table": typed("tabel3", "unknown target 'tabel3'; did you mean 'table3'?"),
     "unknown row": typed("t3_full_vlf", "unknown target 't3_full_vlf'; did you mean 't3_full_vfl'?"),
@@ -226,7 +227,7 @@ def test_a_full_disk(size, scale, step, expected, repository, snakemake, small_d
 
 def test_a_disk_without_room_for_snakemake(copy, tmp_path, snakemake, small_disk):
     folder = tmp_path / "full"
-    small_disk(folder, "2m")
+    small_disk(folder, "4m")
     copy(folder)
     (folder / "ballast").write_bytes(bytes(shutil.disk_usage(folder).free))
     code, screen = snakemake(folder, "t3_full_vfl")

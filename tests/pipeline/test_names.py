@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.few_images import CLASSES
+
 BIN = Path(sys.executable).parent
 WORST = '-user\'s "$(touch hacked)" `touch hacked` {v1} {{wildcards.run}} $HOME *?[a] &;|<>\\ é☃'
-OWN = "extends: mini\ntitle: own images\ndata: {kind: coco, classes: 6}\n"
+OWN = f"extends: bccd\ntitle: own images\ndata: {{kind: coco, classes: {CLASSES}}}\n"
 
 
 def test_the_worst_of_names(copy, tiny_data, tmp_path):

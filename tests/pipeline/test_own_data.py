@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.few_images import CLASSES
+
 BIN = Path(sys.executable).parent
-OWN = "extends: mini\ntitle: own images\ndata: {kind: coco, classes: 6}\n"
+OWN = f"extends: bccd\ntitle: own images\ndata: {{kind: coco, classes: {CLASSES}}}\n"
 ROW = "t3_raw_fl"
 VAL = "annotations/instances_val2017.json"
 TRAIN = "annotations/instances_train2017.json"

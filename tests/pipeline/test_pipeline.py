@@ -12,6 +12,8 @@ import pandas
 import pytest
 import torch
 
+from tests.few_images import draw_few
+
 BIN = Path(sys.executable).parent
 REPORTED = ("tables/table3.html", "figures/table3_loss.png", "figures/table3_ap.png")
 REHEARSAL = ("--config", "limit_steps=2", "limit_images=4")
@@ -46,10 +48,10 @@ def repository(tmp_path_factory, copy):
 
 
 @pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory, copy, edit):
+def rehearsed(tmp_path_factory, copy):
     """Copy of the repository with a rehearsal of Table 3 on fewer drawn images."""
     folder = copy(tmp_path_factory.mktemp("rehearsed"))
-    edit(folder / "experiments/scales/mini.yaml", "world: seed}", "world: seed, train_images: 24, val_images: 8}")
+    draw_few(folder / "experiments", 24, 8)
     snakemake(folder, "table3", *REHEARSAL)
     return folder
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.few_images import CLASSES
 from workbench import cli
 from workbench.runs.load import load_run, load_training
 from workbench.settings.data import CocoData
@@ -15,10 +16,10 @@ WRONG_CLASSES = {
     "no ids": {"category_ids": None},
     "no names": {"class_names": None},
     "one name": {"class_names": ["box"]},
-    "names as one text": {"class_names": "abcdef"},
-    "numbers for names": {"class_names": [1, 2, 3, 4, 5, 6]},
-    "texts for ids": {"category_ids": ["1", "3", "4", "8", "13", "21"]},
-    "truth values for ids": {"category_ids": [True] * 6},
+    "names as one text": {"class_names": "abcdefghijklmnopqrstuvwx"[:CLASSES]},
+    "numbers for names": {"class_names": list(range(CLASSES))},
+    "texts for ids": {"category_ids": list(map(str, range(CLASSES)))},
+    "truth values for ids": {"category_ids": [True] * CLASSES},
 }
 
 
@@ -27,7 +28,7 @@ def test_other_classes_than_those_of_the_run_are_refused_and_cost_no_model(untra
     training = untrained_run(tiny_experiment)
     facts = json.loads(training.facts.read_text()) | WRONG_CLASSES[fault]
     training.facts.write_text(json.dumps(facts))
-    line = r"train\.json: category_ids and class_names are not 6 ids and names; "
+    line = rf"train\.json: category_ids and class_names are not {CLASSES} ids and names; "
     with pytest.raises(WorkbenchError, match=f"{line}put back the file of this training$"):
         load_training(training)
     training.checkpoints.mkdir()
@@ -39,7 +40,7 @@ def test_other_classes_than_those_of_the_run_are_refused_and_cost_no_model(untra
 @pytest.mark.parametrize("pretrained", [False, True])
 @pytest.mark.parametrize("kind", ["embedded", "coco"])
 def test_a_missing_model_is_reported_with_the_command_that_trains_it(new_run, tiny_experiment, kind, pretrained):
-    data = {"data": CocoData(classes=6)} if kind == "coco" else {}
+    data = {"data": CocoData(classes=CLASSES)} if kind == "coco" else {}
     backbone = tiny_experiment.backbone.model_copy(update={"pretrained": pretrained})
     training = new_run(tiny_experiment.model_copy(update=data | {"backbone": backbone})).training(0)
     command = f"workbench train {training.run.folder} --seed 0{' --data-root FOLDER' * (kind == 'coco')}"
@@ -51,7 +52,7 @@ def test_a_missing_model_is_reported_with_the_command_that_trains_it(new_run, ti
 
 @pytest.mark.parametrize("command", ["detect", "evaluate", "ranking", "oracle", "submission"])
 def test_a_run_on_own_data_needs_the_data_set(untrained_run, tiny_experiment, monkeypatch, command):
-    training = untrained_run(tiny_experiment.model_copy(update={"data": CocoData(classes=6)}))
+    training = untrained_run(tiny_experiment.model_copy(update={"data": CocoData(classes=CLASSES)}))
     monkeypatch.setattr(sys, "argv", ["workbench", command, "--run", str(training.run.folder)])
     with pytest.raises(SystemExit) as error:
         cli.main()

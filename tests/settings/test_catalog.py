@@ -363,12 +363,23 @@ def test_a_rehearsal_is_short_and_starts_from_random_weights():
 
 def test_a_scale_that_extends_another_states_only_differences(experiments):
     (experiments / "scales" / "own.yaml").write_text(
-        "extends: mini\ntitle: own\ndata: {kind: coco, classes: 7}\nimage: {long: 320, short: 256}\n"
+        "extends: bccd\ntitle: own\ndata: {kind: coco, classes: 7}\nimage: {long: 320, short: 256}\n"
     )
-    own, mini = (load_row("table3", "t3_full_vfl", scale).experiment for scale in ("own", "mini"))
+    own, bccd = (load_row("table3", "t3_full_vfl", scale).experiment for scale in ("own", "bccd"))
     assert (own.data.kind, own.data.classes, own.image.long) == ("coco", 7, 320)
-    assert own.training == mini.training
-    assert own.backbone == mini.backbone
+    assert own.training == bccd.training
+    assert own.backbone == bccd.backbone
+
+
+@pytest.mark.parametrize("rehearsal", [None, Rehearsal(steps=2, images=4)])
+def test_drawn_objects_pretrain_no_backbone_for_a_data_set_on_disk(experiments, rehearsal):
+    (experiments / "scales" / "own.yaml").write_text("extends: ladder6\ntitle: own\ndata: {kind: coco, classes: 7}\n")
+    message = (
+        r"^experiments/scales/ladder/ladder6\.yaml: backbones\.resnet50\.pretrained: only for the embedded data set; "
+        r"state pretrained: false or true"
+    )
+    with pytest.raises(WorkbenchError, match=message):
+        load_table("table3", "own", rehearsal=rehearsal)
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ def test_a_start_of_the_pipeline_reads_each_yaml_file_once(experiments, monkeypa
     assert all(map(claims_digest, claimed_tables()))
     assert all(settings_digest(*table) for table in tables.items())
     assert data_folder(settings.scale, Path("results"))
-    scales = {Path(f"scales/{name}.yaml") for name in ("bccd", "coco")}
-    assert reads.keys() == {file.relative_to(experiments) for file in experiments.rglob("*.yaml")} - scales
+    yaml_files = {file.relative_to(experiments) for file in experiments.rglob("*.yaml")}
+    assert reads.keys() == {file for file in yaml_files if file.parts[0] != "scales" or file.stem == settings.scale}
     assert set(reads.values()) == {1}
 
 
@@ -181,8 +181,8 @@ def test_unknown_names_are_refused_with_the_nearest_name():
     )
     message = "experiments/vfnet/table3.yaml: unknown row 't3_ful_vfl'; did you mean 't3_full_vfl'?"
     assert error_of(load_row, "table3", "t3_ful_vfl").startswith(message)
-    message = "experiments/scales: unknown scale 'coko'; did you mean 'coco'? (known: bccd, coco, mini)"
-    assert error_of(load_table, "table3", "coko") == message
+    message = "experiments/scales: unknown scale 'coko'; did you mean 'coco'? (known: bccd, coco, "
+    assert error_of(load_table, "table3", "coko").startswith(message)
 
 
 def test_the_package_exports_the_functions_of_the_settings_without_torch():

@@ -12,12 +12,12 @@ from workbench.settings.ids import MEANINGS, id_settings, run_id
 
 
 def test_ids_of_runs_and_evaluations_stay():
-    row = load_row("table3", "t3_full_vfl")
-    assert (row.run, row.variant_id) == ("vfnet-varifocal-resnet50-be5ea12a", "nms0.6-128x96-890ca422")
-    names = [row.variant_id.rsplit("-", 1)[0] for row in load_table("table1")[1]]
-    assert names[0] == "nms0.6-128x96-without_centerness"
-    assert names[4] == "nms0.6-128x96-without_centerness-oracle_boxes_truth"
-    assert names[9] == "nms0.6-128x96-oracle_score_iou"
+    row = load_row("table3", "t3_full_vfl", "coco")
+    assert (row.run, row.variant_id) == ("vfnet-varifocal-resnet50-3159139c", "nms0.6-1333x800-fec9ff81")
+    names = [row.variant_id.rsplit("-", 1)[0] for row in load_table("table1", "coco")[1]]
+    assert names[0] == "nms0.6-1333x800-without_centerness"
+    assert names[4] == "nms0.6-1333x800-without_centerness-oracle_boxes_truth"
+    assert names[9] == "nms0.6-1333x800-oracle_score_iou"
 
 
 def ids(scale):

@@ -30,7 +30,7 @@ def test_the_example_of_the_docstring():
         ("loss", {"name": "focal", "gamma": 2}, {"gamma": 1}, {"name": "focal", "gamma": 1}),
         ("loss", {"name": "focal", "gamma": 2}, {"name": "focal", "alpha": 1}, {"name": "focal", "gamma": 2, "alpha": 1}),
         ("loss", {"name": "focal", "gamma": 2}, {"name": "varifocal"}, {"name": "varifocal"}),
-        ("data", {"kind": "embedded", "seed": 0}, {"kind": "coco", "classes": 3}, {"kind": "coco", "classes": 3}),
+        ("data", {"kind": "embedded", "world": 0}, {"kind": "coco", "classes": 3}, {"kind": "coco", "classes": 3}),
         ("detector", {"family": "vfnet", "star": True}, {"family": "atss"}, {"family": "atss"}),
         ("backbone", {"name": "resnet50", "dcn": True}, {"name": "resnet101"}, {"name": "resnet101", "dcn": True}),
         ("training", {"cutout": {"unit": 1}}, {"cutout": None}, {"cutout": None}),
@@ -87,9 +87,9 @@ def test_a_loss_over_a_recipes_loss_needs_no_name(experiments):
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("scales/mini.yaml", "image: {long: 128, short: 96}", "image: 256", "experiments/scales/mini.yaml: image: expected a group such as {long: 1333, short: 800}, not 256"),
-        ("scales/mini.yaml", "data: {kind: embedded, world: seed}", "data: coco", "experiments/scales/mini.yaml: data: expected a group such as {kind: coco, classes: 80}, not coco"),
-        ("scales/mini.yaml", "1x: {epochs: 20}", "1x: 20", "experiments/scales/mini.yaml: schedules.1x: expected a group of keys and values, not 20"),
+        ("scales/mini.yaml", "\nimage: {", "\nimage: 256 #{", "experiments/scales/mini.yaml: image: expected a group such as {long: 1333, short: 800}, not 256"),
+        ("scales/mini.yaml", "\ndata: {", "\ndata: coco #{", "experiments/scales/mini.yaml: data: expected a group such as {kind: coco, classes: 80}, not coco"),
+        ("scales/mini.yaml", " 1x: {", " 1x: 20 #{", "experiments/scales/mini.yaml: schedules.1x: expected a group of keys and values, not 20"),
         ("vfnet/table3.yaml", "loss: {name: focal}", "loss: focal", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.loss: expected a group such as {name: focal}, not focal"),
         ("vfnet/table3.yaml", "published: {AP: 39.0, AP50: 57.7, AP75: 41.8}", "published: 39.0", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.published: expected a group such as {AP: 41.6}, not 39.0"),
         ("vfnet/table3.yaml", "loss: {name: focal}", "training: {image_range: 96}", "experiments/vfnet/table3.yaml: rows.t3_raw_fl.training.image_range: expected a group such as {long: [1333, 1333], short: [480, 960]}, not 96"),

@@ -7,12 +7,13 @@ import sys
 import pytest
 import torch
 
+from tests.few_images import CLASSES
 from tests.training.stops import digest, no_step, same_results, train_until, tree
 from tests.trainings import train_experiment, training_at
 from workbench import cli
 from workbench.data.embedded import draw_data_set
 from workbench.settings.catalog import load_row
-from workbench.settings.data import CocoData, EmbeddedData
+from workbench.settings.data import CocoData, EmbeddedData, ImageSize
 from workbench.settings.digest import split_digest
 from workbench.settings.experiment import WeightAveraging
 from workbench.settings.ids import run_id
@@ -26,8 +27,10 @@ LISTED = {"file": "resnet50.pth", "sha256": "0" * 64}
 
 @pytest.fixture(scope="module")
 def experiment():
-    """Full VFNet with few channels: two epochs of four steps, and one validation."""
+    """Full VFNet with few channels, small images and random weights: two epochs of some steps, and one validation."""
     mini = load_row("table3", "t3_full_vfl").experiment
+    mini = mini.model_copy(update={"image": ImageSize(long=128, short=96)})
+    mini = mini.model_copy(update={"backbone": mini.backbone.model_copy(update={"pretrained": False})})
     head = mini.head.model_copy(update={"channels": 16, "stacked_convs": 1})
     changes = {"epochs": 2, "batch": 8, "validate_every": 2, "warmup_steps": 2}
     return mini.model_copy(update={"head": head, "training": mini.training.model_copy(update=changes)})
@@ -48,7 +51,7 @@ def changed_loss(experiment):
 
 def other_world(folder):
     root = folder / "other"
-    draw_data_set(EmbeddedData(train_images=24, val_images=6, world=9), root, processes=1)
+    draw_data_set(EmbeddedData(varied=False, train_images=24, val_images=6, world=9), root, processes=1)
     return root
 
 
@@ -170,7 +173,7 @@ def own_data(tiny_data, tmp_path, experiment):
     root = tmp_path / "own"
     shutil.copytree(tiny_data, root)
     (root / "embedded.json").unlink()
-    data = CocoData(classes=6, digest=split_digest(root, "train2017").annotations)
+    data = CocoData(classes=CLASSES, digest=split_digest(root, "train2017").annotations)
     short = experiment.training.model_copy(update={"epochs": 1})
     return root, experiment.model_copy(update={"data": data, "training": short})
 

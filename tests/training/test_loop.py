@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.few_images import CLASSES
 from tests.training.stops import log_of, train_until
 from tests.trainings import train_experiment
 from workbench.runs.load import load_run
@@ -41,7 +42,7 @@ def test_a_training_writes_its_files_and_is_repeatable(tiny_experiment, tiny_dat
     facts = json.loads((tmp_path / "a" / "train.json").read_text())
     assert facts["seed"] == 3
     assert facts["devices"] == 1
-    assert len(facts["class_names"]) == 6
+    assert len(facts["class_names"]) == CLASSES
     train_experiment(tiny_experiment, tmp_path / "c", tiny_data, seed=4)
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
@@ -273,7 +274,9 @@ def test_another_number_of_classes_is_refused(tiny_experiment, tiny_data, tmp_pa
     annotations["categories"].append({"id": 99, "name": "one more"})
     write_json_atomically(root / "annotations" / "instances_train2017.json", annotations)
     (root / "train2017").symlink_to(tiny_data / "train2017")
-    with pytest.raises(WorkbenchError, match=r"7 categories, but the scale states data.classes: 6"):
+    with pytest.raises(
+        WorkbenchError, match=rf"{CLASSES + 1} categories, but the scale states data.classes: {CLASSES}"
+    ):
         train_experiment(settings, tmp_path / "run", root, seed=0)
 
 
@@ -285,7 +288,7 @@ def test_a_trained_run_loads_and_refuses_foreign_weights(tiny_experiment, tiny_d
         load_run(folder)
     train_experiment(tiny_experiment, folder / "seed0", tiny_data, seed=0)
     run = load_run(folder)
-    assert run.category_ids == (1, 3, 4, 8, 13, 21)
+    assert run.category_ids == tuple(category.id for category in tiny_experiment.data.categories)
     assert not run.detector.training
     weights = folder / "seed0" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -50,7 +50,7 @@ class Batch:
         moved = {name: value.to(device, non_blocking=device.type == "cuda") for name, value in tensors.items()}
         if self.images.dtype == torch.uint8:
             # The sizes are read before the copy, because reading a tensor on a GPU waits for the GPU.
-            moved["images"] = _normalise(moved["images"], self.sizes.tolist())
+            moved["images"] = normalise(moved["images"], self.sizes.tolist())
         return replace(self, **moved)
 
     def pin_memory(self) -> Batch:
@@ -59,7 +59,7 @@ class Batch:
         return replace(self, **pinned)
 
 
-def _normalise(images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+def normalise(images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     """Normalise uint8 images on their device; the padding becomes 0, which is the mean colour.
 
     Args:

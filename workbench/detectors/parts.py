@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +58,24 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return (1 - factor) * x.detach() + factor * x
 
 
-def initialise_head(module: nn.Module, classifier: nn.Conv2d, std: float) -> None:
+OUTPUT_STD = 0.01
+"""Standard deviation of the initial weights of the last layers, with ``init_std: unit``."""
+
+
+def initialise_head(head: nn.Module, classifier: nn.Conv2d, std: float | Literal["unit"]) -> None:
     """Initialise convolutions, star convolutions too: N(0, std), zero biases, the classifier's bias at the prior.
 
     DCNv2 keeps its own start values: its offset predictors start at zero.
+
+    Args:
+        std: standard deviation; ``unit`` for √(2 / number of inputs) in hidden layers, and `OUTPUT_STD` in last layers.
+            The name of a head's last layer ends in ``_out``.
     """
-    for part in module.modules():
+    for name, part in head.named_modules():
         if isinstance(part, nn.Conv2d | DeformConv) and not isinstance(part, OffsetPredictor):
-            nn.init.normal_(part.weight, std=std)
+            hidden = math.sqrt(2 / part.weight[0].numel())
+            unit = OUTPUT_STD if name.endswith("_out") else hidden
+            nn.init.normal_(part.weight, std=unit if std == "unit" else std)
             if getattr(part, "bias", None) is not None:
                 nn.init.zeros_(part.bias)
     nn.init.constant_(classifier.bias, -math.log((1 - PRIOR) / PRIOR))

@@ -301,7 +301,7 @@ def _same_images(bootstraps: Sequence[Bootstrap]) -> np.ndarray:
     if len({(b.digest, len(b.samples)) for b in bootstraps}) > 1:
         counts = " and ".join(sorted({str(b.images) for b in bootstraps}))
         raise WorkbenchError(f"bootstrap: the rows use different images ({counts} images); evaluate all rows again")
-    return np.array([[b.ap, *b.samples] for b in bootstraps])
+    return np.stack([np.insert(b.samples, 0, b.ap) for b in bootstraps])
 
 
 def _on_images(values: np.ndarray, rows: Sequence[np.ndarray]) -> Effect:

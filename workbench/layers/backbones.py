@@ -7,6 +7,7 @@ from pathlib import Path
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from workbench.layers.convolution import make_gradients_fast
@@ -62,7 +63,10 @@ class ResidualBackbone(nn.Module):
         A deformable convolution loads the weight of the ordinary convolution; its offset predictor is not changed.
         """
         try:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
+            if Path(file).suffix == ".safetensors":
+                weights = load_file(file)
+            else:
+                weights = torch.load(file, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise WorkbenchError(f"{file}: pretrained weights not found; run workbench weights to fetch them") from None
         except Exception as error:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from workbench.report.notebooks import notebook_names
 from workbench.runs.find import data_folder
-from workbench.runs.folders import RELEASED, ScaleFolder, check_folders, drawn_data, pretrained_weights, scale_folder
+from workbench.runs.folders import RELEASED, ScaleFolder, backbone_weights, check_folders, drawn_data, scale_folder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.claims import RANK_CORRELATION, claimed_tables, compared_rows
 from workbench.settings.config import PipelineConfig, read_config
 from workbench.settings.digest import TRAIN, VAL, annotation_file, hand_to_jobs
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import table_names
+from workbench.settings.ids import pretraining_id
 from workbench.settings.released import released_runs, trainings_of
 from workbench.support.devices import gpu_indices
 from workbench.support.errors import WorkbenchError
@@ -156,8 +157,16 @@ class Pipeline:
 
     def pretrained(self, run: str) -> list[str]:
         """File of the pretrained weights of a run's backbone; an empty list for random weights."""
-        backbone = self.experiments[run].backbone
-        return [str(pretrained_weights(RESULTS, backbone.name))] if backbone.pretrained else []
+        file = backbone_weights(RESULTS, self.experiments[run])
+        return [] if file is None else [str(file)]
+
+    def pretraining_row(self, name: str) -> str:
+        """Id of a row whose backbone starts from weights of this name, which are pretrained on drawn objects."""
+        return next(
+            row.id
+            for row in self.rows
+            if row.experiment.backbone.pretrained not in (True, False) and pretraining_id(row.experiment) == name
+        )
 
     def evaluations(self, rows: Iterable[Row]) -> list[str]:
         """Metrics and resampled AP of each training of the rows."""

@@ -24,11 +24,14 @@ from typing import Any
 from workbench.settings.catalog import Rehearsal, Row
 from workbench.settings.data import EmbeddedData
 from workbench.settings.experiment import Experiment
-from workbench.settings.ids import hash8, run_id
+from workbench.settings.ids import hash8, pretraining_id, run_id
+from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json, read_object, write_json_atomically
 from workbench.support.strict_yaml import validated
 
+PRETRAINED = Path("experiments/pretrained")
+"""Folder of the checkout with backbones that were pretrained on drawn objects."""
 RELEASED = "released"
 """Name in place of a seed, for published weights."""
 REHEARSED = "-rehearsal"
@@ -351,6 +354,22 @@ def drawn_data(results: Path, data: EmbeddedData, world: int | str) -> Path:
 def pretrained_weights(results: Path, name: str) -> Path:
     """File of downloaded weights: of a backbone, or of a published detector."""
     return results / "weights" / f"{name}.pth"
+
+
+def backbone_weights(results: Path, experiment: Experiment) -> Path | None:
+    """File of the pretrained weights with which a run's backbone starts; None if it starts from random weights.
+
+    Weights that were pretrained on drawn objects are part of the checkout for the backbones of the scale ``mini``. The
+    pipeline makes those of other backbones.
+    """
+    settings = experiment.backbone.pretrained
+    if not settings:
+        return None
+    if settings is True:
+        return pretrained_weights(results, experiment.backbone.name)
+    name = f"{pretraining_id(experiment)}.safetensors"
+    kept = find_checkout() / PRETRAINED / name
+    return kept if kept.is_file() else results / "weights" / name
 
 
 def seed_of(name: str) -> str | None:

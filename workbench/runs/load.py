@@ -14,7 +14,7 @@ from workbench.data.coco import CocoDetection, read_coco
 from workbench.data.splits import refuse_other_categories
 from workbench.detectors import Detector, build_detector
 from workbench.runs.find import find_training
-from workbench.runs.folders import RELEASED, Training, pretrained_weights
+from workbench.runs.folders import RELEASED, Training, backbone_weights
 from workbench.settings.config import read_config
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError, one_line
@@ -68,10 +68,11 @@ def load_run(
 
 def _train_command(training: Training, experiment: Experiment) -> str:
     """Command that trains a run, resumes its training, or writes its lost files again from the last checkpoint."""
-    run, backbone = training.run, experiment.backbone
+    run = training.run
     words = ["workbench", "train", run.folder, "--seed", training.seed]
     words += ["--data-root", "FOLDER"] if experiment.data.kind == "coco" else []
-    words += ["--pretrained", pretrained_weights(run.results, backbone.name)] if backbone.pretrained else []
+    if experiment.backbone.pretrained is True:
+        words += ["--pretrained", backbone_weights(run.results, experiment)]
     return shlex.join(map(str, words))
 
 

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import product
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from workbench.settings.base import Settings
 
-CATEGORIES: tuple[tuple[int, str], ...] = (
-    (1, "triangle"),
-    (3, "box"),
-    (4, "ellipse"),
-    (8, "star"),
-    (13, "crescent"),
-    (21, "cross"),
+OUTLINES = ("triangle", "box", "ellipse", "star", "crescent", "cross")
+FILLINGS = ("plain", "striped", "checked", "mottled")
+
+
+@dataclass(frozen=True)
+class Category:
+    """Category of the embedded data set.
+
+    Attributes:
+        id: in the annotation files. Ids have gaps as in COCO, so that code that takes ids for indices fails.
+        outline: name of the objects' outline.
+        filling: name of the objects' filling; None for any filling.
+        hue: usual hue in 0..1; None for any hue.
+    """
+
+    id: int
+    outline: str
+    filling: str | None = None
+    hue: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.filling} {self.outline}" if self.filling else self.outline
+
+
+PLAIN = tuple(
+    Category(id_, name, hue=index / len(OUTLINES))
+    for index, (id_, name) in enumerate(zip((1, 3, 4, 8, 13, 21), OUTLINES, strict=True))
 )
-"""Ids and names of the embedded categories. Ids have gaps as in COCO, so that code that takes ids for indices fails."""
+"""Categories that mostly differ in their colour."""
+VARIED = tuple(
+    Category(1 + index + index // 5, outline, filling)
+    for index, (outline, filling) in enumerate(product(OUTLINES, FILLINGS))
+)
+"""Categories that differ in outline and filling, whatever their colour."""
 
 
 WORLDS = 100_000
@@ -30,20 +58,28 @@ class EmbeddedData(Settings):
     """
 
     kind: Literal["embedded"] = "embedded"
-    drawing: Literal[2] = Field(
-        2, description="version of the drawing code; a new version means another data set and other runs"
+    drawing: Literal[3] = Field(
+        3, description="version of the drawing code; a new version means another data set and other runs"
+    )
+    varied: bool = Field(
+        True, description="outlines are bent and in any orientation, objects overlap, and colour identifies no category"
     )
     world: int | Literal["seed"] = 0
     """Number of the world, or ``seed``: the world of a training is its seed modulo ``WORLDS``, for every row."""
     train_images: int = Field(800, ge=1, le=1_000_000)
-    val_images: int = Field(250, ge=1, le=1_000_000)
-    long_side: int = Field(192, ge=96, le=1024, description="pixels")
-    short_side: int = Field(144, ge=96, le=1024, description="pixels")
+    val_images: int = Field(1000, ge=1, le=1_000_000)
+    long_side: int = Field(224, ge=96, le=1024, description="pixels")
+    short_side: int = Field(160, ge=96, le=1024, description="pixels")
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """Categories in the order of their ids."""
+        return VARIED if self.varied else PLAIN
 
     @property
     def classes(self) -> int:
         """Number of categories."""
-        return len(CATEGORIES)
+        return len(self.categories)
 
     @property
     def per_seed(self) -> bool:

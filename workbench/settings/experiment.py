@@ -50,6 +50,18 @@ class WeightAveraging(Settings):
         return self
 
 
+class DrawnPretraining(Settings):
+    """Pretraining on drawn objects (``workbench.training.pretraining``), in place of ImageNet's."""
+
+    pictures: int = Field(16_000, ge=1, le=10_000_000)
+    side: int = Field(64, ge=64, le=1024)
+    """Side of the square pictures in pixels."""
+    epochs: int = Field(24, ge=1, le=MOST_EPOCHS)
+    batch: int = Field(32, ge=2, le=MOST_IMAGES)
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+
+
 class Backbone(Settings):
     """A timm network. ``layers``, ``channels`` and ``stem`` make it shallower or narrower, with the same blocks."""
 
@@ -60,7 +72,8 @@ class Backbone(Settings):
     """Bottleneck widths of the four stages; the output of a stage has four times as many channels."""
     stem: Channels | None = None
     """Number of channels of the first convolution."""
-    pretrained: bool = False
+    pretrained: bool | DrawnPretraining = False
+    """True for ImageNet weights."""
     frozen_stages: int = Field(0, ge=0, le=4)
     """Number n of stages that get no gradient, and the stem with them; 0 if everything is trained."""
     norm: Literal["frozen", "trained"] = "trained"
@@ -83,8 +96,9 @@ class Head(Settings):
     norm_groups: Channels = 32
     anchor_scale: float = Field(8.0, gt=0, le=1000)
     """Side of ATSS's anchor in strides. Sizes of other detectors scale with it; 8 gives the published sizes."""
-    init_std: float = Field(0.01, gt=0, le=1000)
-    """Standard deviation of the head's initial weights. A narrow head needs a larger one than the paper's."""
+    init_std: Annotated[float, Field(gt=0, le=1000)] | Literal["unit"] = 0.01
+    """Standard deviation of the head's initial weights. With "unit", hidden layers keep the variance of their inputs,
+    whatever the number of channels (He et al., ICCV 2015), and the last layers have 0.01."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Head:

@@ -21,7 +21,7 @@ from workbench.support.strict_yaml import Place, choose, validated
 TARGETS = ("all", "tables", "figures", "claims", "notebooks")
 """Targets of the pipeline that are neither tables nor rows."""
 STEPS = (
-    *("dataset", "weights", "import_weights", "train", "detect", "evaluate", "rank"),
+    *("dataset", "weights", "pretrain", "import_weights", "train", "detect", "evaluate", "rank"),
     *("table", "verdicts", "loss", "ap", "ranking", "notebook", "unknown_target"),
 )
 """Other names of rules in the Snakefile, which no table and no row can have."""
@@ -123,19 +123,29 @@ class Catalogue:
     @cached_property
     def scale_names(self) -> list[str]:
         """Names of all scales."""
-        return sorted(path.stem for path in (self.folder / "scales").glob("*.yaml"))
+        return sorted(self._scale_files)
+
+    @cached_property
+    def _scale_files(self) -> dict[str, Path]:
+        """Name of a scale → its file. A file may be in a subfolder, whose name is not part of the scale's name."""
+        files: dict[str, Path] = {}
+        for path in sorted((self.folder / "scales").rglob("*.yaml")):
+            if (other := files.setdefault(path.stem, path)) is not path:
+                places = [f"experiments/{file.relative_to(self.folder)}" for file in (path, other)]
+                raise WorkbenchError(f"{places[0]}: duplicate scale, also in {places[1]}; rename one")
+        return files
 
     def scale(self, name: str) -> Scale:
         """Return a scale by name."""
         if name not in self._scales:
             choose(name, self.scale_names, "scale", "experiments/scales")
-            _check_scale(name)
+            _check_scale(name, self._scale_files[name])
             layers = self._scale_layers(name, ())
             self._scales[name] = Scale(layers.validated(ScaleSpec), layers)
         return self._scales[name]
 
     def _scale_layers(self, name: str, above: tuple[str, ...]) -> Layers:
-        content, place = self.read("scales", f"{name}.yaml")
+        content, place = self.read(*self._scale_files[name].relative_to(self.folder).parts)
         own = Layers({key: value for key, value in content.items() if key != "extends"}, place)
         if "extends" not in content:
             return own
@@ -154,9 +164,9 @@ def _check_name(name: str, place: Place, kind: str) -> None:
         raise WorkbenchError(f"{place}: '{name}' is a target of the pipeline; rename the {kind}")
 
 
-def _check_scale(name: str) -> None:
+def _check_scale(name: str, file: Path) -> None:
     """Raise unless a scale's name can be the name of its folder in ``results/``, which is in patterns of Snakemake."""
-    place = Place(f"experiments/scales/{name}.yaml")
+    place = Place(f"experiments/scales/{file.name}")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise WorkbenchError(f"{place}: '{name}' cannot be a folder of results; use letters, digits, _ . and - only")
     if name == "weights" or name.startswith("dataset-") or name.endswith("-rehearsal"):

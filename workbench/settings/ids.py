@@ -53,6 +53,21 @@ def run_id(experiment: Experiment) -> str:
     return f"{name}-{hash8(experiment)}"
 
 
+def pretraining_id(experiment: Experiment) -> str:
+    """Return ``<backbone>-<hash8>``, the name of a backbone's weights that are pretrained on drawn objects.
+
+    The name depends on all that decides the weights: the network, the recipe, and the categories with their drawing.
+    """
+    settings, data = experiment.backbone, experiment.data
+    deciding = [
+        {key: value for key, value in id_settings(settings).items() if key in ("name", "layers", "channels", "stem")},
+        settings.pretrained.model_dump(),
+        {key: value for key, value in data.model_dump().items() if key in ("kind", "drawing", "varied")},
+    ]
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+    return f"{settings.name}-{digest[:8]}"
+
+
 @cache
 def variant_id(variant: Variant) -> str:
     """Return the id of a variant, the first part of the folder of an evaluation."""

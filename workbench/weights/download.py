@@ -10,10 +10,10 @@ from http.client import HTTPException
 from pathlib import Path
 
 from workbench.settings.catalog import find_row
-from workbench.settings.experiment import Backbone, Experiment
+from workbench.settings.experiment import Backbone, DrawnPretraining, Experiment
 from workbench.settings.released import read_released
 from workbench.support.errors import WorkbenchError, one_line
-from workbench.support.files import move_into_place
+from workbench.support.files import move_into_place, read_json
 from workbench.support.strict_yaml import choose
 
 BACKBONES = {
@@ -64,6 +64,9 @@ def check_backbone(file: Path, backbone: Backbone) -> dict[str, str]:
         WorkbenchError: the file cannot be read, or its digest differs from the listed digest. Digests are listed for
             whole networks only, not for narrower or shallower ones.
     """
+    if isinstance(backbone.pretrained, DrawnPretraining):
+        remedy = f"run: workbench pretrain --run ROW {file}"
+        return check_file(file, _digest_beside(file), backbone.name, remedy)
     is_whole = backbone.layers is None and backbone.channels is None and backbone.stem is None
     url = BACKBONES.get(backbone.name) if is_whole else None
     listed = {_digest_in(url)} if url else set()
@@ -107,6 +110,13 @@ def check_file(file: Path, listed: set[str], name: str, remedy: str) -> dict[str
             f"{file}: SHA-256 {actual}, but {' or '.join(sorted(listed))} is listed for {name}; {remedy}"
         )
     return {"file": file.name, "sha256": actual}
+
+
+def _digest_beside(file: Path) -> set[str]:
+    """SHA-256 in the facts beside a file of weights that were pretrained on drawn objects; empty without facts."""
+    facts = file.with_suffix(".json")
+    digest = read_json(facts, "facts about the weights").get("sha256") if facts.is_file() else None
+    return {digest} if isinstance(digest, str) else set()
 
 
 def _digest_in(url: str) -> str:

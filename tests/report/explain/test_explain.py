@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import workbench
+from tests.few_images import MINI
 from workbench.data.embedded import draw_data_set
 from workbench.losses.classification import FocalLoss, QualityFocalLoss, VarifocalLoss
 from workbench.report.explain import assignment as explain_assignment
@@ -17,7 +18,6 @@ from workbench.report.explain import losses as explain_losses
 from workbench.report.explain import star as explain_star
 from workbench.report.explain.pictures import load_picture
 from workbench.runs.folders import scale_folder
-from workbench.settings.data import EmbeddedData
 from workbench.support.errors import WorkbenchError
 
 
@@ -152,10 +152,16 @@ def test_counted_locations_agree_with_the_assigner(atss, detector, picture):
     assert counts.tolist() == [(index == number).sum().item() for number in range(len(picture.names))]
 
 
+def locations_of(picture):
+    """Number of locations of each level."""
+    height, width = picture.batch.images.shape[-2:]
+    return [math.ceil(height / stride) * math.ceil(width / stride) for stride in (8, 16, 32, 64, 128)]
+
+
 def test_a_location_with_several_anchors_is_counted_once(picture):
     retinanet = workbench.build_detector(workbench.load_experiment("table5", "t5_retinanet_vfl"))
     rule = explain_assignment.assigned_by(retinanet, picture.batch)
-    assert [len(at) for at in rule.points] == [192, 48, 12, 4, 1]
+    assert [len(at) for at in rule.points] == locations_of(picture)
     assert rule.locations["anchors"].max() > 1
     assert not rule.locations.duplicated(["level", "x", "y", "object"]).any()
 
@@ -163,7 +169,7 @@ def test_a_location_with_several_anchors_is_counted_once(picture):
 def test_states_of_atss_candidates_agree_with_the_assignment(atss, picture, experiment):
     for number in range(len(picture.names)):
         frame = explain_assignment.atss_candidates(picture, atss, number, experiment.head.anchor_scale)
-        assert frame.groupby("level").size().tolist() == [9, 9, 9, 4, 1]
+        assert frame.groupby("level").size().tolist() == [min(9, number) for number in locations_of(picture)]
         mean, deviation = np.mean(frame["iou"]), np.std(frame["iou"], ddof=1)
         assert math.isclose(frame.attrs["threshold"], mean + deviation, rel_tol=1e-9)
         positive = frame["state"] == "positive"
@@ -176,7 +182,7 @@ def test_states_of_atss_candidates_agree_with_the_assignment(atss, picture, expe
 
 def test_a_drawn_picture_equals_the_picture_in_the_written_data_set(tmp_path, experiment, picture):
     """Only JPEG compression makes a difference; after the last picture the numbers start again."""
-    draw_data_set(EmbeddedData(train_images=1, val_images=10), tmp_path / "data", processes=1)
+    draw_data_set(MINI.model_copy(update={"train_images": 1, "val_images": 10}), tmp_path / "data", processes=1)
     read = load_picture("mini", experiment.image, str(tmp_path / "data"), number=8)
     assert read.names == picture.names
     torch.testing.assert_close(read.boxes, picture.boxes, rtol=0, atol=1e-4)

@@ -18,7 +18,7 @@ from workbench.data.embedded import draw_image
 from workbench.data.transforms import Sample, collate, decode_image, resize_boxes, resize_image, resized_size
 from workbench.report.figures.fonts import drawable
 from workbench.settings.catalog import embedded_settings
-from workbench.settings.data import CATEGORIES, ImageSize
+from workbench.settings.data import ImageSize
 from workbench.settings.digest import VAL
 from workbench.settings.files import read_scale
 from workbench.support.errors import WorkbenchError
@@ -87,16 +87,17 @@ def load_picture(scale: str, size: ImageSize, data: str | None = None, number: i
 
 def _drawn(scale: str, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...]]:
     """Draw the picture of the embedded data set; if it has no object, draw the next one that has."""
-    objects: list = []
+    settings, objects = embedded_settings(scale).drawn_for(0), []
     while not objects:
-        picture, annotations = draw_image(embedded_settings(scale).drawn_for(0), SPLIT, number)
+        picture, annotations = draw_image(settings, SPLIT, number)
         objects, number = [a for a in annotations if not a["iscrowd"]], number + 1
     boxes = np.array([a["bbox"] for a in objects], dtype=np.float32)
     boxes[:, 2:] += boxes[:, :2]
-    labels = [[id_ for id_, _ in CATEGORIES].index(a["category_id"]) for a in objects]
+    ids = [category.id for category in settings.categories]
+    labels = [ids.index(a["category_id"]) for a in objects]
     record = ImageRecord(number, "", Path(), *picture.size, boxes, np.array(labels, dtype=np.int64))
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-    return image, record, tuple(name for _, name in CATEGORIES)
+    return image, record, tuple(category.name for category in settings.categories)
 
 
 def _read(data: Path, number: int) -> tuple[Tensor, ImageRecord, tuple[str, ...]]:

@@ -146,5 +146,5 @@ def _verdict(judgement: Judgement) -> str:
 
 def _seeds(group: Sequence[Judgement]) -> str:
     seeds = sorted({judgement.seeds for judgement in group})
-    many = "s" if seeds[-1] > 1 else ""
-    return f"{seeds[0]} seed{many}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    numbers = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"{numbers} {'seed' if seeds[-1] == 1 else 'seeds'}"

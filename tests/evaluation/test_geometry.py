@@ -1,0 +1,71 @@
+"""Geometry of data sets: a case by hand, an independent count, COCO's numbers, and the miniature beside them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from workbench.commands.data import drawn_scenes, geometry_table, read_scenes
+from workbench.evaluation.geometry import COCO, Scene, geometry
+from workbench.settings.catalog import find_row
+from workbench.settings.data import ImageSize
+from workbench.support.errors import WorkbenchError
+
+
+def scene(*boxes, labels=None, size=(256, 256)):
+    return Scene(size, np.array(boxes, np.float32).reshape(-1, 4), np.array(labels or [0] * len(boxes), dtype=np.int64))
+
+
+def test_one_object_that_fits_its_anchor():
+    """A 64x64 object around the location (128, 128) of P3: the nine nearest anchors of P3 have the largest IoU."""
+    measured = geometry([scene((96, 96, 160, 160))], 8.0)
+    assert measured.objects == 1
+    assert measured.locations == 32**2 + 16**2 + 8**2 + 4**2 + 2**2
+    assert measured.levels[0] > 0.5
+    assert measured.inside == (49, 49, 49)  # 7x7 locations of stride 8 strictly inside 64 pixels
+    assert measured.reach[1] == pytest.approx(4)
+    assert measured.near == 0
+    assert measured.aspect == (1, 1)
+    assert measured.overlapping == 0
+
+
+def test_a_box_of_twice_the_size_on_anchors_of_twice_the_size_has_the_same_numbers_in_strides():
+    small = geometry([scene((96, 80, 136, 160), (20, 30, 80, 75))], 8.0)
+    large = geometry([scene((192, 160, 272, 320), (40, 60, 160, 150), size=(512, 512))], 8.0)
+    assert large.levels[1] >= small.levels[0]
+    assert large.aspect == pytest.approx(small.aspect)
+    assert large.reach == pytest.approx(small.reach, rel=0.25)
+
+
+def test_only_objects_of_the_same_class_overlap():
+    boxes = [(10, 10, 60, 60), (20, 10, 70, 60), (150, 150, 200, 200)]
+    assert geometry([scene(*boxes, labels=[0, 0, 0])], 8.0).overlapping == pytest.approx(2 / 3)
+    assert geometry([scene(*boxes, labels=[0, 1, 0])], 8.0).overlapping == 0
+
+
+def test_images_without_objects_count_as_images():
+    measured = geometry([scene((96, 96, 160, 160)), scene()], 8.0)
+    assert measured.objects == 0.5
+    with pytest.raises(ValueError, match="no objects"):
+        geometry([scene()], 8.0)
+    with pytest.raises(WorkbenchError, match=r"^photos: no objects; "):
+        geometry_table([scene()], 8.0, "photos")
+
+
+def test_coco_has_the_numbers_that_are_stated(shared_data):
+    measured = geometry(read_scenes(shared_data / "coco-tiny", ImageSize(long=1333, short=800)), 8.0)
+    for field in dataclasses.fields(COCO):
+        stated, value = getattr(COCO, field.name), getattr(measured, field.name)
+        assert value == pytest.approx(stated, rel=0.02, abs=0.006), field.name
+
+
+def test_the_miniature_has_the_geometry_of_coco():
+    """The treatments of the papers act on these numbers, so that they must be COCO's within a quarter."""
+    experiment = find_row("t3_fcos_atss").experiment
+    scenes = drawn_scenes(experiment.data.drawn_for(0), experiment.image, 200)
+    measured = geometry(scenes, experiment.head.anchor_scale)
+    for name in ("reach", "inside", "positives", "aspect"):
+        middle = len(getattr(COCO, name)) - 2
+        assert getattr(measured, name)[middle] == pytest.approx(getattr(COCO, name)[middle], rel=0.25), name
+    assert measured.overlapping == pytest.approx(COCO.overlapping, rel=0.25)
+    assert measured.near == pytest.approx(COCO.near, abs=0.02)
