@@ -91,15 +91,18 @@ def dataset(
 
 
 @app.command()
-@with_options(WORLD)
+@with_options(SCALE)
 def data(
     call: Call,
+    root: Annotated[
+        Path | None, typer.Argument(help="Data set in COCO's layout. Default: the scale's data set.")
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of images to measure, of a data set that is drawn.")] = 300,
 ) -> None:
     """Show how large a data set's objects are for a detector, in strides and locations, beside COCO's."""
     from workbench.commands.data import describe_data
 
-    typer.echo(describe_data(call.settings, images))
+    typer.echo(describe_data(call.settings.scale, root, images))
 
 
 @app.command()

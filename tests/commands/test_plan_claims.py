@@ -3,10 +3,11 @@
 import pytest
 
 from tests.commands.test_plan import write_training
+from tests.evaluation.test_hypotheses import mde_factor
 from tests.report.made_up import evaluate
 from workbench import cli
 from workbench.commands.plan_claims import Noise, describe_claims
-from workbench.evaluation.hypotheses import mde_factor, seeds_needed, smallest_detectable
+from workbench.evaluation.hypotheses import seeds_needed, smallest_detectable
 from workbench.settings.catalog import find_row
 from workbench.settings.config import PipelineConfig
 from workbench.support.errors import WorkbenchError
@@ -35,21 +36,26 @@ def test_the_spread_is_that_of_the_differences_within_worlds(tmp_path):
     evaluate(tmp_path, t3_raw_vfl=VFL, t3_raw_fl=FL)
     text = describe_claims(MINI, tmp_path, 10)
     spread = 0.4655  # standard deviation of 3.0, 2.1, 2.9 and 2.2
-    expected = ["0.47", f"{spread * mde_factor(10, 5):.1f}", "1.1", str(seeds_needed(1.1, spread, 5))]
+    expected = [
+        "0.47",
+        f"{spread * mde_factor(10, 5):.1f}",
+        "1.1",
+        str(seeds_needed(lambda n: spread * mde_factor(n, 5), 1.1)),
+    ]
     assert line(text, "the varifocal loss instead of the focal loss")[1:] == expected
 
 
 def test_a_pilot_of_two_rows_plans_all_claims(tmp_path):
-    """Also a comparison that is no claim has a noise, which is assumed for the claims on the same metric."""
+    """Also a comparison that is not a claim has a noise, which is assumed for the claims on the same metric."""
     evaluate(tmp_path, t3_fcos_atss=VFL, t3_raw_fl=FL)
     text = describe_claims(MINI, tmp_path, 10)
     cells = line(text, "the star-shaped convolution raises AP")
     assert cells[1] == "0.47 (assumed)"
-    assert cells[3:] == ["0.6", str(seeds_needed(0.6, 0.4655, 5))]
+    assert cells[3:] == ["0.6", str(seeds_needed(lambda n: 0.4655 * mde_factor(n, 5), 0.6))]
     bound = line(text, "true centerness gains only about 2 AP")
     assert bound[3] == "1.1"  # 3.0 - 1.9
     likeness = line(text, "the varifocal loss is robust to alpha and gamma")
-    assert likeness[3:] == ["1.0", str(seeds_needed(1.0, 0.4655, 3, "equivalent"))]
+    assert likeness[3:] == ["1.0", str(seeds_needed(lambda n: 0.4655 * mde_factor(n, 3, "equivalent"), 1.0))]
     assert line(text, "an IoU-aware score raises AP at an IoU of 0.8")[1:] == ["unknown", "–", "–", "–"]
     assert "An assumed spread is the median of the comparisons that were run." in text
 

@@ -1,12 +1,9 @@
-"""The embedded data set: reproducible bytes, statistics, COCO format, and no incomplete data set after a kill."""
+"""The embedded data set: reproducible bytes, statistics, and COCO's format."""
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from pydantic import ValidationError
 
-from workbench.data import painting, shapes
+from workbench.data import shapes
 from workbench.data.embedded import draw_data_set, draw_image
 from workbench.settings.data import VARIED, EmbeddedData
 from workbench.support.errors import WorkbenchError
@@ -141,8 +138,19 @@ def test_boxes_areas_and_polygons_are_consistent_and_inside_the_image(data):
         assert (polygon.max(axis=0) >= np.array([x + w, y + h]) - 0.35).all()
 
 
+def thickness(polygon, axis, limit):
+    """Length of the cut of a polygon with the line where coordinate ``axis`` equals ``limit``."""
+    crossings = []
+    for a, b in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        if (a[axis] < limit) != (b[axis] < limit):
+            share = (limit - a[axis]) / (b[axis] - a[axis])
+            crossings.append(a[1 - axis] + share * (b[1 - axis] - a[1 - axis]))
+    ends = np.sort(crossings)
+    return (ends[1::2] - ends[::2]).sum()
+
+
 def test_the_box_of_a_fully_visible_object_bounds_its_outline(data):
-    """At most 1/3 pixel larger, and less than 3 pixels smaller, because the end of a sharp tip is too thin to paint.
+    """At most 1/3 pixel larger. It is smaller only where the end of a sharp tip is less than a pixel thick.
 
     The area differs by a narrow band along the outline. The last object of an image is in front of all others. Objects
     at the border are left out: points outside the image are moved along the border, away from the visible part.
@@ -157,65 +165,13 @@ def test_the_box_of_a_fully_visible_object_bounds_its_outline(data):
         x, y, w, h = a["bbox"]
         inwards = np.concatenate([[x, y] - polygon.min(0), polygon.max(0) - [x + w, y + h]])
         assert (inwards > -0.35).all()
-        assert (inwards < 3).all()
+        limits = [(0, x), (1, y), (0, x + w), (1, y + h)]
+        for (axis, limit), missing in zip(limits, inwards, strict=True):
+            assert missing < 0.35 or thickness(polygon, axis, limit) < 1
         perimeter = np.linalg.norm(polygon - np.roll(polygon, 1, axis=0), axis=1).sum()
         assert abs(shapes.polygon_area(polygon) - a["area"]) < 0.25 * perimeter
         checked += 1
     assert checked >= 50
-
-
-def test_painting_changes_the_pixels_of_the_mask_only():
-    rng = np.random.Generator(np.random.PCG64(0))
-    for name in shapes.OUTLINES:
-        points = shapes.outline(name, rng, 280, 1.4, 0.3, 0.1) + np.array([24, 20])  # too small for a shadow
-        region = shapes.draw_region([points], 48, 40)
-        canvas = np.full((40, 48, 3), 128, np.float32)
-        painting.paint_object(rng, canvas, region, points, "checked", 0.2)
-        x, y, w, h = region.box()
-        rows, columns = np.nonzero(np.abs(canvas - 128).max(axis=-1) > 0.5)
-        assert (columns.min(), rows.min()) == (int(x), int(y))
-        assert (columns.max() + 1, rows.max() + 1) == (np.ceil(x + w - 1e-9), np.ceil(y + h - 1e-9))
-
-
-def test_clipping_an_outline_keeps_the_part_inside():
-    points = np.array([[-30.0, 10], [70, -20], [35, 80]])
-    clipped = shapes.clip_outline(points, 48, 40)
-    assert clipped.min() >= 0
-    assert (clipped <= [48, 40]).all()
-    whole, part = (shapes.draw_region([p], 48, 40).mask for p in (points, clipped))
-    assert (whole != part).mean() < 0.01
-
-
-@pytest.mark.parametrize("name", shapes.OUTLINES)
-def test_an_outline_has_the_area_of_its_box_and_the_centre_0(name):
-    rng = np.random.default_rng(0)
-    for aspect, angle, bend in [(1, 0, 0), (4, 0.7, 0.25), (1 / 6, -2.5, -0.25)]:
-        points = shapes.outline(name, rng, 900.0, aspect, angle, bend)
-        assert np.ptp(points, axis=0).prod() == pytest.approx(900)
-        assert points.min(axis=0) + points.max(axis=0) == pytest.approx(0, abs=1e-9)
-
-
-def test_a_region_without_another_one_is_the_difference_of_their_masks():
-    rng, size = np.random.default_rng(1), (60, 50)
-    for _ in range(50):
-        places = rng.uniform(-5, 60, (2, 2))
-        regions = [
-            shapes.draw_region([shapes.outline("star", rng, rng.uniform(50, 900), 1, 0) + place], *size)
-            for place in places
-        ]
-        full = []
-        for region in [*regions, regions[0].without(regions[1])]:
-            mask = np.zeros((size[1] * shapes.FINE, size[0] * shapes.FINE), bool)
-            y, x = region.y * shapes.FINE, region.x * shapes.FINE
-            mask[y : y + region.mask.shape[0], x : x + region.mask.shape[1]] = region.mask
-            full.append(mask)
-        assert (full[2] == (full[0] & ~full[1])).all()
-
-
-def test_run_lengths_start_with_zeros():
-    mask = np.array([[True, False], [True, True]])
-    assert shapes.run_lengths(mask) == {"size": [2, 2], "counts": [0, 2, 1, 1]}
-    assert shapes.run_lengths(~mask) == {"size": [2, 2], "counts": [2, 1, 1]}
 
 
 def test_the_ground_truth_as_detections_has_an_ap_of_1(data):
@@ -237,218 +193,6 @@ def test_pycocotools_reads_polygons_and_crowds(data):
         assert area > 0
         if a["iscrowd"]:
             assert area == pytest.approx(a["area"], rel=0.15)
-
-
-FEW = EmbeddedData(train_images=2, val_images=1)
-
-
-def test_a_data_set_or_its_empty_folders_are_replaced(tmp_path):
-    root = tmp_path / "data"
-    (root / "annotations").mkdir(parents=True)  # empty folders, as a workflow manager makes them
-    draw_data_set(FEW, root, processes=1)
-    draw_data_set(FEW.model_copy(update={"train_images": 1}), root, processes=1)
-    assert len(list((root / "train2017").iterdir())) == 1
-    assert sorted(path.name for path in root.iterdir()) == ["annotations", "embedded.json", "train2017", "val2017"]
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-def tree(root: Path) -> dict[str, str]:
-    """Every path below a folder with its kind, and the digest or the target of its content."""
-    content = {}
-    for path in sorted(root.rglob("*")):
-        if path.is_symlink():
-            content[str(path)] = f"link to {os.readlink(path)}"
-        elif path.is_file():
-            content[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-        else:
-            content[str(path)] = "folder" if path.is_dir() else "other"
-    return content
-
-
-def written(name, text="mine"):
-    """Function that writes a user's file into a folder."""
-
-    def write(root):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-
-    return write
-
-
-def linked(name, target):
-    """Function that makes a link in a folder."""
-
-    def link(root):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).symlink_to(target)
-
-    return link
-
-
-def moved_behind_a_link(root):
-    (root / "train2017").rename(root.parent / "pictures")
-    (root / "train2017").symlink_to(root.parent / "pictures")
-
-
-MARKER = FEW.model_dump_json(indent=2) + "\n"
-FOREIGN = {  # a folder of the user that has no data set of the workbench
-    "a file": written("precious.txt"),
-    "an empty folder": lambda root: (root / "notes").mkdir(parents=True),
-    "a file in a folder of images": written("train2017/000000000001.jpg"),
-    "a link to nothing": linked("link", "nowhere"),
-    "a link to itself": lambda root: root.symlink_to(root),
-    "a link to a folder": linked("train2017", ".."),
-    "a pipe": lambda root: (root.mkdir(), os.mkfifo(root / "pipe")),
-    "a pipe in a folder": lambda root: ((root / "val2017").mkdir(parents=True), os.mkfifo(root / "val2017" / "pipe")),
-    "a marker of another tool": written("embedded.json", '{"fonts": []}'),
-    "an empty marker": written("embedded.json", ""),
-    "an empty object as a marker": written("embedded.json", "{}"),
-    "a list as a marker": written("embedded.json", "[" * 5000),
-    "a marker with other spacing": written("embedded.json", MARKER + "\n"),
-    "a marker of another version": written("embedded.json", MARKER.replace('"drawing": 3', '"drawing": 2')),
-    "a marker without the number of a world": written("embedded.json", MARKER.replace('"world": 0', '"world": "seed"')),
-    "a folder as a marker": written("embedded.json/file"),
-    "a pipe as a marker": lambda root: (root.mkdir(), os.mkfifo(root / "embedded.json")),
-    "a link as a marker": lambda root: (written("../marker", MARKER)(root), linked("embedded.json", "../marker")(root)),
-}
-ADDED = {  # what a user puts into a data set of the workbench
-    "a file": written("notes.txt"),
-    "a hidden file": written(".notes"),
-    "another split": written("annotations/instances_test2017.json", "{}"),
-    "own annotations": written("annotations/instances_train2017.json", '{"images": []}'),
-    "a picture": written("train2017/mine.jpg"),
-    "a picture with a number of COCO's": written("train2017/000000000009.jpg"),
-    "a picture with an even number in train": written("train2017/000000000002.jpg"),
-    "a folder": lambda root: (root / "val2017" / "more").mkdir(),
-    "a link to a picture": linked("val2017/000000000004.jpg", "000000000002.jpg"),
-    "a link for the images": moved_behind_a_link,
-    "a pipe": lambda root: os.mkfifo(root / "train2017" / "pipe"),
-}
-
-
-def refused(root, before):
-    with pytest.raises(
-        WorkbenchError, match=r"contains files that are not an embedded data set .+; choose another folder$"
-    ):
-        draw_data_set(FEW, root, processes=1)
-    assert tree(root.parent) == before
-
-
-@pytest.mark.parametrize("case", FOREIGN)
-def test_a_folder_of_the_user_stays_as_it_is(tmp_path, case):
-    FOREIGN[case](tmp_path / "data")
-    refused(tmp_path / "data", tree(tmp_path))
-
-
-@pytest.mark.parametrize("case", ADDED)
-def test_a_data_set_with_files_of_the_user_stays_as_it_is(tmp_path, case):
-    draw_data_set(FEW, tmp_path / "data", processes=1)
-    ADDED[case](tmp_path / "data")
-    refused(tmp_path / "data", tree(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["data", "d*ta", "[abc]", "?", "."], ids=["plain", "star", "brackets", "mark", "here"])
-def test_neighbours_of_the_user_stay_as_they_are(tmp_path, name, monkeypatch):
-    """Neighbours with the names of unfinished data sets, older than an hour, are not the workbench's by their names."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    root = Path(name).resolve()
-    neighbours = [
-        root.with_name(f"{stem}.partial-{end}")
-        for stem in (root.name, "data", "dxta", "a", "b")
-        for end in ("1", "old")
-    ]
-    for neighbour in set(neighbours):
-        written("train2017/000000000001.jpg")(neighbour)
-    root.with_name(f"{root.name}.partial-2").symlink_to(neighbours[0])
-    written("embedded.json", MARKER)(root.with_name(f"{root.name}.partial-3"))
-    written("annotations/mine.txt")(root.with_name(f"{root.name}.partial-3"))
-    os.mkfifo(root.with_name(f"{root.name}.partial-4"))
-    before = tree(root.parent)
-    for path in before:
-        os.utime(path, (0, 0), follow_symlinks=False)
-    draw_data_set(FEW, root, processes=1)
-    after = tree(root.parent)
-    drawn = {path for path in after if Path(path) == root or root in Path(path).parents}
-    assert {path: content for path, content in after.items() if path not in drawn} == {
-        path: content for path, content in before.items() if path not in drawn
-    }
-
-
-def test_the_unfinished_data_set_of_a_killed_process_is_removed_after_an_hour(tmp_path):
-    unfinished = tmp_path / "data.partial-1"
-    draw_data_set(FEW, unfinished, processes=1)
-    (unfinished / "annotations" / "instances_val2017.json").unlink()
-    (unfinished / "annotations" / "instances_train2017.json").write_text('{"info": {"desc')
-    draw_data_set(FEW, tmp_path / "data", processes=1)
-    assert unfinished.is_dir()
-    for path in (unfinished, *unfinished.iterdir()):
-        os.utime(path, (0, 0))
-    draw_data_set(FEW, tmp_path / "data", processes=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-def test_what_a_user_adds_while_the_data_set_is_drawn_stays(tmp_path):
-    root = tmp_path / "data"
-    draw_data_set(FEW, root, processes=1)
-    with pytest.raises(WorkbenchError, match=r"contains files that are not an embedded data set \(mine\.txt\)"):
-        draw_data_set(FEW, root, processes=1, progress=lambda *_: written("mine.txt")(root))
-    assert (root / "mine.txt").read_text() == "mine"
-    assert len(digests(root)) == 7
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-def test_a_failure_leaves_no_files_and_is_reported_in_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(WorkbenchError, match="cannot be written") as error:
-        draw_data_set(SMALL, tmp_path / "file" / "data", processes=1)
-    assert "\n" not in str(error.value)
-    assert str(tmp_path / "file") in str(error.value)
-
-    def stop(done: int, total: int) -> None:
-        assert total == 33
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        draw_data_set(SMALL, tmp_path / "data", processes=1, progress=stop)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_killed_process_leaves_no_data_set_and_no_process(tmp_path):
-    script = tmp_path / "draw.py"
-    script.write_text(
-        "from pathlib import Path\n"
-        "from workbench.data.embedded import EmbeddedData, draw_data_set\n"
-        "if __name__ == '__main__':\n"
-        f"    draw_data_set(EmbeddedData(train_images=100_000), Path({str(tmp_path / 'data')!r}), processes=2)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.DEVNULL)
-    unfinished = tmp_path / f"data.partial-{process.pid}"
-    wait_until(lambda: any(unfinished.glob("train2017/*.jpg")))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "data").exists()
-    wait_until(lambda: drawing_stopped(unfinished))
-    for path in (unfinished, *unfinished.iterdir()):
-        os.utime(path, (0, 0))  # older than an hour, so that the next call removes it
-    draw_data_set(EmbeddedData(train_images=1, val_images=1), tmp_path / "data", processes=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "draw.py"]
-
-
-def drawing_stopped(folder: Path) -> bool:
-    """Whether the number of images stays the same for 0.3 s."""
-    before = len(list(folder.glob("train2017/*.jpg")))
-    time.sleep(0.3)
-    return len(list(folder.glob("train2017/*.jpg"))) == before
-
-
-def wait_until(condition, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition was not met in time"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

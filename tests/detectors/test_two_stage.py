@@ -124,7 +124,7 @@ def test_it_trains_detects_and_is_evaluated_like_a_row(experiment, everything, t
     rows = log_of(tmp_path)
     assert {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"} < rows[0].keys()
     losses = [float(row["loss"]) for row in rows]
-    assert max(losses[-3:]) < 0.7 * min(losses[:3])
+    assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
     assert [row["step"] for row in rows if row["val_ap"]] == ["12"]
     data = read_coco(tiny_data, "val2017", training=False)
     detections = detect_data_set(detector, data, everything, "cpu")

@@ -6,7 +6,6 @@ import pytest
 
 from tests.docs.pages import ROOT
 from workbench.commands.data import describe_data
-from workbench.settings.config import PipelineConfig
 
 
 def numbers(table):
@@ -19,7 +18,7 @@ def test_the_geometry_of_the_miniature_is_shown():
     """Small changes of the drawing may stay; after others, copy the output of ``workbench data`` again."""
     text = (ROOT / "docs" / "miniature.md").read_text()
     (shown,) = re.findall(r"^```\n( +this data set.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    shown, measured = numbers(shown), numbers(describe_data(PipelineConfig(), 150))
+    shown, measured = numbers(shown), numbers(describe_data("mini", None, 150))
     assert shown.keys() == measured.keys()
     for name, values in measured.items():
         assert shown[name] == pytest.approx(

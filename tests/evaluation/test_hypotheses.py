@@ -13,7 +13,6 @@ from workbench.evaluation.hypotheses import (
     Hypothesis,
     agrees,
     holm,
-    mde_factor,
     p_opposite,
     p_value,
     seeds_needed,
@@ -25,6 +24,11 @@ from workbench.evaluation.hypotheses import (
 def normal(estimate, error=1.0):
     """Effect whose standard error is known, so that its interval is the estimate ± 1.96 standard errors."""
     return Effect(estimate, 5, "images", error)
+
+
+def mde_factor(n, claims=1, kind="better"):
+    """Smallest detectable effect of n worlds, divided by the standard deviation of the differences within worlds."""
+    return smallest_detectable(Effect(0.0, n, "worlds", seed_parts=((1 / n, n - 1),)), claims, kind)
 
 
 def word(kind, *estimates, **more):
@@ -158,13 +162,13 @@ def test_the_registered_plan_detects_1_38_standard_deviations():
 
 
 def test_seeds_that_an_effect_needs():
-    assert seeds_needed(1.38, 1.0, 6) == 10
+    assert seeds_needed(lambda n: mde_factor(n, 6), 1.38) == 10
     for effect, claims, kind in ((0.5, 6, "better"), (0.9, 1, "at most"), (2.0, 12, "equivalent"), (50, 1, "better")):
-        n = seeds_needed(effect, 0.8, claims, kind)
+        n = seeds_needed(lambda n, c=claims, k=kind: 0.8 * mde_factor(n, c, k), effect)
         assert 0.8 * mde_factor(n, claims, kind) <= effect
         assert n == 2 or 0.8 * mde_factor(n - 1, claims, kind) > effect
-    assert seeds_needed(0.001, 1.0) is None
-    assert seeds_needed(0.0, 1.0) is None
+    assert seeds_needed(mde_factor, 0.001) is None
+    assert seeds_needed(mde_factor, 0.0) is None
 
 
 def test_the_smallest_detectable_effect_of_known_noise():

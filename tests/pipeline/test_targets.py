@@ -35,6 +35,17 @@ def test_a_batch_on_one_canvas_takes_one_gpu(pipeline):
     assert {row.experiment.training.canvas for row in plan.rows} == {"batch"}
 
 
+def test_a_backbone_without_a_file_in_the_checkout_is_pretrained(pipeline):
+    plan = pipeline("ladder6", data_root=None)
+    runs = {row.id: row.run for row in plan.rows}
+    (file,) = plan.pretrained(runs["t3_full_vfl"])
+    assert plan.pretrained(runs["t3_fcos_atss"]) == [file]
+    assert Path(file).parent == Path("results/weights")
+    row = plan.pretraining_row(Path(file).stem)
+    assert plan.experiments[runs[row]].backbone.name == "resnet50"
+    assert plan.pretrained(runs["t4_vfnet_r101_480_960"]) == []
+
+
 def test_each_seed_trains_and_is_evaluated_on_its_world(pipeline):
     plan = pipeline("mini", data_root=None, seeds=2, first_seed=100_999)
     row = plan.rows[0]

@@ -103,7 +103,7 @@ def test_a_figure_without_data_is_an_error(tmp_path, kind, message):
 
 
 def test_rows_of_a_figure_are_named_in_words(tmp_path, monkeypatch):
-    """Two rows of Table 1 differ in check marks alone, whose headings are no words."""
+    """Two rows of Table 1 differ in check marks alone, whose headings are not words."""
     names = []
     monkeypatch.setattr("workbench.report.figures.dots.ap_figure", lambda name, table: names.extend(table.index))
     monkeypatch.setattr("workbench.report.figures.style.write_figure", lambda *_: None)

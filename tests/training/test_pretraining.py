@@ -12,10 +12,16 @@ from workbench.settings.catalog import load_experiment
 from workbench.settings.experiment import DrawnPretraining
 from workbench.settings.ids import pretraining_id
 from workbench.support.errors import WorkbenchError
+from workbench.training import pretraining
 from workbench.training.pretraining import draw_objects, pretrain
 from workbench.weights.download import check_backbone
 
 FEW = DrawnPretraining(pictures=48, epochs=2, batch=16, side=64)
+
+
+@pytest.fixture(autouse=True)
+def few_test_pictures(monkeypatch):
+    monkeypatch.setattr(pretraining, "TEST_PICTURES", 40)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.runs.folders import Run, ScaleFolder
 from workbench.runs.folders import Training as TrainingFolder
-from workbench.settings.data import AnyData, is_coco
+from workbench.settings.data import COCO_VAL, AnyData, is_coco
 from workbench.settings.digest import VAL
 from workbench.settings.experiment import Experiment, Training
 from workbench.settings.ids import run_id
@@ -27,8 +27,8 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_csv, read_json
 from workbench.support.strict_yaml import validated
 
-COCO_TRAIN, COCO_VAL = 117_266, 5_000
-"""Number of images of train2017 with annotations, which make an epoch, and of val2017."""
+COCO_TRAIN = 117_266
+"""Number of images of train2017 with annotations, which make an epoch."""
 DETECTION_BYTES = 90
 """Approximate size of an entry of ``detections.json``."""
 OPTIMISER_STATES = {"sgd": 1, "adamw": 2}

@@ -10,10 +10,8 @@ import numpy as np
 from workbench.data.coco import read_coco
 from workbench.data.embedded import draw_scene
 from workbench.data.transforms import resized_size
-from workbench.evaluation.geometry import COCO, Geometry, Scene, geometry
-from workbench.runs.find import data_folder
+from workbench.evaluation.geometry import COCO, Geometry, ResizedImage, geometry
 from workbench.settings.catalog import embedded_settings
-from workbench.settings.config import PipelineConfig
 from workbench.settings.data import EmbeddedData, ImageSize
 from workbench.settings.digest import TRAIN, VAL
 from workbench.settings.experiment import Head
@@ -23,27 +21,30 @@ from workbench.support.errors import WorkbenchError
 COLUMNS = ("this data set", "COCO", "ratio of the medians")
 
 
-def describe_data(settings: PipelineConfig, images: int) -> str:
-    """Table of the geometry of a scale's data set, as text.
+def describe_data(scale: str, root: Path | None, images: int) -> str:
+    """Table of the geometry of a data set at a scale's image size, as text.
 
     Args:
+        root: folder of a data set in COCO's layout; None for the data set of the scale.
         images: number of images to measure of a data set that the workbench draws; nothing needs to be on disk.
 
     Raises:
-        WorkbenchError: the data set cannot be read, or has no objects.
+        WorkbenchError: the scale names no data set, or the data set cannot be read or has no objects.
     """
-    scale = read_scale(settings.scale)
-    image = ImageSize.model_validate(scale.image)
-    place = settings.scale
-    if scale.data.get("kind") == "embedded":
-        scenes = drawn_scenes(embedded_settings(settings.scale).drawn_for(0), image, images)
-    else:
-        root = data_folder(settings.scale, Path("results"), settings.data_root)
-        place, scenes = str(root), read_scenes(root, image)
-    return geometry_table(scenes, scale.head.get("anchor_scale", Head().anchor_scale), place)
+    spec = read_scale(scale)
+    size = ImageSize.model_validate(spec.image)
+    anchor_scale = spec.head.get("anchor_scale", Head().anchor_scale)
+    root = root or (Path(spec.root) if spec.root else None)
+    if root is not None:
+        return geometry_table(read_images(root, size), anchor_scale, str(root))
+    if spec.data.get("kind") != "embedded":
+        raise WorkbenchError(
+            f"scale {scale} draws no data set: name the folder of one (workbench data FOLDER --scale {scale})"
+        )
+    return geometry_table(drawn_images(embedded_settings(scale).drawn_for(0), size, images), anchor_scale, scale)
 
 
-def drawn_scenes(data: EmbeddedData, image: ImageSize, images: int) -> Iterator[Scene]:
+def drawn_images(data: EmbeddedData, image: ImageSize, images: int) -> Iterator[ResizedImage]:
     """Objects of the first training images of a drawn data set, without painting the images."""
     for index in range(images):
         _, (width, height), scene = draw_scene(data, 0, index)
@@ -53,20 +54,20 @@ def drawn_scenes(data: EmbeddedData, image: ImageSize, images: int) -> Iterator[
         yield _resized((height, width), boxes, labels, image)
 
 
-def read_scenes(root: Path, image: ImageSize) -> Iterator[Scene]:
+def read_images(root: Path, image: ImageSize) -> Iterator[ResizedImage]:
     """Objects of all images, of both splits, of a data set in COCO's layout."""
     for split in (TRAIN, VAL):
         for record in read_coco(root, split, training=False).images:
             yield _resized((record.height, record.width), record.boxes, record.labels, image)
 
 
-def _resized(size: tuple[int, int], boxes: np.ndarray, labels: np.ndarray, image: ImageSize) -> Scene:
+def _resized(size: tuple[int, int], boxes: np.ndarray, labels: np.ndarray, image: ImageSize) -> ResizedImage:
     resized = resized_size(*size, image.long, image.short)
     factors = np.array([resized[1] / size[1], resized[0] / size[0]] * 2, dtype=np.float32)
-    return Scene(resized, boxes.reshape(-1, 4) * factors, labels)
+    return ResizedImage(resized, boxes.reshape(-1, 4) * factors, labels)
 
 
-def geometry_table(scenes: Iterable[Scene], anchor_scale: float, place: str) -> str:
+def geometry_table(images: Iterable[ResizedImage], anchor_scale: float, place: str) -> str:
     """Table of a data set's geometry beside COCO's, as text.
 
     Args:
@@ -77,7 +78,7 @@ def geometry_table(scenes: Iterable[Scene], anchor_scale: float, place: str) -> 
         WorkbenchError: the data set has no objects.
     """
     try:
-        measured = geometry(scenes, anchor_scale)
+        measured = geometry(images, anchor_scale)
     except ValueError as error:
         raise WorkbenchError(f"{place}: {error}; the geometry needs annotated images") from None
     lines = [("", *COLUMNS)] + [

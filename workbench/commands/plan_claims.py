@@ -7,13 +7,13 @@ noise of the comparisons that were run, so that a pilot of two rows is enough fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.commands.costs import epoch_images, find_hours, read_trainings
 from workbench.evaluation.effects import Effect
-from workbench.evaluation.hypotheses import Kind, smallest_detectable
+from workbench.evaluation.hypotheses import MOST_SEEDS, Kind, seeds_needed, smallest_detectable
 from workbench.report.claims.judge import Measurements
 from workbench.report.claims.words import metric_in_words
 from workbench.report.page import TableView, markdown_table
@@ -27,7 +27,6 @@ from workbench.support.errors import WorkbenchError
 
 PLANNED_SEEDS = 10
 """Number of seeds that are planned unless another one is named."""
-MOST_SEEDS = 10_000
 COCO = "coco"
 """Scale at which the paper was trained."""
 HEADINGS = ("claim", "spread", "MDE", "to show", "seeds")
@@ -160,22 +159,8 @@ def _target(claim: Stated[Claim]) -> float | None:
 
 def _needed(noise: Noise, target: float, claims: int, kind: Kind) -> str:
     """Smallest number of seeds whose MDE is at most the target, as text."""
-    enough = next((n for n in _doubled() if smallest_detectable(noise.of(n), claims, kind) <= target), None)
-    if enough is None:
-        return f"over {MOST_SEEDS:,}"
-    few = enough // 2
-    while enough - few > 1:
-        middle = (enough + few) // 2
-        fits = smallest_detectable(noise.of(middle), claims, kind) <= target
-        enough, few = (middle, few) if fits else (enough, middle)
-    return f"{max(2, enough):,}"
-
-
-def _doubled() -> Iterator[int]:
-    seeds = 2
-    while seeds <= MOST_SEEDS:
-        yield seeds
-        seeds *= 2
+    seeds = seeds_needed(lambda number: smallest_detectable(noise.of(number), claims, kind), target)
+    return f"over {MOST_SEEDS:,}" if seeds is None else f"{seeds:,}"
 
 
 def _cost(rows: Sequence[str], seeds: int, here: Costs, on_coco: Costs) -> str:

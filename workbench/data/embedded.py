@@ -66,7 +66,7 @@ def draw_scene(settings: EmbeddedData, split: int, index: int) -> tuple[Generato
 def draw_object(settings: EmbeddedData, side: int, index: int) -> tuple[Image.Image, int]:
     """Draw a picture with one object for classification, and the index of its category.
 
-    The pictures of no split have such an object: their random numbers are those of a third split.
+    The random numbers differ from those of both splits in every world, so no split has the same object.
 
     Args:
         side: of the picture in pixels.

@@ -29,7 +29,7 @@ OVERLAP = 0.1
 
 
 @dataclass(frozen=True)
-class Scene:
+class ResizedImage:
     """Objects of one image.
 
     Attributes:
@@ -87,7 +87,7 @@ COCO = Geometry(
 """Geometry of COCO 2017 at 1333x800 with anchors of 8 strides, measured on 160 images (80 of train, 80 of val)."""
 
 
-def geometry(scenes: Iterable[Scene], anchor_scale: float) -> Geometry:
+def geometry(images: Iterable[ResizedImage], anchor_scale: float) -> Geometry:
     """Measure the geometry of some images.
 
     Args:
@@ -96,7 +96,7 @@ def geometry(scenes: Iterable[Scene], anchor_scale: float) -> Geometry:
     Raises:
         ValueError: no image has an object.
     """
-    parts = [_measure(scene, anchor_scale) for scene in scenes]
+    parts = [_measure(image, anchor_scale) for image in images]
     joined = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(_Measured)}
     measured = _Measured(**joined)
     if not len(measured.positives):
@@ -134,9 +134,9 @@ def _quantiles(values: NDArray) -> tuple[float, ...]:
     return tuple(np.quantile(values.astype(float), SHARES).tolist())
 
 
-def _measure(scene: Scene, anchor_scale: float) -> _Measured:
-    boxes, labels = torch.as_tensor(scene.boxes).reshape(-1, 4).float(), torch.as_tensor(scene.labels)
-    padded = [math.ceil(side / 32) * 32 for side in scene.size]
+def _measure(image: ResizedImage, anchor_scale: float) -> _Measured:
+    boxes, labels = torch.as_tensor(image.boxes).reshape(-1, 4).float(), torch.as_tensor(image.labels)
+    padded = [math.ceil(side / 32) * 32 for side in image.size]
     points = pyramid_points([tuple(math.ceil(side / s) for side in padded) for s in STRIDES], STRIDES, "cpu")
     everywhere = torch.cat(points)
     levels = per_location(range(len(STRIDES)), points).long().squeeze(1)

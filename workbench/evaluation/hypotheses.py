@@ -21,7 +21,8 @@ hypothesis. In each table, the chance of any false support is at most 2.5 %, and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,7 @@ POWER = 0.8
 USUAL_SPREAD = 0.2
 """Standard deviation of single trainings on COCO in points of AP, where it was not measured."""
 MOST_SEEDS = 10_000
+"""Largest number of seeds that a plan considers."""
 NODES = 100
 """Number of estimates of a variance for which the power is computed."""
 
@@ -182,27 +184,19 @@ def smallest_detectable(effect: Effect, claims: int = 1, kind: Kind = "better") 
     return _distance(effect.image_error, effect.seed_parts, claims, kind)
 
 
-def mde_factor(n: int, claims: int = 1, kind: Kind = "better") -> float:
-    """Smallest detectable effect of n worlds, divided by the standard deviation of the differences within worlds."""
-    return _distance(0.0, ((1 / n, n - 1),), claims, kind)
-
-
-def seeds_needed(effect: float, spread: float, claims: int = 1, kind: Kind = "better") -> int | None:
-    """Number of worlds for which the smallest detectable effect is at most ``effect``; None if over 10,000.
+def seeds_needed(detectable: Callable[[int], float], target: float) -> int | None:
+    """Smallest number of seeds, at least 2, whose smallest detectable effect is at most ``target``.
 
     Args:
-        effect: absolute difference of the true effect from the null hypothesis; for "equivalent" the margin.
-        spread: standard deviation of the differences within worlds, in the same unit.
+        detectable: number of seeds → smallest detectable effect, which falls as the number rises.
+        target: distance of the true effect from the null hypothesis; for "equivalent" the margin.
+
+    Returns:
+        None if more than `MOST_SEEDS` are needed.
     """
-    enough, few = 2, 1
-    while spread * mde_factor(enough, claims, kind) > effect:
-        enough, few = 2 * enough, enough
-        if few >= MOST_SEEDS:
-            return None
-    while enough - few > 1:
-        middle = (enough + few) // 2
-        enough, few = (enough, middle) if spread * mde_factor(middle, claims, kind) > effect else (middle, few)
-    return enough if enough <= MOST_SEEDS else None
+    if not target > 0 or detectable(MOST_SEEDS) > target:
+        return None
+    return 2 + bisect_left(range(2, MOST_SEEDS), True, key=lambda seeds: detectable(seeds) <= target)
 
 
 def agrees(measured: float, trainings: int, published: float, spread: float | None = None) -> tuple[float, bool]:

@@ -26,7 +26,7 @@ ClaimedMetric = Literal["AP", "AP50", "AP75", "AP80", "AP90", "Spearman"]
 RANK_CORRELATION: ClaimedMetric = "Spearman"
 """Metric that comes from the ranking of boxes, not from their evaluation."""
 RANKING: tuple[ClaimedMetric, ...] = ("AP80", "AP90", RANK_CORRELATION)
-"""Metrics that tell how well scores rank boxes. Claims on them are a family of their own within a table."""
+"""Metrics that measure how well scores rank boxes. Claims on them are a family of their own within a table."""
 Rows = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 

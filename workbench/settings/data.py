@@ -181,6 +181,10 @@ COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68
 """Ids of COCO's categories."""
 
 
+COCO_VAL = 5_000
+"""Number of images of val2017."""
+
+
 def is_coco(data: AnyData) -> bool:
     """Whether a data set is COCO, judged by its number of classes, the only sign of COCO in the settings."""
     return data.kind == "coco" and data.classes == len(COCO_NAMES)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.report.page import TableView, markdown_table
+from workbench.report.tables.agreement import on_agreement
 from workbench.report.tables.cells import (
     AP_LIMITS,
     COMPARED,
@@ -145,10 +146,11 @@ def _alignment(column: str, values: list[Any], is_label: bool) -> str:
 
 
 def _footnotes(rows: Sequence[TableRow], on_coco: bool) -> list[str]:
-    """Return the notes: unit, seeds, images, intervals, order, splits, rows not run, differences, and warnings."""
+    """Return the notes: unit, seeds, images, intervals, order, agreement, splits, rows not run, and warnings."""
     unit = f"Metrics are COCO's, ×100; the best AP is bold.{_on_seeds(rows)}"
     images = [] if on_coco or not any(r.published for r in rows) else [OTHER_IMAGES]
-    others = [*_on_splits(rows), *_on_rows_not_run(rows), *on_known_differences(rows)]
+    agreement = on_agreement(rows) if on_coco else []
+    others = [*agreement, *_on_splits(rows), *_on_rows_not_run(rows), *on_known_differences(rows)]
     warnings = [*_on_mixed_code(rows), *on_mixed_arithmetic(rows)]
     return [unit, *images, *_on_intervals(rows), *_on_order(rows), *others, *warnings]
 
