@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks on this machine.")
 app.add_typer(bench, name="bench")
+evidence = typer.Typer(no_args_is_help=True, help="Measurements of the registered trainings.")
+app.add_typer(evidence, name="evidence")
 
 Table = Annotated[str, typer.Argument(help="Name of a table, for example table3.")]
 Figure = Literal["loss", "ap", "ranking"]
@@ -297,6 +299,25 @@ def claims(
         print(write_claims(call.settings, call.results))
     else:
         print(write_verdicts(table, call.settings, call.results))
+
+
+@evidence.command("add")
+@with_options(SCALE, DATA_ROOT, RESULTS)
+def evidence_add(call: Call) -> None:
+    """List the finished evaluations of the registered study of a scale in results/reference/trainings.csv."""
+    from workbench.commands.evidence import list_trainings
+
+    print(list_trainings(call.settings, call.results))
+
+
+@evidence.command("show")
+@with_options(RESULTS)
+def evidence_show(call: Call) -> None:
+    """Write the claims and tables of the registered studies, computed from the list alone, to results/reference."""
+    from workbench.commands.evidence import show_evidence
+
+    for page in show_evidence(call.results):
+        print(page)
 
 
 @app.command()

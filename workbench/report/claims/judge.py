@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ UNTESTED: tuple[Word, ...] = ("one seed", "not testable here", "not run")
 """Verdicts on claims that were not tested."""
 Effects = tuple[Effect, ...]
 """Effect of each pair of a comparison, in points; empty if a row was not run."""
+Read = Callable[[Row, str], Mapping[Seed, Any]]
+"""Function that returns the measurement of each training of a row: a `Bootstrap` of AP, the value of other metrics."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class Observed:
 
 
 class Measurements:
-    """Measured differences of rows at a scale, read from the evaluations on disk."""
+    """Measured differences of rows at a scale; see `measured_on_disk`."""
 
-    def __init__(self, settings: PipelineConfig, results: Path) -> None:
+    def __init__(self, settings: PipelineConfig, read: Read) -> None:
         self._settings = settings
-        self._folder = results_folder(settings, results)
+        self._read = read
         self._tables: dict[str, dict[str, Row]] = {}
-        self._read: dict[tuple[str, str], dict[Seed, Any]] = {}
+        self._values: dict[tuple[str, str], Mapping[Seed, Any]] = {}
 
     def row(self, id_: str) -> Row:
         """Row of any table, resolved at the scale."""
@@ -98,24 +99,41 @@ class Measurements:
             effect = effect_over_trainings([*a.values()], [*b.values()], same)
         return effect.scaled(100)
 
-    def _measured(self, row: Row, metric: str) -> dict[Seed, Any]:
-        """Measurement of each training of a row: resamples of AP, and the values of other metrics."""
+    def _measured(self, row: Row, metric: str) -> Mapping[Seed, Any]:
         key = row.id, metric
-        if key not in self._read:
-            read = resamples_by_seed if metric == "AP" else partial(values_by_seed, metric=metric)
-            self._read[key] = read(self._folder, row, self._settings)
-        return self._read[key]
+        if key not in self._values:
+            self._values[key] = self._read(row, metric)
+        return self._values[key]
+
+
+def measured_on_disk(settings: PipelineConfig, results: Path) -> Measurements:
+    """Measured differences of rows, read from the evaluations on disk."""
+    folder = results_folder(settings, results)
+
+    def read(row: Row, metric: str) -> Mapping[Seed, Any]:
+        if metric == "AP":
+            return resamples_by_seed(folder, row, settings)
+        return values_by_seed(folder, row, settings, metric)
+
+    return Measurements(settings, read)
 
 
 def judge_tables(
     tables: Sequence[str], settings: PipelineConfig, results: Path
 ) -> tuple[list[Judgement], list[Observed]]:
     """Judge the claims of some tables by the evaluations at a scale, and compute the effects of their observations."""
-    measured = Measurements(settings, results)
+    claims = [claim for claim in read_claims() if claim.table in tables]
+    return judge_claims(claims, tables, measured_on_disk(settings, results), settings.scale)
+
+
+def judge_claims(
+    claims: Sequence[Stated[Claim]], tables: Sequence[str], measured: Measurements, scale: str
+) -> tuple[list[Judgement], list[Observed]]:
+    """Judge claims by measured differences at a scale, and compute the effects of the observations of some tables."""
     judgements = []
-    for family in families([claim for claim in read_claims() if claim.table in tables]):
+    for family in families(claims):
         effects = {claim.name: measured.effects(claim.content) for claim in family}
-        judgements += judge_family(family, effects, settings.scale)
+        judgements += judge_family(family, effects, scale)
     observed = []
     for observation in read_observations():
         if observation.table in tables:

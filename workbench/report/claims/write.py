@@ -28,7 +28,7 @@ def write_verdicts(table: str, settings: PipelineConfig, results: Path) -> str:
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     judged = judge_tables([table], settings, results)
     _refuse_fewer(judged, folder.verdicts(table))
-    return _write(f"Claims of {table}, scale {folder.name}", judged, folder.verdicts(table))
+    return write_judged(f"Claims of {table}, scale {folder.name}", judged, folder.verdicts(table))
 
 
 def write_claims(settings: PipelineConfig, results: Path) -> str:
@@ -54,8 +54,8 @@ def write_claims(settings: PipelineConfig, results: Path) -> str:
         _refuse_fewer(judged, folder.verdicts(table))
     for table, judged in of_tables.items():
         if _seeds(judged):
-            _write(f"Claims of {table}, scale {folder.name}", judged, folder.verdicts(table))
-    return _write(f"Claims, scale {folder.name}", (judgements, observed), folder.claims)
+            write_judged(f"Claims of {table}, scale {folder.name}", judged, folder.verdicts(table))
+    return write_judged(f"Claims, scale {folder.name}", (judgements, observed), folder.claims)
 
 
 def _seeds(judged: Judged) -> dict[str, int]:
@@ -78,7 +78,8 @@ def _refuse_fewer(judged: Judged, file: Path) -> None:
     )
 
 
-def _write(title: str, judged: Judged, file: Path) -> str:
+def write_judged(title: str, judged: Judged, file: Path) -> str:
+    """Write judged claims as CSV, and with the same name as Markdown, HTML and forest plot; return the Markdown."""
     from workbench.report.figures.forest import draw_forest
 
     judgements, observed = judged

@@ -1,0 +1,47 @@
+"""Evidence of the registered studies: ``workbench evidence add`` and ``workbench evidence show``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from workbench.report.evidence.add import add_evidence
+from workbench.report.evidence.lines import evidence_file, read_lines
+from workbench.report.evidence.show import evidence_of, write_evidence
+from workbench.settings.config import PipelineConfig
+from workbench.settings.registration import read_registration, registered_study
+from workbench.support.errors import WorkbenchError
+
+
+def list_trainings(settings: PipelineConfig, results: Path) -> str:
+    """List the finished evaluations of the registered study of a scale; see `add_evidence`.
+
+    Raises:
+        WorkbenchError: no study is registered at this scale.
+    """
+    study = registered_study(settings.scale)
+    if study is None:
+        raise WorkbenchError(f"scale {settings.scale}: no study is registered; choose a scale of preregistration.yaml")
+    return add_evidence(study, settings, results)
+
+
+def show_evidence(results: Path) -> Iterator[str]:
+    """Write claims, tables and orders of each registered study with a listed training, beside the list.
+
+    Yields:
+        Markdown of the claims of a study.
+
+    Raises:
+        WorkbenchError: nothing is registered, or no registered training is listed.
+    """
+    file, registration = evidence_file(results), read_registration()
+    if registration is None:
+        raise WorkbenchError("preregistration.yaml: not found in the folder of the paper; register a study first")
+    lines, shown = read_lines(file), False
+    for scale, study in registration.studies.items():
+        evidence = evidence_of(scale, study, lines, results)
+        if evidence.lines:
+            shown = True
+            yield write_evidence(evidence, file.parent)
+    if not shown:
+        raise WorkbenchError(f"{file}: no registered training is listed; run workbench evidence add")
