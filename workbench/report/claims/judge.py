@@ -18,11 +18,12 @@ from workbench.evaluation.effects import (
     p_below,
 )
 from workbench.evaluation.hypotheses import ALPHA, Hypothesis, Verdict, Word, verdicts
-from workbench.report.measured import Seed, resamples_by_seed, results_folder, values_by_seed
+from workbench.report.measured import Seed, metrics_by_seed, resamples_by_seed, results_folder, values_by_seed
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.claims import Claim, Comparison, Observation, Stated, families, read_claims, read_observations
 from workbench.settings.config import PipelineConfig
 from workbench.settings.files import catalogue
+from workbench.settings.registration import Study
 
 UNTESTED: tuple[Word, ...] = ("one seed", "not testable here", "not run")
 """Verdicts on claims that were not tested."""
@@ -67,7 +68,7 @@ class Measurements:
     """Measured differences of rows at a scale, read from the evaluations on disk."""
 
     def __init__(self, settings: PipelineConfig, results: Path) -> None:
-        self._settings = settings
+        self.settings = settings
         self._folder = results_folder(settings, results)
         self._tables: dict[str, dict[str, Row]] = {}
         self._read: dict[tuple[str, str], dict[Seed, Any]] = {}
@@ -76,10 +77,22 @@ class Measurements:
         """Row of any table, resolved at the scale."""
         table = catalogue().rows[id_]
         if table not in self._tables:
-            settings = self._settings
+            settings = self.settings
             rows = load_table(table, settings.scale, settings.data_root, settings.rehearsal)[1]
             self._tables[table] = {row.id: row for row in rows}
         return self._tables[table][id_]
+
+    def seeds(self, id_: str, metric: str) -> set[Seed]:
+        """Seeds whose trainings have a measurement of a metric in a row."""
+        return set(self._measured(self.row(id_), metric))
+
+    def provenance(self, id_: str) -> dict[Seed, dict[str, Any]]:
+        """Provenance of the metrics of each training of a row."""
+        key = id_, "provenance"
+        if key not in self._read:
+            metrics = metrics_by_seed(self._folder, self.row(id_), self.settings)
+            self._read[key] = {seed: content["provenance"] for seed, content in metrics.items()}
+        return self._read[key]
 
     def effects(self, comparison: Comparison) -> Effects:
         """Effect of each pair of a comparison in points; empty if a row was not run."""
@@ -103,19 +116,26 @@ class Measurements:
         key = row.id, metric
         if key not in self._read:
             read = resamples_by_seed if metric == "AP" else partial(values_by_seed, metric=metric)
-            self._read[key] = read(self._folder, row, self._settings)
+            self._read[key] = read(self._folder, row, self.settings)
         return self._read[key]
 
 
 def judge_tables(
-    tables: Sequence[str], settings: PipelineConfig, results: Path
+    tables: Sequence[str], measured: Measurements, study: Study | None = None
 ) -> tuple[list[Judgement], list[Observed]]:
-    """Judge the claims of some tables by the evaluations at a scale, and compute the effects of their observations."""
-    measured = Measurements(settings, results)
+    """Judge the claims of some tables by the evaluations at a scale, and compute the effects of their observations.
+
+    Args:
+        study: registered study whose claims are judged in the place of the claims of its tables in ``claims.yaml``.
+    """
+    claims = [claim for claim in read_claims() if claim.table in tables]
+    if study:
+        claims = study.claims_of(tables) + [claim for claim in claims if claim.table not in study.tables]
+        claims.sort(key=lambda claim: claim.content.is_control)
     judgements = []
-    for family in families([claim for claim in read_claims() if claim.table in tables]):
+    for family in families(claims):
         effects = {claim.name: measured.effects(claim.content) for claim in family}
-        judgements += judge_family(family, effects, settings.scale)
+        judgements += judge_family(family, effects, measured.settings.scale)
     observed = []
     for observation in read_observations():
         if observation.table in tables:
