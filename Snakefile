@@ -10,7 +10,7 @@ from workbench.pipeline.targets import RESULTS, read_pipeline
 from workbench.report.notebooks import notebook_names
 from workbench.report.outcomes import settings_digest
 from workbench.runs.folders import RELEASED, pretrained_weights, seed_of
-from workbench.settings.claims import claims_digest
+from workbench.settings.registration import judged_digest
 from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
 
@@ -302,7 +302,7 @@ rule verdicts:
     log:
         FOLDER.verdicts("{table}").with_suffix(".log"),
     params:
-        claims=lambda wildcards: claims_digest(wildcards.table),
+        claims=lambda wildcards: judged_digest(wildcards.table, SETTINGS.scale),
     shell:
         f"workbench claims {{wildcards.table}} {OPTIONS}{LOGGED}"
 

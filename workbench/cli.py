@@ -358,6 +358,24 @@ def plan(
 
 
 @app.command()
+@with_options(SCALE, DATA_ROOT, RESULTS)
+def registration(
+    call: Call,
+    tables: Annotated[list[str], typer.Argument(help="Tables of the study, for example table1 table3 controls.")],
+    first_seed: Annotated[int, typer.Option(min=0, max=999_999_000, help="First seed; the others follow it.")],
+    seeds: Annotated[int, typer.Option(min=2, max=1000, help="Number of seeds (trainings) per run.")],
+) -> None:
+    """Print a study for preregistration.yaml: its rows, runs, claims, and digests of code and settings."""
+    from workbench.commands.registration import present_study, study_text
+    from workbench.runs.find import data_folder
+
+    scale, data_root = call.settings.scale, call.settings.data_root
+    data_folder(scale, call.results, data_root)  # without data, the names of runs would lack their digest
+    study = present_study(list(dict.fromkeys(tables)), scale, range(first_seed, first_seed + seeds), data_root)
+    print(study_text(scale, study), end="")
+
+
+@app.command()
 @with_options(RUN, WORLD)
 def predict(
     call: RunCall,

@@ -38,8 +38,8 @@ def show_evidence(results: Path) -> Iterator[str]:
     if registration is None:
         raise WorkbenchError("preregistration.yaml: not found in the folder of the paper; register a study first")
     lines, shown = read_lines(file), False
-    for scale, study in registration.studies.items():
-        evidence = evidence_of(scale, study, lines, results)
+    for scale in registration.studies:
+        evidence = evidence_of(scale, registration, lines, results)
         if evidence.lines:
             shown = True
             yield write_evidence(evidence, file.parent)

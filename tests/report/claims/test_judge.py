@@ -12,7 +12,7 @@ MINI = PipelineConfig()
 
 
 def by_name(table, results, settings=MINI):
-    judgements, observed = judge_tables([table], settings, results)
+    judgements, observed = judge_tables([table], measured_on_disk(settings, results))
     return {j.claim.name: j for j in judgements}, {o.observation.name: o for o in observed}
 
 

@@ -16,8 +16,8 @@ def test_committed_claims_and_tables_follow_from_the_list(tmp_path):
     registration, lines = read_registration(), read_lines(evidence_file(RESULTS))
     if registration is None or not lines:
         pytest.skip(f"no registered training is listed yet: {evidence_file(RESULTS)}")
-    for scale, study in registration.studies.items():
-        evidence = evidence_of(scale, study, lines, RESULTS)
+    for scale in registration.studies:
+        evidence = evidence_of(scale, registration, lines, RESULTS)
         if evidence.lines:
             write_evidence(evidence, tmp_path)
         committed = {file.name for form in ("csv", "md") for file in (RESULTS / "reference").glob(f"{scale}_*.{form}")}

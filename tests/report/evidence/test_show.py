@@ -6,13 +6,15 @@ import shutil
 import pytest
 
 from tests.report.made_up import evaluate, study
-from workbench.report.claims.judge import judge_tables
+from workbench.report.claims.judge import judge_tables, measured_on_disk
 from workbench.report.claims.page import claims_csv
+from workbench.report.claims.state import State
 from workbench.report.evidence.add import add_evidence
 from workbench.report.evidence.lines import evidence_file, read_lines
 from workbench.report.evidence.show import evidence_of, write_evidence
 from workbench.report.outcomes import make_table
 from workbench.settings.config import PipelineConfig
+from workbench.settings.registration import Registration
 
 MINI = PipelineConfig()
 ROWS = {
@@ -25,7 +27,8 @@ ROWS = {
 
 
 def show(registered, results, scale="mini"):
-    evidence = evidence_of(scale, registered, read_lines(evidence_file(results)), results)
+    registration = Registration(date="2026-11-27", studies={scale: registered})
+    evidence = evidence_of(scale, registration, read_lines(evidence_file(results)), results)
     return write_evidence(evidence, results / "reference")
 
 
@@ -46,7 +49,8 @@ def test_pages_of_the_list_equal_pages_of_the_results(tmp_path, tiny_data, scale
     evaluate(tmp_path, scale, data_root, **ROWS)
     registered = study(*ROWS, scale=scale, data_root=data_root)
     make_table("table3", settings, tmp_path)
-    of_results = claims_csv(*judge_tables(["table3"], settings, tmp_path))
+    judged = judge_tables(["table3"], measured_on_disk(settings, tmp_path))
+    of_results = claims_csv(*judged, State("own", 15))
     add_evidence(registered, settings, tmp_path)
     expected = table(tmp_path / scale / "tables/table3.csv")
     shutil.rmtree(tmp_path / scale)
@@ -85,13 +89,13 @@ def test_pages_are_interim_until_all_trainings_are_listed(tmp_path):
     evaluate(tmp_path, t3_raw_fl=(0.3, 0.4), t3_raw_vfl=(0.3,))
     registered = study("t3_raw_fl", "t3_raw_vfl", seeds=(0, 1))
     add_evidence(registered, MINI, tmp_path)
-    assert "interim: 3 of 4 registered trainings" in show(registered, tmp_path)
+    assert "interim, 1 of 2 registered worlds" in show(registered, tmp_path)
     evaluate(tmp_path, t3_raw_vfl=(0.3, 0.5))
     add_evidence(registered, MINI, tmp_path)
     text = show(registered, tmp_path)
     assert "interim" not in text
-    assert "4 registered trainings" in text
-    assert "4 registered trainings" in (tmp_path / "reference/mini_table3.md").read_text()
+    assert "Confirmation: all 4 trainings" in text
+    assert "scale mini: confirmation" in (tmp_path / "reference/mini_table3.md").read_text()
 
 
 def test_the_order_of_each_world_is_compared_with_the_published_order(tmp_path):

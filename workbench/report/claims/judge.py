@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from workbench.evaluation.effects import (
     Effect,
@@ -17,18 +17,17 @@ from workbench.evaluation.effects import (
     p_below,
 )
 from workbench.evaluation.hypotheses import ALPHA, Hypothesis, Verdict, Word, verdicts
-from workbench.report.measured import Seed, resamples_by_seed, results_folder, values_by_seed
+from workbench.report.measured import Seed, metrics_by_seed, resamples_by_seed, results_folder, values_by_seed
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.claims import Claim, Comparison, Observation, Stated, families, read_claims, read_observations
 from workbench.settings.config import PipelineConfig
 from workbench.settings.files import catalogue
+from workbench.settings.registration import Study
 
 UNTESTED: tuple[Word, ...] = ("one seed", "not testable here", "not run")
 """Verdicts on claims that were not tested."""
 Effects = tuple[Effect, ...]
 """Effect of each pair of a comparison, in points; empty if a row was not run."""
-Read = Callable[[Row, str], Mapping[Seed, Any]]
-"""Function that returns the measurement of each training of a row: a `Bootstrap` of AP, the value of other metrics."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +63,62 @@ class Observed:
         return self.effect.seeds if self.effect else 0
 
 
-class Measurements:
-    """Measured differences of rows at a scale; see `measured_on_disk`."""
+class Source(Protocol):
+    """Origin of measurements: evaluations on disk, or the list of the registered trainings."""
 
-    def __init__(self, settings: PipelineConfig, read: Read) -> None:
-        self._settings = settings
-        self._read = read
+    def measured(self, row: Row, metric: str) -> Mapping[Seed, Any]:
+        """Measurement of each training of a row: a `Bootstrap` of AP, and the values of other metrics."""
+
+    def provenance(self, row: Row) -> Mapping[Seed, dict[str, Any]]:
+        """Provenance of the metrics of each training of a row."""
+
+
+class OnDisk:
+    """Evaluations at a scale that exist in ``results``."""
+
+    def __init__(self, settings: PipelineConfig, results: Path) -> None:
+        self._settings, self._folder = settings, results_folder(settings, results)
+
+    def measured(self, row: Row, metric: str) -> Mapping[Seed, Any]:
+        """See `Source`."""
+        if metric == "AP":
+            return resamples_by_seed(self._folder, row, self._settings)
+        return values_by_seed(self._folder, row, self._settings, metric)
+
+    def provenance(self, row: Row) -> Mapping[Seed, dict[str, Any]]:
+        """See `Source`."""
+        metrics = metrics_by_seed(self._folder, row, self._settings)
+        return {seed: content["provenance"] for seed, content in metrics.items()}
+
+
+class Measurements:
+    """Measured differences of rows at a scale."""
+
+    def __init__(self, settings: PipelineConfig, source: Source) -> None:
+        self.settings = settings
+        self._source = source
         self._tables: dict[str, dict[str, Row]] = {}
-        self._values: dict[tuple[str, str], Mapping[Seed, Any]] = {}
+        self._read: dict[tuple[str, str], Mapping[Seed, Any]] = {}
 
     def row(self, id_: str) -> Row:
         """Row of any table, resolved at the scale."""
         table = catalogue().rows[id_]
         if table not in self._tables:
-            settings = self._settings
+            settings = self.settings
             rows = load_table(table, settings.scale, settings.data_root, settings.rehearsal)[1]
             self._tables[table] = {row.id: row for row in rows}
         return self._tables[table][id_]
+
+    def seeds(self, id_: str, metric: str) -> set[Seed]:
+        """Seeds whose trainings have a measurement of a metric in a row."""
+        return set(self._measured(self.row(id_), metric))
+
+    def provenance(self, id_: str) -> Mapping[Seed, dict[str, Any]]:
+        """Provenance of the metrics of each training of a row."""
+        key = id_, "provenance"
+        if key not in self._read:
+            self._read[key] = self._source.provenance(self.row(id_))
+        return self._read[key]
 
     def effects(self, comparison: Comparison) -> Effects:
         """Effect of each pair of a comparison in points; empty if a row was not run."""
@@ -101,39 +139,32 @@ class Measurements:
 
     def _measured(self, row: Row, metric: str) -> Mapping[Seed, Any]:
         key = row.id, metric
-        if key not in self._values:
-            self._values[key] = self._read(row, metric)
-        return self._values[key]
+        if key not in self._read:
+            self._read[key] = self._source.measured(row, metric)
+        return self._read[key]
 
 
 def measured_on_disk(settings: PipelineConfig, results: Path) -> Measurements:
-    """Measured differences of rows, read from the evaluations on disk."""
-    folder = results_folder(settings, results)
-
-    def read(row: Row, metric: str) -> Mapping[Seed, Any]:
-        if metric == "AP":
-            return resamples_by_seed(folder, row, settings)
-        return values_by_seed(folder, row, settings, metric)
-
-    return Measurements(settings, read)
+    """Measured differences of rows, from the evaluations at a scale that exist in ``results``."""
+    return Measurements(settings, OnDisk(settings, results))
 
 
 def judge_tables(
-    tables: Sequence[str], settings: PipelineConfig, results: Path
+    tables: Sequence[str], measured: Measurements, study: Study | None = None
 ) -> tuple[list[Judgement], list[Observed]]:
-    """Judge the claims of some tables by the evaluations at a scale, and compute the effects of their observations."""
+    """Judge the claims of some tables by the evaluations at a scale, and compute the effects of their observations.
+
+    Args:
+        study: registered study whose claims are judged in the place of the claims of its tables in ``claims.yaml``.
+    """
     claims = [claim for claim in read_claims() if claim.table in tables]
-    return judge_claims(claims, tables, measured_on_disk(settings, results), settings.scale)
-
-
-def judge_claims(
-    claims: Sequence[Stated[Claim]], tables: Sequence[str], measured: Measurements, scale: str
-) -> tuple[list[Judgement], list[Observed]]:
-    """Judge claims by measured differences at a scale, and compute the effects of the observations of some tables."""
+    if study:
+        claims = study.claims_of(tables) + [claim for claim in claims if claim.table not in study.tables]
+        claims.sort(key=lambda claim: claim.content.is_control)
     judgements = []
     for family in families(claims):
         effects = {claim.name: measured.effects(claim.content) for claim in family}
-        judgements += judge_family(family, effects, scale)
+        judgements += judge_family(family, effects, measured.settings.scale)
     observed = []
     for observation in read_observations():
         if observation.table in tables:

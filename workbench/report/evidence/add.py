@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from workbench.report.evidence.bootstraps import keep_bootstrap
 from workbench.report.evidence.collect import Found, finished_evaluations
 from workbench.report.evidence.lines import Key, Line, evidence_file, read_lines, registered_keys, write_lines
 from workbench.settings.config import PipelineConfig
+from workbench.settings.registration import Study
 from workbench.support.errors import WorkbenchError
 from workbench.support.locks import locked
-
-if TYPE_CHECKING:
-    from workbench.settings.registration import Study
 
 
 def add_evidence(study: Study, settings: PipelineConfig, results: Path) -> str:

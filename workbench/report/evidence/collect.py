@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.report.evidence.lines import METRICS, Line, line_of
 from workbench.report.measured import AGAIN, read_metrics, read_resamples, read_spearman, results_folder
@@ -13,10 +13,8 @@ from workbench.runs.folders import ScaleFolder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.files import catalogue
+from workbench.settings.registration import RegisteredRow, Study
 from workbench.support.errors import WorkbenchError
-
-if TYPE_CHECKING:
-    from workbench.settings.registration import RegisteredRow, Study
 
 
 @dataclass(frozen=True)

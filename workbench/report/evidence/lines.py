@@ -13,16 +13,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.settings.data import WORLDS
 from workbench.settings.files import catalogue
+from workbench.settings.registration import Study
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_text, write_text_atomically
 from workbench.support.strict_yaml import choose
-
-if TYPE_CHECKING:
-    from workbench.settings.registration import Study
 
 METRICS = ("AP", "AP50", "AP75", "AP80", "AP90", "APS", "APM", "APL")
 """Metrics of a line, as fractions; None if the split has no object of that size."""

@@ -5,27 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.evaluation.intervals import Bootstrap
 from workbench.evaluation.rank_correlation import rank_correlations
-from workbench.report.claims.judge import Measurements, judge_claims
-from workbench.report.claims.write import write_judged
+from workbench.report.claims.judge import Measurements, judge_tables
+from workbench.report.claims.state import registered_state
+from workbench.report.claims.write import Page, write_page
 from workbench.report.evidence.bootstraps import read_bootstrap
-from workbench.report.evidence.lines import METRICS, SPEARMAN, Key, Line, registered_keys
+from workbench.report.evidence.lines import SPEARMAN, Key, Line, registered_keys
 from workbench.report.outcomes import table_rows
 from workbench.report.tables.cells import TableRow
 from workbench.report.tables.render import write_table
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.data import is_coco
+from workbench.settings.registration import Registration, Study
 from workbench.support.files import write_text_atomically
-
-if TYPE_CHECKING:
-    from workbench.settings.registration import Study
 
 ORDER_COLUMNS = ("table", "seed", "rows", "kendall")
 FEWEST_ROWS = 3
@@ -34,61 +33,49 @@ FEWEST_ROWS = 3
 
 @dataclass(frozen=True)
 class Evidence:
-    """Listed trainings of a study.
+    """Listed trainings of a registered study, a source of measurements.
 
     Attributes:
         scale: name of the scale.
-        study: the registration.
+        registration: the registration, with a study of the scale.
         results: folder ``results`` with the list.
         lines: row → seed → line, of the registered runs and code alone.
     """
 
     scale: str
-    study: Study
+    registration: Registration
     results: Path
     lines: Mapping[str, Mapping[int, Line]]
 
     @property
-    def planned(self) -> int:
-        """Number of registered trainings. Rows of one run share them."""
-        return len({*self.study.runs.values()}) * len(self.study.seeds)
+    def study(self) -> Study:
+        """The registered study."""
+        return self.registration.studies[self.scale]
 
-    @property
-    def trainings(self) -> int:
-        """Number of registered trainings with a line for each of their rows."""
-        missing = {
-            (run, seed) for id_, run in self.study.runs.items() for seed in self.study.seeds if not self._has(id_, seed)
-        }
-        return self.planned - len(missing)
-
-    def _has(self, row: str, seed: int) -> bool:
-        return seed in self.lines.get(row, {})
-
-    @property
-    def title(self) -> str:
-        """Scale, and whether all registered trainings are listed, for headings."""
-        if self.trainings == self.planned:
-            return f"scale {self.scale}, {self.planned} registered trainings"
-        return f"scale {self.scale}, interim: {self.trainings} of {self.planned} registered trainings"
-
-    def bootstraps(self, row: str) -> dict[int, Bootstrap]:
-        """AP of each training of a row, with its resamples on fixed test images."""
-        return {seed: read_bootstrap(self.results, line) for seed, line in self.lines.get(row, {}).items()}
-
-    def values(self, row: str, metric: str) -> dict[int, float]:
-        """A metric of each training of a row in which it is defined, as a fraction."""
-        lines = self.lines.get(row, {}).items()
+    def measured(self, row: Row, metric: str) -> dict[int, Any]:
+        """AP of each training of a row with its resamples, or the value of another metric where it is defined."""
+        lines = self.lines.get(row.id, {}).items()
+        if metric == "AP":
+            return {seed: read_bootstrap(self.results, line) for seed, line in lines}
         values = {seed: line.spearman if metric == SPEARMAN else line.metrics[metric] for seed, line in lines}
         return {seed: value for seed, value in values.items() if value is not None}
 
+    def provenance(self, row: Row) -> dict[int, dict[str, Any]]:
+        """Seed and code of each training of a row; ``add_evidence`` lists registered code alone."""
+        if row.id not in self.lines:
+            return {}
+        code = self.study.rows[row.id].code
+        digests = {"code_digest": code.training, "evaluation": {"code_digest": code.evaluation}}
+        return {seed: {"seed": seed, **digests} for seed in self.lines[row.id]}
 
-def evidence_of(scale: str, study: Study, lines: Mapping[Key, Line], results: Path) -> Evidence:
-    """Evidence of a study; other lines of the list are left out."""
+
+def evidence_of(scale: str, registration: Registration, lines: Mapping[Key, Line], results: Path) -> Evidence:
+    """Evidence of a registered study; other lines of the list are left out."""
     rows: dict[str, dict[int, Line]] = {}
-    for key in registered_keys(study, scale):
+    for key in registered_keys(registration.studies[scale], scale):
         if line := lines.get(key):
             rows.setdefault(line.row, {})[line.seed] = line
-    return Evidence(scale, study, results, rows)
+    return Evidence(scale, registration, results, rows)
 
 
 def write_evidence(evidence: Evidence, folder: Path) -> str:
@@ -100,41 +87,42 @@ def write_evidence(evidence: Evidence, folder: Path) -> str:
     Returns:
         Markdown of the claims.
     """
-    scale, study, settings = evidence.scale, evidence.study, PipelineConfig(scale=evidence.scale)
+    scale, study, measured = (
+        evidence.scale,
+        evidence.study,
+        Measurements(PipelineConfig(scale=evidence.scale), evidence),
+    )
+    state = registered_state(study.tables, evidence.registration, measured)
     orders: list[Sequence[object]] = []
     for table in study.tables:
         spec, resolved = load_table(table, scale)
-        rows = table_rows(spec, resolved, lambda row: _measured(evidence, row))
+        rows = table_rows(spec, resolved, lambda row: _columns(evidence, row))
         rows = [replace(row, run=study.runs.get(row.row, row.run)) for row in rows]
         file = folder / f"{scale}_{table}.csv"
         on_coco = bool(resolved) and is_coco(resolved[0].experiment.data)
-        write_table(f"{spec.title}, {evidence.title}", rows, file, file.with_suffix(".md"), on_coco)
-        orders += ((table, *order) for order in _orders(evidence, rows))
+        write_table(f"{spec.title}, scale {scale}: {state.heading}", rows, file, file.with_suffix(".md"), on_coco)
+        orders += ((table, *order) for order in _orders(rows, study.seeds))
     write_text_atomically(folder / f"{scale}_orders.csv", _csv([ORDER_COLUMNS, *orders]))
-    measured = Measurements(settings, lambda row, metric: _by_seed(evidence, row, metric))
-    judged = judge_claims(study.claims_of(study.tables), study.tables, measured, scale)
-    return write_judged(f"Registered claims, {evidence.title}", judged, folder / f"{scale}_claims.csv")
+    page = Page(state, *judge_tables(study.tables, measured, study))
+    return write_page(f"Registered claims, scale {scale}", page, folder / f"{scale}_claims.csv")
 
 
-def _by_seed(evidence: Evidence, row: Row, metric: str) -> Mapping[int, Any]:
-    return evidence.bootstraps(row.id) if metric == "AP" else evidence.values(row.id, metric)
-
-
-def _measured(evidence: Evidence, row: Row) -> tuple[Sequence[dict[str, Any]], Sequence[Bootstrap]]:
+def _columns(evidence: Evidence, row: Row) -> tuple[Sequence[dict[str, Any]], Sequence[Bootstrap]]:
     """Metrics of each training of a row, in the form of ``metrics.json``, and their resamples."""
-    metrics = []
-    for line in evidence.lines.get(row.id, {}).values():
-        provenance = {"seed": line.seed, "code_digest": line.code}
-        metrics.append({**{name: line.metrics[name] for name in METRICS}, "provenance": provenance})
-    return metrics, tuple(evidence.bootstraps(row.id).values())
+    provenance, lines = evidence.provenance(row), evidence.lines.get(row.id, {})
+    metrics = [{**line.metrics, "provenance": provenance[seed]} for seed, line in lines.items()]
+    return metrics, tuple(evidence.measured(row, "AP").values())
 
 
-def _orders(evidence: Evidence, rows: Sequence[TableRow]) -> Iterable[tuple[int, int, str]]:
+def _orders(rows: Sequence[TableRow], seeds: Iterable[int]) -> Iterator[tuple[int, int, str]]:
     """Seed, number of rows, and Kendall's tau-b between their measured and published AP."""
-    published = {row.row: row.published["AP"] for row in rows if "AP" in row.published}
-    for seed in evidence.study.seeds:
-        aps = {id_: evidence.values(id_, "AP") for id_ in published}
-        pairs = [(values[seed], published[id_]) for id_, values in aps.items() if seed in values]
+    for seed in seeds:
+        pairs = [
+            (metrics["AP"], row.published["AP"])
+            for row in rows
+            for metrics in row.measured
+            if metrics["provenance"]["seed"] == seed and metrics["AP"] is not None and "AP" in row.published
+        ]
         if len(pairs) >= FEWEST_ROWS:
             tau = rank_correlations(*zip(*pairs, strict=True))[1]
             yield seed, len(pairs), "-" if math.isnan(tau) else f"{tau:.2f}"
