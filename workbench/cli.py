@@ -305,9 +305,10 @@ def claims(
 @with_options(SCALE, DATA_ROOT, RESULTS)
 def evidence_add(call: Call) -> None:
     """List the finished evaluations of the registered study of a scale in results/reference/trainings.csv."""
-    from workbench.commands.evidence import list_trainings
+    from workbench.report.evidence.add import add_evidence
+    from workbench.settings.registration import registered_study
 
-    print(list_trainings(call.settings, call.results))
+    print(add_evidence(registered_study(call.settings.scale), call.settings, call.results))
 
 
 @evidence.command("show")

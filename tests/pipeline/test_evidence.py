@@ -30,7 +30,7 @@ def registered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def register(content, **settings):
-        monkeypatch.setattr(evidence, "registered_study", lambda scale: content if scale == "mini" else None)
+        monkeypatch.setattr(evidence, "registered_study", lambda _: content)
         return read_pipeline(settings)
 
     return register
@@ -93,16 +93,9 @@ def test_a_row_that_is_another_run_now_is_refused_before_it_is_trained(registere
         missing_results(registered(content.model_copy(update={"rows": {"t3_raw_fl": row}})))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"scale": "ladder5"}, "evidence: no study is registered at scale ladder5"),
-        ({"limit_steps": 2}, "evidence: a rehearsal is not evidence"),
-    ],
-)
-def test_only_a_registered_study_is_evidence(registered, settings, message):
-    with pytest.raises(WorkbenchError, match=f"^{message}"):
-        missing_results(registered(of_present_code("t3_raw_fl"), **settings))
+def test_a_rehearsal_is_not_evidence(registered):
+    with pytest.raises(WorkbenchError, match=r"^evidence: a rehearsal is not evidence"):
+        missing_results(registered(of_present_code("t3_raw_fl"), limit_steps=2))
 
 
 def test_what_is_listed_needs_the_last_step_alone(tmp_path, copy, snakemake):

@@ -17,6 +17,7 @@ from workbench.settings.registration import (
     changed_claims,
     changes,
     read_registration,
+    registered_study,
     scale_digest,
 )
 from workbench.support.checkout import find_checkout
@@ -193,3 +194,12 @@ def mistake(experiments, old, new, count=1):
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_reported_with_its_place(experiments, old, new, message):
     assert mistake(experiments, old, new).startswith(f"experiments/vfnet/{FILE}: {message}")
+
+
+def test_a_scale_without_a_study_is_an_error(unregistered):
+    with pytest.raises(WorkbenchError, match=r"^scale mini: no study is registered; write preregistration.yaml first$"):
+        registered_study("mini")
+    study = register(unregistered, "table3", seeds=SEEDS)
+    assert registered_study("mini") == study
+    with pytest.raises(WorkbenchError, match=r"^scale ladder5: no study is registered; registered: mini$"):
+        registered_study("ladder5")

@@ -1,28 +1,14 @@
-"""Evidence of the registered studies: ``workbench evidence add`` and ``workbench evidence show``."""
+"""Claims and tables of all registered studies: ``workbench evidence show``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from workbench.report.evidence.add import add_evidence
 from workbench.report.evidence.lines import evidence_file, read_lines
 from workbench.report.evidence.show import evidence_of, write_evidence
-from workbench.settings.config import PipelineConfig
-from workbench.settings.registration import read_registration, registered_study
+from workbench.settings.registration import FILE, read_registration
 from workbench.support.errors import WorkbenchError
-
-
-def list_trainings(settings: PipelineConfig, results: Path) -> str:
-    """List the finished evaluations of the registered study of a scale; see `add_evidence`.
-
-    Raises:
-        WorkbenchError: no study is registered at this scale.
-    """
-    study = registered_study(settings.scale)
-    if study is None:
-        raise WorkbenchError(f"scale {settings.scale}: no study is registered; choose a scale of preregistration.yaml")
-    return add_evidence(study, settings, results)
 
 
 def show_evidence(results: Path) -> Iterator[str]:
@@ -36,7 +22,7 @@ def show_evidence(results: Path) -> Iterator[str]:
     """
     file, registration = evidence_file(results), read_registration()
     if registration is None:
-        raise WorkbenchError("preregistration.yaml: not found in the folder of the paper; register a study first")
+        raise WorkbenchError(f"{FILE}: not found in the folder of the paper; register a study first")
     lines, shown = read_lines(file), False
     for scale in registration.studies:
         evidence = evidence_of(scale, registration, lines, results)

@@ -21,6 +21,7 @@ from workbench.settings.catalog import Row
 from workbench.settings.claims import Claim, Stated, claims_digest, read_claims
 from workbench.settings.digest import VAL
 from workbench.settings.files import Catalogue, catalogue
+from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose, validated
 
 FILE = "preregistration.yaml"
@@ -139,6 +140,19 @@ def read_registration() -> Registration | None:
         WorkbenchError: a mistake in the file, or an unknown scale, table, row or claim. The message names the place.
     """
     return _of_catalogue(catalogue())
+
+
+def registered_study(scale: str) -> Study:
+    """Return the registered study of a scale.
+
+    Raises:
+        WorkbenchError: there is none. Other errors are those of `read_registration`.
+    """
+    registration = read_registration()
+    if registration is None or scale not in registration.studies:
+        known = f"; registered: {', '.join(registration.studies)}" if registration else f"; write {FILE} first"
+        raise WorkbenchError(f"scale {scale}: no study is registered{known}")
+    return registration.studies[scale]
 
 
 def scale_digest(scale: str) -> str:
