@@ -17,6 +17,7 @@ from workbench.settings.registration import (
     changed_claims,
     changes,
     read_registration,
+    registered_study,
     scale_digest,
 )
 from workbench.support.checkout import find_checkout
@@ -67,6 +68,8 @@ def test_a_study_is_read_as_it_was_printed(experiments):
     study = register(experiments, "table1", "table3", "controls", seeds=SEEDS)
     registration = read_registration()
     assert (registration.date, registration.studies) == ("2026-11-27", {"mini": study})
+    assert registered_study("mini") == study
+    assert registered_study("bccd") is None
     assert study.seeds == SEEDS
     assert study.runs["t1_gt_ctr"] == study.runs["t3_fcos_atss"]
     assert study.rows["t1_gt_ctr"].variant != study.rows["t3_fcos_atss"].variant

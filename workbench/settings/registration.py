@@ -141,6 +141,12 @@ def read_registration() -> Registration | None:
     return _of_catalogue(catalogue())
 
 
+def registered_study(scale: str) -> Study | None:
+    """Return the registered study of a scale; None if there is none. Errors are those of `read_registration`."""
+    registration = read_registration()
+    return registration.studies.get(scale) if registration else None
+
+
 def scale_digest(scale: str) -> str:
     """Digest of the settings of a scale, laid over the scales that it extends: ``sha256:`` and 16 hex digits."""
     content = catalogue().scale(scale).layers.content

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.report.made_up import evaluate, register
-from workbench.report.claims.judge import Measurements
+from workbench.report.claims.judge import measured_on_disk
 from workbench.report.claims.state import page_state
 from workbench.report.claims.write import write_claims, write_verdicts
 from workbench.runs.folders import scale_folder
@@ -38,7 +38,7 @@ def results(tmp_path):
 
 
 def state_of(results, *tables, settings=MINI):
-    return page_state(tables or ("table3",), Measurements(settings, results))
+    return page_state(tables or ("table3",), measured_on_disk(settings, results))
 
 
 def rewrite(file, **provenance):

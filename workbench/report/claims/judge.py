@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,11 @@ UNTESTED: tuple[Word, ...] = ("one seed", "not testable here", "not run")
 """Verdicts on claims that were not tested."""
 Effects = tuple[Effect, ...]
 """Effect of each pair of a comparison, in points; empty if a row was not run."""
+Read = Callable[[Row, str], Mapping[Seed, Any]]
+"""Function that returns the measurement of each training of a row: a `Bootstrap` of AP, the value of other metrics, or
+`PROVENANCE`."""
+PROVENANCE = "provenance"
+"""Name in the place of a metric, for the provenance in ``metrics.json``."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,13 @@ class Observed:
 
 
 class Measurements:
-    """Measured differences of rows at a scale, read from the evaluations on disk."""
+    """Measured differences of rows at a scale; see `measured_on_disk`."""
 
-    def __init__(self, settings: PipelineConfig, results: Path) -> None:
+    def __init__(self, settings: PipelineConfig, read: Read) -> None:
         self.settings = settings
-        self._folder = results_folder(settings, results)
+        self._read = read
         self._tables: dict[str, dict[str, Row]] = {}
-        self._read: dict[tuple[str, str], dict[Seed, Any]] = {}
+        self._values: dict[tuple[str, str], Mapping[Seed, Any]] = {}
 
     def row(self, id_: str) -> Row:
         """Row of any table, resolved at the scale."""
@@ -86,13 +90,9 @@ class Measurements:
         """Seeds whose trainings have a measurement of a metric in a row."""
         return set(self._measured(self.row(id_), metric))
 
-    def provenance(self, id_: str) -> dict[Seed, dict[str, Any]]:
+    def provenance(self, id_: str) -> Mapping[Seed, dict[str, Any]]:
         """Provenance of the metrics of each training of a row."""
-        key = id_, "provenance"
-        if key not in self._read:
-            metrics = metrics_by_seed(self._folder, self.row(id_), self.settings)
-            self._read[key] = {seed: content["provenance"] for seed, content in metrics.items()}
-        return self._read[key]
+        return self._measured(self.row(id_), PROVENANCE)
 
     def effects(self, comparison: Comparison) -> Effects:
         """Effect of each pair of a comparison in points; empty if a row was not run."""
@@ -111,13 +111,25 @@ class Measurements:
             effect = effect_over_trainings([*a.values()], [*b.values()], same)
         return effect.scaled(100)
 
-    def _measured(self, row: Row, metric: str) -> dict[Seed, Any]:
-        """Measurement of each training of a row: resamples of AP, and the values of other metrics."""
+    def _measured(self, row: Row, metric: str) -> Mapping[Seed, Any]:
         key = row.id, metric
-        if key not in self._read:
-            read = resamples_by_seed if metric == "AP" else partial(values_by_seed, metric=metric)
-            self._read[key] = read(self._folder, row, self.settings)
-        return self._read[key]
+        if key not in self._values:
+            self._values[key] = self._read(row, metric)
+        return self._values[key]
+
+
+def measured_on_disk(settings: PipelineConfig, results: Path) -> Measurements:
+    """Measured differences of rows, read from the evaluations on disk."""
+    folder = results_folder(settings, results)
+
+    def read(row: Row, metric: str) -> Mapping[Seed, Any]:
+        if metric == "AP":
+            return resamples_by_seed(folder, row, settings)
+        if metric == PROVENANCE:
+            return {seed: facts[metric] for seed, facts in metrics_by_seed(folder, row, settings).items()}
+        return values_by_seed(folder, row, settings, metric)
+
+    return Measurements(settings, read)
 
 
 def judge_tables(

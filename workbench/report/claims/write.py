@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.report.claims.judge import Judgement, Measurements, Observed, judge_tables
+from workbench.report.claims.judge import Judgement, Measurements, Observed, judge_tables, measured_on_disk
 from workbench.report.claims.page import claims_csv, claims_html, claims_markdown
 from workbench.report.claims.state import State, page_state
 from workbench.report.measured import refuse_fewer
@@ -41,9 +41,9 @@ def write_verdicts(table: str, settings: PipelineConfig, results: Path) -> str:
         WorkbenchError: a result does not belong, or the existing file shows more trainings.
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
-    page = _page([table], Measurements(settings, results))
+    page = make_page([table], measured_on_disk(settings, results))
     _refuse_fewer(page, folder.verdicts(table))
-    return _write(f"Claims of {table}, scale {folder.name}", page, folder.verdicts(table))
+    return write_page(f"Claims of {table}, scale {folder.name}", page, folder.verdicts(table))
 
 
 def write_claims(settings: PipelineConfig, results: Path) -> str:
@@ -56,19 +56,20 @@ def write_claims(settings: PipelineConfig, results: Path) -> str:
         WorkbenchError: a result does not belong, or an existing file shows more trainings.
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
-    measured = Measurements(settings, results)
-    page = _page(claimed_tables(), measured)
-    of_tables = {table: _page([table], measured) for table in claimed_tables()}
+    measured = measured_on_disk(settings, results)
+    page = make_page(claimed_tables(), measured)
+    of_tables = {table: make_page([table], measured) for table in claimed_tables()}
     _refuse_fewer(page, folder.claims)
     for table, own in of_tables.items():
         _refuse_fewer(own, folder.verdicts(table))
     for table, own in of_tables.items():
         if any(own.seeds.values()):
-            _write(f"Claims of {table}, scale {folder.name}", own, folder.verdicts(table))
-    return _write(f"Claims, scale {folder.name}", page, folder.claims)
+            write_page(f"Claims of {table}, scale {folder.name}", own, folder.verdicts(table))
+    return write_page(f"Claims, scale {folder.name}", page, folder.claims)
 
 
-def _page(tables: Sequence[str], measured: Measurements) -> Page:
+def make_page(tables: Sequence[str], measured: Measurements) -> Page:
+    """Judge the claims of some tables; the state of the page decides whether registered claims are judged."""
     state = page_state(tables, measured)
     return Page(state, *judge_tables(tables, measured, state.study))
 
@@ -78,7 +79,8 @@ def _refuse_fewer(page: Page, file: Path) -> None:
     refuse_fewer(file, "claim", page.seeds, lambda cell: int(cell) if cell.isdecimal() else 0)
 
 
-def _write(title: str, page: Page, file: Path) -> str:
+def write_page(title: str, page: Page, file: Path) -> str:
+    """Write a page as CSV, and with the same name as Markdown, HTML and forest plot; return the Markdown."""
     from workbench.report.figures.forest import draw_forest
 
     title = f"{title}: {page.state.heading}"
