@@ -306,9 +306,9 @@ def claims(
 def evidence_add(call: Call) -> None:
     """List the finished evaluations of the registered study of a scale in results/reference/trainings.csv."""
     from workbench.report.evidence.add import add_evidence
-    from workbench.settings.registration import registered_study
+    from workbench.report.evidence.lines import study_of
 
-    print(add_evidence(registered_study(call.settings.scale), call.settings, call.results))
+    print(add_evidence(study_of(call.settings.scale), call.settings, call.results))
 
 
 @evidence.command("show")

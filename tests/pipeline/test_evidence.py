@@ -30,7 +30,7 @@ def registered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def register(content, **settings):
-        monkeypatch.setattr(evidence, "registered_study", lambda _: content)
+        monkeypatch.setattr(evidence, "study_of", lambda _: content)
         return read_pipeline(settings)
 
     return register

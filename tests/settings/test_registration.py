@@ -68,6 +68,8 @@ def test_a_study_is_read_as_it_was_printed(experiments):
     study = register(experiments, "table1", "table3", "controls", seeds=SEEDS)
     registration = read_registration()
     assert (registration.date, registration.studies) == ("2026-11-27", {"mini": study})
+    assert registered_study("mini") == study
+    assert registered_study("bccd") is None
     assert study.seeds == SEEDS
     assert study.runs["t1_gt_ctr"] == study.runs["t3_fcos_atss"]
     assert study.rows["t1_gt_ctr"].variant != study.rows["t3_fcos_atss"].variant
@@ -194,12 +196,3 @@ def mistake(experiments, old, new, count=1):
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_reported_with_its_place(experiments, old, new, message):
     assert mistake(experiments, old, new).startswith(f"experiments/vfnet/{FILE}: {message}")
-
-
-def test_a_scale_without_a_study_is_an_error(unregistered):
-    with pytest.raises(WorkbenchError, match=r"^scale mini: no study is registered; write preregistration.yaml first$"):
-        registered_study("mini")
-    study = register(unregistered, "table3", seeds=SEEDS)
-    assert registered_study("mini") == study
-    with pytest.raises(WorkbenchError, match=r"^scale ladder5: no study is registered; registered: mini$"):
-        registered_study("ladder5")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from workbench.pipeline.targets import RESULTS, Pipeline
-from workbench.report.evidence.lines import evidence_file, read_lines
+from workbench.report.evidence.lines import evidence_file, read_lines, study_of
 from workbench.settings.catalog import Row
-from workbench.settings.registration import Study, registered_study
+from workbench.settings.registration import Study
 from workbench.support.errors import WorkbenchError
 
 
@@ -20,7 +20,7 @@ def missing_results(pipeline: Pipeline) -> list[str]:
             missing evaluation have changed since the registration.
     """
     settings, folder = pipeline.settings, pipeline.folder
-    study = registered_study(settings.scale)
+    study = study_of(settings.scale)
     if settings.rehearsal:
         raise WorkbenchError("evidence: a rehearsal is not evidence; leave out limit_steps and limit_images")
     listed, rows = read_lines(evidence_file(RESULTS)), {row.id: row for row in pipeline.rows}

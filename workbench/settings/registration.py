@@ -21,7 +21,6 @@ from workbench.settings.catalog import Row
 from workbench.settings.claims import Claim, Stated, claims_digest, read_claims
 from workbench.settings.digest import VAL
 from workbench.settings.files import Catalogue, catalogue
-from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose, validated
 
 FILE = "preregistration.yaml"
@@ -142,17 +141,10 @@ def read_registration() -> Registration | None:
     return _of_catalogue(catalogue())
 
 
-def registered_study(scale: str) -> Study:
-    """Return the registered study of a scale.
-
-    Raises:
-        WorkbenchError: there is none. Other errors are those of `read_registration`.
-    """
+def registered_study(scale: str) -> Study | None:
+    """Return the registered study of a scale; None if there is none. Errors are those of `read_registration`."""
     registration = read_registration()
-    if registration is None or scale not in registration.studies:
-        known = f"; registered: {', '.join(registration.studies)}" if registration else f"; write {FILE} first"
-        raise WorkbenchError(f"scale {scale}: no study is registered{known}")
-    return registration.studies[scale]
+    return registration.studies.get(scale) if registration else None
 
 
 def scale_digest(scale: str) -> str:

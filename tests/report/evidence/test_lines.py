@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.report.evidence.lines import COLUMNS, METRICS, Line, read_lines, write_lines
+from workbench.report.evidence.lines import COLUMNS, METRICS, Line, read_lines, study_of, write_lines
 from workbench.support.errors import WorkbenchError
 
 LINE = Line(
@@ -92,3 +92,8 @@ def test_a_damaged_list_is_refused(file, fault):
         read_lines(file)
     assert str(error.value).startswith(f"{file}, {problem}")
     assert "\n" not in str(error.value)
+
+
+def test_a_scale_without_a_study_is_an_error(unregistered):
+    with pytest.raises(WorkbenchError, match=r"^scale mini: no study is registered; choose the scale of a study in "):
+        study_of("mini")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from workbench.evaluation.effects import (
     Effect,
@@ -28,6 +28,11 @@ UNTESTED: tuple[Word, ...] = ("one seed", "not testable here", "not run")
 """Verdicts on claims that were not tested."""
 Effects = tuple[Effect, ...]
 """Effect of each pair of a comparison, in points; empty if a row was not run."""
+Read = Callable[[Row, str], Mapping[Seed, Any]]
+"""Function that returns the measurement of each training of a row: a `Bootstrap` of AP, the value of other metrics, or
+`PROVENANCE`."""
+PROVENANCE = "provenance"
+"""Name in the place of a metric, for the provenance in ``metrics.json``."""
 
 
 @dataclass(frozen=True)
@@ -63,42 +68,14 @@ class Observed:
         return self.effect.seeds if self.effect else 0
 
 
-class Source(Protocol):
-    """Origin of measurements: evaluations on disk, or the list of the registered trainings."""
-
-    def measured(self, row: Row, metric: str) -> Mapping[Seed, Any]:
-        """Measurement of each training of a row: a `Bootstrap` of AP, and the values of other metrics."""
-
-    def provenance(self, row: Row) -> Mapping[Seed, dict[str, Any]]:
-        """Provenance of the metrics of each training of a row."""
-
-
-class OnDisk:
-    """Evaluations at a scale that exist in ``results``."""
-
-    def __init__(self, settings: PipelineConfig, results: Path) -> None:
-        self._settings, self._folder = settings, results_folder(settings, results)
-
-    def measured(self, row: Row, metric: str) -> Mapping[Seed, Any]:
-        """See `Source`."""
-        if metric == "AP":
-            return resamples_by_seed(self._folder, row, self._settings)
-        return values_by_seed(self._folder, row, self._settings, metric)
-
-    def provenance(self, row: Row) -> Mapping[Seed, dict[str, Any]]:
-        """See `Source`."""
-        metrics = metrics_by_seed(self._folder, row, self._settings)
-        return {seed: content["provenance"] for seed, content in metrics.items()}
-
-
 class Measurements:
-    """Measured differences of rows at a scale."""
+    """Measured differences of rows at a scale; see `measured_on_disk`."""
 
-    def __init__(self, settings: PipelineConfig, source: Source) -> None:
+    def __init__(self, settings: PipelineConfig, read: Read) -> None:
         self.settings = settings
-        self._source = source
+        self._read = read
         self._tables: dict[str, dict[str, Row]] = {}
-        self._read: dict[tuple[str, str], Mapping[Seed, Any]] = {}
+        self._values: dict[tuple[str, str], Mapping[Seed, Any]] = {}
 
     def row(self, id_: str) -> Row:
         """Row of any table, resolved at the scale."""
@@ -115,10 +92,7 @@ class Measurements:
 
     def provenance(self, id_: str) -> Mapping[Seed, dict[str, Any]]:
         """Provenance of the metrics of each training of a row."""
-        key = id_, "provenance"
-        if key not in self._read:
-            self._read[key] = self._source.provenance(self.row(id_))
-        return self._read[key]
+        return self._measured(self.row(id_), PROVENANCE)
 
     def effects(self, comparison: Comparison) -> Effects:
         """Effect of each pair of a comparison in points; empty if a row was not run."""
@@ -139,14 +113,23 @@ class Measurements:
 
     def _measured(self, row: Row, metric: str) -> Mapping[Seed, Any]:
         key = row.id, metric
-        if key not in self._read:
-            self._read[key] = self._source.measured(row, metric)
-        return self._read[key]
+        if key not in self._values:
+            self._values[key] = self._read(row, metric)
+        return self._values[key]
 
 
 def measured_on_disk(settings: PipelineConfig, results: Path) -> Measurements:
-    """Measured differences of rows, from the evaluations at a scale that exist in ``results``."""
-    return Measurements(settings, OnDisk(settings, results))
+    """Measured differences of rows, read from the evaluations on disk."""
+    folder = results_folder(settings, results)
+
+    def read(row: Row, metric: str) -> Mapping[Seed, Any]:
+        if metric == "AP":
+            return resamples_by_seed(folder, row, settings)
+        if metric == PROVENANCE:
+            return {seed: facts[metric] for seed, facts in metrics_by_seed(folder, row, settings).items()}
+        return values_by_seed(folder, row, settings, metric)
+
+    return Measurements(settings, read)
 
 
 def judge_tables(

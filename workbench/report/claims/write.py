@@ -41,7 +41,7 @@ def write_verdicts(table: str, settings: PipelineConfig, results: Path) -> str:
         WorkbenchError: a result does not belong, or the existing file shows more trainings.
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
-    page = _page([table], measured_on_disk(settings, results))
+    page = make_page([table], measured_on_disk(settings, results))
     _refuse_fewer(page, folder.verdicts(table))
     return write_page(f"Claims of {table}, scale {folder.name}", page, folder.verdicts(table))
 
@@ -57,8 +57,8 @@ def write_claims(settings: PipelineConfig, results: Path) -> str:
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
     measured = measured_on_disk(settings, results)
-    page = _page(claimed_tables(), measured)
-    of_tables = {table: _page([table], measured) for table in claimed_tables()}
+    page = make_page(claimed_tables(), measured)
+    of_tables = {table: make_page([table], measured) for table in claimed_tables()}
     _refuse_fewer(page, folder.claims)
     for table, own in of_tables.items():
         _refuse_fewer(own, folder.verdicts(table))
@@ -68,7 +68,8 @@ def write_claims(settings: PipelineConfig, results: Path) -> str:
     return write_page(f"Claims, scale {folder.name}", page, folder.claims)
 
 
-def _page(tables: Sequence[str], measured: Measurements) -> Page:
+def make_page(tables: Sequence[str], measured: Measurements) -> Page:
+    """Judge the claims of some tables; the state of the page decides whether registered claims are judged."""
     state = page_state(tables, measured)
     return Page(state, *judge_tables(tables, measured, state.study))
 

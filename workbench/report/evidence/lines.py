@@ -17,7 +17,7 @@ from typing import Any
 
 from workbench.settings.data import WORLDS
 from workbench.settings.files import catalogue
-from workbench.settings.registration import Study
+from workbench.settings.registration import FILE, Study, registered_study
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_text, write_text_atomically
 from workbench.support.strict_yaml import choose
@@ -87,6 +87,14 @@ class Line:
 def evidence_file(results: Path) -> Path:
     """Path of the list."""
     return results / "reference" / "trainings.csv"
+
+
+def study_of(scale: str) -> Study:
+    """Return the registered study of a scale; raise a WorkbenchError if there is none."""
+    study = registered_study(scale)
+    if study is None:
+        raise WorkbenchError(f"scale {scale}: no study is registered; choose the scale of a study in {FILE}")
+    return study
 
 
 def registered_keys(study: Study, scale: str) -> dict[Key, None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from workbench.evaluation.intervals import Bootstrap
 from workbench.evaluation.rank_correlation import rank_correlations
-from workbench.report.claims.judge import Measurements, judge_tables
+from workbench.report.claims.judge import PROVENANCE, Measurements, judge_tables
 from workbench.report.claims.state import registered_state
 from workbench.report.claims.write import Page, write_page
 from workbench.report.evidence.bootstraps import read_bootstrap
@@ -33,7 +33,7 @@ FEWEST_ROWS = 3
 
 @dataclass(frozen=True)
 class Evidence:
-    """Listed trainings of a registered study, a source of measurements.
+    """Listed trainings of a registered study.
 
     Attributes:
         scale: name of the scale.
@@ -52,21 +52,15 @@ class Evidence:
         """The registered study."""
         return self.registration.studies[self.scale]
 
-    def measured(self, row: Row, metric: str) -> dict[int, Any]:
-        """AP of each training of a row with its resamples, or the value of another metric where it is defined."""
+    def read(self, row: Row, metric: str) -> dict[int, Any]:
+        """Measurement of each training of a row: AP with its resamples, the value of another metric, or provenance."""
         lines = self.lines.get(row.id, {}).items()
         if metric == "AP":
             return {seed: read_bootstrap(self.results, line) for seed, line in lines}
+        if metric == PROVENANCE:
+            return {seed: {"seed": seed, "code_digest": self.study.rows[row.id].code.training} for seed, _ in lines}
         values = {seed: line.spearman if metric == SPEARMAN else line.metrics[metric] for seed, line in lines}
         return {seed: value for seed, value in values.items() if value is not None}
-
-    def provenance(self, row: Row) -> dict[int, dict[str, Any]]:
-        """Seed and code of each training of a row; ``add_evidence`` lists registered code alone."""
-        if row.id not in self.lines:
-            return {}
-        code = self.study.rows[row.id].code
-        digests = {"code_digest": code.training, "evaluation": {"code_digest": code.evaluation}}
-        return {seed: {"seed": seed, **digests} for seed in self.lines[row.id]}
 
 
 def evidence_of(scale: str, registration: Registration, lines: Mapping[Key, Line], results: Path) -> Evidence:
@@ -90,7 +84,7 @@ def write_evidence(evidence: Evidence, folder: Path) -> str:
     scale, study, measured = (
         evidence.scale,
         evidence.study,
-        Measurements(PipelineConfig(scale=evidence.scale), evidence),
+        Measurements(PipelineConfig(scale=evidence.scale), evidence.read),
     )
     state = registered_state(study.tables, evidence.registration, measured)
     orders: list[Sequence[object]] = []
@@ -109,9 +103,9 @@ def write_evidence(evidence: Evidence, folder: Path) -> str:
 
 def _columns(evidence: Evidence, row: Row) -> tuple[Sequence[dict[str, Any]], Sequence[Bootstrap]]:
     """Metrics of each training of a row, in the form of ``metrics.json``, and their resamples."""
-    provenance, lines = evidence.provenance(row), evidence.lines.get(row.id, {})
+    provenance, lines = evidence.read(row, PROVENANCE), evidence.lines.get(row.id, {})
     metrics = [{**line.metrics, "provenance": provenance[seed]} for seed, line in lines.items()]
-    return metrics, tuple(evidence.measured(row, "AP").values())
+    return metrics, tuple(evidence.read(row, "AP").values())
 
 
 def _orders(rows: Sequence[TableRow], seeds: Iterable[int]) -> Iterator[tuple[int, int, str]]:
