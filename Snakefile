@@ -4,12 +4,13 @@ import atexit
 import os
 import sys
 
+from workbench.pipeline.evidence import missing_results
 from workbench.pipeline.messages import last_lines, unknown_target, where_results_are
 from workbench.pipeline.targets import RESULTS, read_pipeline
 from workbench.report.notebooks import notebook_names
 from workbench.report.outcomes import settings_digest
 from workbench.runs.folders import RELEASED, pretrained_weights, seed_of
-from workbench.settings.claims import claims_digest
+from workbench.settings.registration import judged_digest
 from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
 
@@ -55,6 +56,12 @@ onerror:
         atexit.register(print, line, file=sys.stderr)  # after Snakemake's own lines
 
 
+def early(wildcards):
+    """Priority of a job. Trainings of the first seeds end first, so that an interrupted call leaves complete worlds."""
+    seed = wildcards.get("seed") or wildcards.get("world") or seed_of(wildcards.training)
+    return -int(seed) if seed.isdecimal() else 0
+
+
 wildcard_constraints:
     run=PIPELINE.run_names,
     seed=r"\d+",
@@ -81,6 +88,23 @@ rule claims:  # This rule has no output, so that each call judges the existing e
         f"workbench claims {OPTIONS}{LOGGED}"
 
 
+def unlisted(wildcards):
+    """Results that the registered study still lacks. End the call if it cannot be run."""
+    try:
+        return missing_results(PIPELINE)
+    except WorkbenchError as error:
+        sys.exit(f"workbench: {error}")
+
+
+rule evidence:  # This rule has no output, so that each call lists the existing evaluations.
+    input:
+        unlisted,
+    log:
+        FOLDER.path / "evidence.log",
+    shell:
+        f"workbench evidence add {WORLD}{LOGGED}"
+
+
 rule notebooks:  # This rule has no output, so that each call shows the existing results.
     log:
         FOLDER.notebook("all").with_suffix(".log"),
@@ -95,6 +119,7 @@ if PIPELINE.drawn:
             PIPELINE.drawn,
         log:
             f"{PIPELINE.data}.log",
+        priority: early
         threads: os.cpu_count()
         shell:
             f"workbench dataset {str(PIPELINE.data).format(world='{wildcards.world}')} --scale {SETTINGS.scale}"
@@ -167,6 +192,7 @@ rule train:
         TRAINED.log("train"),
     wildcard_constraints:
         run=PIPELINE.unfinished,
+    priority: early
     threads: lambda wildcards: THREADS * max(1, PIPELINE.devices(wildcards.run))
     resources:
         gpu=lambda wildcards: PIPELINE.devices(wildcards.run),
@@ -195,6 +221,7 @@ rule detect:
         EVALUATED.detection_facts,
     log:
         EVALUATED.log("detect"),
+    priority: early
     threads: THREADS
     resources:
         gpu=min(1, GPUS),
@@ -218,6 +245,7 @@ rule evaluate:
         EVALUATED.bootstrap,
     log:
         EVALUATED.log("evaluate"),
+    priority: early
     params:
         row=lambda wildcards, output: evaluated_row(wildcards),
         seed=lambda wildcards: seed_of(wildcards.training),
@@ -234,6 +262,7 @@ rule rank:
         [EVALUATED.ranking.with_suffix(suffix) for suffix in (".csv", ".png", ".pdf")],
     log:
         EVALUATED.log("ranking"),
+    priority: early
     threads: THREADS
     resources:
         gpu=min(1, GPUS),
@@ -273,7 +302,7 @@ rule verdicts:
     log:
         FOLDER.verdicts("{table}").with_suffix(".log"),
     params:
-        claims=lambda wildcards: claims_digest(wildcards.table),
+        claims=lambda wildcards: judged_digest(wildcards.table, SETTINGS.scale),
     shell:
         f"workbench claims {{wildcards.table}} {OPTIONS}{LOGGED}"
 
@@ -317,7 +346,7 @@ rule notebook:
 
 def refuse(wildcards):
     """End the call with a message: the target is a typo, since no rule makes it, or a setting without `--config`."""
-    names = ["all", "claims", "notebooks", *PIPELINE.targets()]
+    names = ["all", "claims", "evidence", "notebooks", *PIPELINE.targets()]
     sys.exit(unknown_target(wildcards.unknown_target, names, [row.id for row in PIPELINE.rows]))
 
 

@@ -13,6 +13,7 @@ from workbench.settings import files
 from workbench.settings.catalog import load_row
 from workbench.settings.data import ImageSize
 from workbench.settings.ids import run_id
+from workbench.settings.registration import FILE
 from workbench.support.files import write_json_atomically
 
 
@@ -99,3 +100,11 @@ def experiments(tmp_path, monkeypatch):
     files.forget()
     yield folder
     files.forget()
+
+
+@pytest.fixture
+def unregistered(experiments):
+    """Copy of ``experiments/`` without a registration."""
+    (experiments / "vfnet" / FILE).unlink(missing_ok=True)
+    files.forget()
+    return experiments

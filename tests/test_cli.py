@@ -26,9 +26,9 @@ REHEARSAL = ("--limit-steps", 2, "--limit-images", 4)
 
 
 def registered_commands():
-    """Commands by name, including the commands of ``bench``."""
-    group = typer.main.get_command(cli.app)
-    return {**group.commands, **group.commands["bench"].commands}
+    """Commands by name, including the commands of groups such as ``bench``."""
+    commands = typer.main.get_command(cli.app).commands
+    return commands | {name: own for group in commands.values() for name, own in getattr(group, "commands", {}).items()}
 
 
 def workbench(*arguments, cwd=None):

@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks on this machine.")
 app.add_typer(bench, name="bench")
+evidence = typer.Typer(no_args_is_help=True, help="Measurements of the registered trainings.")
+app.add_typer(evidence, name="evidence")
 
 Table = Annotated[str, typer.Argument(help="Name of a table, for example table3.")]
 Figure = Literal["loss", "ap", "ranking"]
@@ -299,6 +301,26 @@ def claims(
         print(write_verdicts(table, call.settings, call.results))
 
 
+@evidence.command("add")
+@with_options(SCALE, DATA_ROOT, RESULTS)
+def evidence_add(call: Call) -> None:
+    """List the finished evaluations of the registered study of a scale in results/reference/trainings.csv."""
+    from workbench.report.evidence.add import add_evidence
+    from workbench.report.evidence.lines import study_of
+
+    print(add_evidence(study_of(call.settings.scale), call.settings, call.results))
+
+
+@evidence.command("show")
+@with_options(RESULTS)
+def evidence_show(call: Call) -> None:
+    """Write the claims and tables of the registered studies, computed from the list alone, to results/reference."""
+    from workbench.commands.evidence import show_evidence
+
+    for page in show_evidence(call.results):
+        print(page)
+
+
 @app.command()
 @with_options(WORLD)
 def notebook(
@@ -334,6 +356,24 @@ def plan(
     if seeds is not None:
         raise WorkbenchError("--seeds: a table is planned for one seed; leave it out, or plan claims")
     print(describe(table, call.settings.scale, call.results, call.settings.data_root, images_per_second))
+
+
+@app.command()
+@with_options(SCALE, DATA_ROOT, RESULTS)
+def registration(
+    call: Call,
+    tables: Annotated[list[str], typer.Argument(help="Tables of the study, for example table1 table3 controls.")],
+    first_seed: Annotated[int, typer.Option(min=0, max=999_999_000, help="First seed; the others follow it.")],
+    seeds: Annotated[int, typer.Option(min=2, max=1000, help="Number of seeds (trainings) per run.")],
+) -> None:
+    """Print a study for preregistration.yaml: its rows, runs, claims, and digests of code and settings."""
+    from workbench.commands.registration import present_study, study_text
+    from workbench.runs.find import data_folder
+
+    scale, data_root = call.settings.scale, call.settings.data_root
+    data_folder(scale, call.results, data_root)  # without data, the names of runs would lack their digest
+    study = present_study(list(dict.fromkeys(tables)), scale, range(first_seed, first_seed + seeds), data_root)
+    print(study_text(scale, study), end="")
 
 
 @app.command()

@@ -119,7 +119,7 @@ def snakemake_targets():
     tables = table_names()
     rows = [row.id for table in tables for row in load_table(table)[1]]
     rankings = [f"{table}_ranking" for table in tables]
-    return {"all", "tables", "figures", "claims", "notebooks", *tables, *rankings, *rows} | EXAMPLE_TARGETS
+    return {"all", "tables", "figures", "claims", "evidence", "notebooks", *tables, *rankings, *rows} | EXAMPLE_TARGETS
 
 
 def is_make_target(name):

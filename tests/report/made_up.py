@@ -1,19 +1,42 @@
 """Made-up evaluations on disk, and made-up judgements, for tests of claims."""
 
+import json
+
 import numpy as np
 
+from workbench.commands.registration import present_study, study_text
 from workbench.evaluation.coco_metrics import METRICS, STRICT_METRICS
 from workbench.evaluation.effects import effect_over_worlds
 from workbench.evaluation.intervals import Bootstrap, write_bootstrap
 from workbench.report.claims.judge import judge_family
 from workbench.report.measured import SPEARMAN
 from workbench.runs.folders import scale_folder
+from workbench.settings import files
 from workbench.settings.catalog import find_row
 from workbench.settings.claims import read_claims
+from workbench.settings.registration import FILE, Study
+from workbench.support.code_digest import EVALUATION, code_digest
 from workbench.support.files import write_json_atomically
 
+CODE, COMMIT = "shared:12345678", "0123456789abcdef0123456789abcdef01234567"
 
-def evaluate(results, scale="mini", data_root=None, first_seed=0, **rows):
+
+def study(*rows, scale="mini", data_root=None, seeds=(0, 1, 2), **content):
+    """Registered study of Table 3 with some rows of it, whose code has the digest of made-up evaluations."""
+    of_rows = {}
+    for id_ in rows:
+        row = find_row(id_, scale, data_root)
+        of_rows[id_] = {"run": row.run, "variant": row.variant_id, "code": {"training": CODE, "evaluation": CODE}}
+    copies = {
+        claim.name: {"table": claim.table, "published": claim.published, **claim.content.model_dump()}
+        for claim in read_claims()
+        if claim.table == "table3" and {id_ for pair in claim.content.pairs for id_ in pair} <= {*rows}
+    }
+    values = {"tables": ("table3",), "seeds": seeds, "mde_factor": 1.4, "scale": "any", "rows": of_rows}
+    return Study.model_validate(values | {"claims": copies} | content)
+
+
+def evaluate(results, scale="mini", data_root=None, first_seed=0, *, by_present_code=False, **rows):
     """Write evaluations of rows, an AP for each seed. AP80 is half and AP90 a tenth of AP; so is Spearman's."""
     for id_, aps in rows.items():
         row, folder = find_row(id_, scale, data_root), scale_folder(results, scale)
@@ -25,11 +48,24 @@ def evaluate(results, scale="mini", data_root=None, first_seed=0, **rows):
             world = row.experiment.data.world_of(seed) if row.experiment.data.per_seed else 0
             write_bootstrap(evaluation.bootstrap, Bootstrap(ap, samples, 100, f"world {world}"), belongs)
             values = dict.fromkeys((*METRICS, *STRICT_METRICS), ap) | {"AP80": ap / 2, "AP90": ap / 10}
-            provenance = {"per_class": {}, "provenance": {"seed": seed, "code_digest": "12345678"}}
-            write_json_atomically(evaluation.metrics, belongs | values | provenance)
+            made_by = {"seed": seed, "code_digest": CODE, "evaluation": {"code_digest": CODE}}
+            if by_present_code:
+                made_by["code_digest"] = code_digest(row.experiment)
+                made_by["evaluation"] = {"code_digest": code_digest(row.experiment, EVALUATION)}
+            made_by["training"] = {"seconds": 240.5, "git_commit": COMMIT}
+            write_json_atomically(evaluation.metrics, belongs | values | {"per_class": {}, "provenance": made_by})
             ranking.folder.mkdir(parents=True, exist_ok=True)
             facts = {"of": ranking.identity(), SPEARMAN: ap / 10, "locations": 9}
             write_json_atomically(ranking.ranking_facts, facts)
+
+
+def register(experiments, *tables, seeds, scale="mini", data_root=None, deviations=(), **edited):
+    """Write a registration of the present study of some tables, with edited attributes, and return the study."""
+    study = present_study(tables, scale, seeds, data_root).model_copy(update=edited)
+    head = f'date: "2026-11-27"\ndeviations: {json.dumps(list(deviations))}\nstudies:\n'
+    (experiments / "vfnet" / FILE).write_text(head + study_text(scale, study))
+    files.forget()
+    return study
 
 
 def claims(*names):

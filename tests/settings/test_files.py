@@ -11,9 +11,10 @@ from workbench.report.outcomes import settings_digest
 from workbench.runs.find import data_folder
 from workbench.settings import files
 from workbench.settings.catalog import load_row, load_table
-from workbench.settings.claims import claimed_tables, claims_digest
+from workbench.settings.claims import claimed_tables
 from workbench.settings.config import read_config
 from workbench.settings.files import catalogue, read_table, table_names
+from workbench.settings.registration import judged_digest
 from workbench.settings.released import read_released, released_runs, trainings_of
 from workbench.support.errors import WorkbenchError
 
@@ -61,7 +62,7 @@ def test_a_start_of_the_pipeline_reads_each_yaml_file_once(experiments, monkeypa
     rows = [row for table in tables.values() for row in table]
     assert trainings_of(rows, settings)
     assert released_runs(rows)
-    assert all(map(claims_digest, claimed_tables()))
+    assert all(judged_digest(table, settings.scale) for table in claimed_tables())
     assert all(settings_digest(*table) for table in tables.items())
     assert data_folder(settings.scale, Path("results"))
     yaml_files = {file.relative_to(experiments) for file in experiments.rglob("*.yaml")}

@@ -14,7 +14,7 @@ from pathlib import Path
 from workbench.commands.costs import epoch_images, find_hours, read_trainings
 from workbench.evaluation.effects import Effect
 from workbench.evaluation.hypotheses import MOST_SEEDS, Kind, seeds_needed, smallest_detectable
-from workbench.report.claims.judge import Measurements
+from workbench.report.claims.judge import Measurements, measured_on_disk
 from workbench.report.claims.words import metric_in_words
 from workbench.report.page import TableView, markdown_table
 from workbench.report.text import markdown
@@ -69,7 +69,7 @@ def describe_claims(settings: PipelineConfig, results: Path, seeds: int, images_
         raise WorkbenchError(f"--images-per-second {images_per_second:g}: not a positive number; give a number above 0")
     spec = read_scale(settings.scale)
     has_data = settings.data_root or spec.root or spec.data.get("kind") == "embedded"
-    measured = Measurements(settings, results) if has_data else None
+    measured = measured_on_disk(settings, results) if has_data else None
     typical = _typical_noise(measured)
     on_coco = Costs(COCO, settings.data_root if settings.scale == COCO else None, results, images_per_second)
     here = on_coco if settings.scale == COCO else Costs(settings.scale, settings.data_root, results, None)

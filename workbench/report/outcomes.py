@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.report.measured import (
     metrics_by_seed,
@@ -26,12 +26,15 @@ from workbench.settings.config import PipelineConfig
 from workbench.settings.data import is_coco
 from workbench.settings.files import read_table
 from workbench.settings.released import published_on_val2017
-from workbench.settings.specs import RowSpec
+from workbench.settings.specs import RowSpec, TableSpec
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_text_atomically
 
 if TYPE_CHECKING:
     import pandas
+
+    from workbench.evaluation.intervals import Bootstrap
+    from workbench.report.tables.cells import TableRow
 
 
 def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
@@ -44,30 +47,17 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
         WorkbenchError: a result does not belong, or the existing table shows more trainings.
     """
     from workbench.report.page import page
-    from workbench.report.tables.cells import TEST_DEV, TableRow, number_of_seeds
-    from workbench.report.tables.known_differences import known_differences
+    from workbench.report.tables.cells import number_of_seeds
     from workbench.report.tables.render import table_markdown, table_view, write_table
 
     spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
     folder = results_folder(settings, results)
-    resolved = {row.id: row for row in rows}
-    on_val2017 = published_on_val2017() if spec.split == TEST_DEV else {}
-    lines = []
-    for id_, row_spec in spec.rows.items():
-        published = _published(row_spec, TEST_DEV if spec.split == TEST_DEV else None, on_val2017.get(id_))
-        line = TableRow(id_, row_spec.labels, published, "", row_spec.note)
-        if row := resolved.get(id_):
-            measured, resamples = (read(folder, row, settings) for read in (metrics_by_seed, resamples_by_seed))
-            line = replace(
-                line,
-                run=row.run,
-                measured=tuple(measured.values()),
-                bootstraps=tuple(resamples[seed] for seed in measured if seed in resamples),
-                compared_with=spec.reference(id_) or "",
-                differences=known_differences(row.experiment),
-                worlds=row.experiment.data.per_seed,
-            )
-        lines.append(line)
+
+    def read(row: Row) -> tuple[Sequence[dict[str, Any]], Sequence[Bootstrap]]:
+        measured, resamples = metrics_by_seed(folder, row, settings), resamples_by_seed(folder, row, settings)
+        return tuple(measured.values()), tuple(resamples[seed] for seed in measured if seed in resamples)
+
+    lines = table_rows(spec, rows, read)
     title = f"{spec.title}, scale {folder.name}"
     on_coco = not rows or is_coco(rows[0].experiment.data)
     file = folder.table(name)
@@ -75,6 +65,41 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     write_table(title, lines, file, file.with_suffix(".md"), on_coco)
     write_text_atomically(file.with_suffix(".html"), page(title, table_view(lines, on_coco)))
     return table_markdown(title, lines, on_coco)
+
+
+def table_rows(
+    spec: TableSpec,
+    rows: Iterable[Row],
+    read: Callable[[Row], tuple[Sequence[dict[str, Any]], Sequence[Bootstrap]]],
+) -> list[TableRow]:
+    """Rows of a table with their measurements, among them the rows from the literature.
+
+    Args:
+        rows: rows that are run.
+        read: function that returns the metrics of each training of a row, and their resamples; see ``TableRow``.
+    """
+    from workbench.report.tables.cells import TEST_DEV, TableRow
+    from workbench.report.tables.known_differences import known_differences
+
+    resolved = {row.id: row for row in rows}
+    on_val2017 = published_on_val2017() if spec.split == TEST_DEV else {}
+    lines = []
+    for id_, row_spec in spec.rows.items():
+        published = _published(row_spec, TEST_DEV if spec.split == TEST_DEV else None, on_val2017.get(id_))
+        line = TableRow(id_, row_spec.labels, published, "", row_spec.note)
+        if row := resolved.get(id_):
+            measured, bootstraps = read(row)
+            line = replace(
+                line,
+                run=row.run,
+                measured=tuple(measured),
+                bootstraps=tuple(bootstraps),
+                compared_with=spec.reference(id_) or "",
+                differences=known_differences(row.experiment),
+                worlds=row.experiment.data.per_seed,
+            )
+        lines.append(line)
+    return lines
 
 
 def _published(row: RowSpec, split: str | None, on_val2017: float | None) -> dict[str, float]:

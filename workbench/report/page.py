@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from workbench.report.text import LETTERS, markdown, plain
 
 STYLE = """td.gt_right, td.gt_center { white-space: nowrap; }
-h1, p, summary { font-family: sans-serif; font-size: 13px; }
+h1, p, li, summary { font-family: sans-serif; font-size: 13px; }
 h1 { font-size: 18px; }
 summary { cursor: pointer; }
 .sections { max-width: 1200px; }
@@ -63,18 +63,22 @@ def page(title: str, view: TableView) -> str:
 
 
 def sectioned_page(
-    title: str, lead: str, sections: Mapping[str, TableView], notes: Sequence[str], folded: Mapping[str, TableView]
+    title: str,
+    lead: Sequence[str],
+    sections: Mapping[str, TableView],
+    notes: Sequence[str],
+    folded: Mapping[str, TableView],
 ) -> str:
     """Return an HTML page of several tables; see `page`.
 
     Args:
         title: plain text.
-        lead: paragraph above the tables, in Markdown.
+        lead: paragraphs above the tables, in Markdown.
         sections: heading of each table, plain text → table.
         notes: paragraphs below the tables, in Markdown.
         folded: line of plain text → table that a reader opens by a click on the line.
     """
-    body = ['<div class="sections">', f"<h1>{_escaped(title)}</h1>", _note(lead)]
+    body = ['<div class="sections">', f"<h1>{_escaped(title)}</h1>", *map(_note, lead)]
     body += [_table(heading, view, f"table{n}") for n, (heading, view) in enumerate(sections.items())]
     body += [_note(note) for note in notes]
     for n, (line, view) in enumerate(folded.items()):
@@ -110,7 +114,8 @@ def _table(title: str, view: TableView, name: str) -> str:
 def _note(text: str) -> str:
     from great_tables import md
 
-    return f"<p>{md(text).to_html()}</p>"
+    content = md(text).to_html()
+    return content if content.startswith("<p>") else f"<p>{content}</p>"  # several blocks are paragraphs already
 
 
 def _document(title: str, body: str) -> str:

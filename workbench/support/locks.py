@@ -6,7 +6,12 @@ import errno
 import fcntl
 import os
 import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from workbench.support.errors import WorkbenchError
 
 _open_locks: set[int] = set()
 """Descriptors of the locks of this process."""
@@ -61,3 +66,36 @@ def unlock(descriptor: int) -> None:
         _open_locks.remove(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
+
+
+LONGEST_WAIT = 60.0
+"""Seconds that a process waits for a lock which is needed for a moment only."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Context with a lock; another process with the same lock is waited for.
+
+    Raises:
+        WorkbenchError: the file cannot be locked, or another process keeps the lock for `LONGEST_WAIT`.
+    """
+    try:
+        descriptor = open_lock(path)
+    except OSError as error:
+        raise WorkbenchError(f"{path}: cannot be opened ({error.strerror}); check the folder") from None
+    try:
+        end = time.monotonic() + LONGEST_WAIT
+        while not _lock(descriptor, path):
+            if time.monotonic() > end:
+                raise WorkbenchError(f"{path}: locked by another process; wait for it, or stop it")
+            time.sleep(0.05)
+        yield
+    finally:
+        unlock(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    try:
+        return lock(descriptor)
+    except OSError as error:  # some network file systems have no locks
+        raise WorkbenchError(f"{path}: cannot be locked ({error.strerror}); use a folder on a local disk") from None

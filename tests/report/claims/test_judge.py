@@ -4,7 +4,7 @@ import pytest
 
 from tests.report.made_up import claims, evaluate, judged
 from workbench.evaluation.effects import effect_over_worlds
-from workbench.report.claims.judge import Measurements, judge_family, judge_tables
+from workbench.report.claims.judge import judge_family, judge_tables, measured_on_disk
 from workbench.settings.claims import families, read_claims
 from workbench.settings.config import PipelineConfig
 
@@ -12,7 +12,7 @@ MINI = PipelineConfig()
 
 
 def by_name(table, results, settings=MINI):
-    judgements, observed = judge_tables([table], settings, results)
+    judgements, observed = judge_tables([table], measured_on_disk(settings, results))
     return {j.claim.name: j for j in judgements}, {o.observation.name: o for o in observed}
 
 
@@ -118,7 +118,7 @@ def test_a_treatment_that_cannot_act_is_not_judged():
 
 
 def test_every_claim_can_be_judged(tmp_path):
-    measured = Measurements(MINI, tmp_path)
+    measured = measured_on_disk(MINI, tmp_path)
     for family in families(read_claims()):
         effects = {claim.name: measured.effects(claim.content) for claim in family}
         assert {j.word for j in judge_family(family, effects, "coco")} == {"not run"}

@@ -11,6 +11,7 @@ from workbench.evaluation.effects import effect_over_worlds
 from workbench.evaluation.hypotheses import Word
 from workbench.report.claims.judge import Observed
 from workbench.report.claims.page import claims_csv, claims_html, claims_markdown
+from workbench.report.claims.state import State
 from workbench.report.claims.words import AGAINST, AS_STATED, COLOURS, NOTHING, OPEN, expected, signed, summary, symbol
 from workbench.settings.claims import read_observations
 
@@ -23,6 +24,7 @@ JUDGED = judged(
     oracle_true_centerness=[[1.9, 2.0, 1.8]],
     control_star_points=[[1.0, 1.1, 1.0]],
 )
+OWN = State("own", 12)
 OBSERVED = [
     Observed(observation, effect_over_worlds([2.5, 2.7]) if observation.name == "component_all" else None)
     for observation in read_observations()
@@ -30,7 +32,7 @@ OBSERVED = [
 
 
 def lines():
-    return {line["claim"]: line for line in csv.DictReader(io.StringIO(claims_csv(JUDGED, OBSERVED)))}
+    return {line["claim"]: line for line in csv.DictReader(io.StringIO(claims_csv(JUDGED, OBSERVED, OWN)))}
 
 
 def test_every_verdict_has_a_symbol():
@@ -44,7 +46,7 @@ def test_every_verdict_has_a_symbol():
 
 
 def test_claims_are_grouped_by_table_with_their_numbers():
-    text = claims_markdown("Claims", JUDGED, OBSERVED)
+    text = claims_markdown("Claims", JUDGED, OBSERVED, OWN)
     headings = re.findall(r"^### (.*)$", text, re.MULTILINE)
     assert [heading.partition(":")[0] for heading in headings] == [
         "Table 3",
@@ -70,37 +72,37 @@ def test_limits_are_shown():
 
 
 def test_what_was_not_run_is_one_line():
-    text = claims_markdown("Claims", JUDGED, OBSERVED)
+    text = claims_markdown("Claims", JUDGED, OBSERVED, OWN)
     assert text.splitlines()[-1] == "1 claim not run: `raw_vfl_over_fcos_atss`."
-    page = claims_html("Claims", JUDGED, OBSERVED)
+    page = claims_html("Claims", JUDGED, OBSERVED, OWN)
     before, folded = page.split("<details><summary>1 claim not run</summary>")
     assert "raw VFNet with the varifocal loss" in folded
     assert "raw VFNet with the varifocal loss" not in before
     untestable = judged(gfl_insensitive_to_n=None)
-    assert "1 claim not testable at this scale: `gfl_insensitive_to_n`." in claims_markdown("", untestable, [])
-    assert "mini: no side is farther than 12 strides from a location" in claims_html("", untestable, [])
+    assert "1 claim not testable at this scale: `gfl_insensitive_to_n`." in claims_markdown("", untestable, [], OWN)
+    assert "mini: no side is farther than 12 strides from a location" in claims_html("", untestable, [], OWN)
 
 
 def test_verdicts_have_colours_in_html():
-    page = claims_html("Claims", JUDGED, OBSERVED)
+    page = claims_html("Claims", JUDGED, OBSERVED, OWN)
     for mark, word in ((AS_STATED, "equivalent"), (AGAINST, "opposite"), (OPEN, "inconclusive")):
         cell = re.search(rf"<td[^>]*>{re.escape(mark)} {word}</td>", page.replace("<p>", "").replace("</p>", ""))
         assert cell, word
         assert COLOURS[mark].lower() in cell[0].lower()
-    assert page == claims_html("Claims", JUDGED, OBSERVED)
+    assert page == claims_html("Claims", JUDGED, OBSERVED, OWN)
     assert "http" not in page.replace("http://www.w3.org", "")  # it loads no other file
 
 
 def test_no_cell_is_a_block_of_markdown():
     """A cell that begins with > would be a quotation."""
-    page = claims_html("Claims", JUDGED, OBSERVED)
+    page = claims_html("Claims", JUDGED, OBSERVED, OWN)
     assert "<blockquote" not in page
     assert page.count(">above 0</td>") == 5  # one of them is folded
     assert page.index("6 claims of the papers") < page.index("<table")
 
 
 def test_observations_have_no_verdict():
-    text = claims_markdown("Claims", JUDGED, OBSERVED)
+    text = claims_markdown("Claims", JUDGED, OBSERVED, OWN)
     observations = text[text.index("### Observations") :].split("\n\n")[1]
     assert "all components together" in observations
     assert len(observations.splitlines()) == 3
@@ -119,10 +121,11 @@ def test_the_csv_has_every_claim_and_no_empty_cell():
     assert float(line["mde"]) > 0
     assert (lines()["raw_vfl_over_fcos_atss"]["effect"], lines()["raw_vfl_over_fcos_atss"]["seeds"]) == ("-", "0")
     assert lines()["control_star_points"]["source"] == "control"
+    assert {line["state"] for line in lines().values()} == {"own"}
 
 
 def test_the_summary_counts_statements_of_papers_and_controls_apart():
-    assert summary(JUDGED) == (
+    assert summary(JUDGED, OWN) == (
         "6 claims of the papers: 3 supported (size agrees: 1), 1 opposite, 1 inconclusive, 1 not run. "
         "Controls: 1 supported, 0 opposite, 0 inconclusive."
     )
@@ -133,5 +136,5 @@ def test_text_of_users_is_shown_as_written(text):
     claim = JUDGED[0].claim
     content = claim.content.model_copy(update={"statement": text})
     judgement = type(JUDGED[0])(type(claim)(claim.name, claim.table, content, ()), JUDGED[0].verdict, "opposite")
-    assert "<b>" not in claims_html("Claims", [judgement], [])
-    assert f"| {text} |" not in claims_markdown("Claims", [judgement], [])
+    assert "<b>" not in claims_html("Claims", [judgement], [], OWN)
+    assert f"| {text} |" not in claims_markdown("Claims", [judgement], [], OWN)

@@ -16,7 +16,7 @@ MINI = PipelineConfig()
 
 
 @pytest.fixture
-def results(tmp_path):
+def results(tmp_path, unregistered):
     evaluate(tmp_path, t3_raw_vfl=(0.330, 0.431, 0.529), t3_raw_fl=(0.300, 0.400, 0.500))
     return tmp_path
 
@@ -44,7 +44,7 @@ def test_verdicts_of_a_table(results):
     assert not (results / "mini" / "claims.csv").exists()
 
 
-def test_nothing_is_judged_before_the_first_run(tmp_path):
+def test_nothing_is_judged_before_the_first_run(unregistered, tmp_path):
     text = write_claims(MINI, tmp_path)
     assert "40 claims of the papers: 0 supported, 0 opposite, 0 inconclusive, 1 not testable here, 39 not run." in text
     assert {path.name for path in (tmp_path / "mini").iterdir()} == {f"claims{form}" for form in FORMS}

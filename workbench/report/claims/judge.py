@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,22 @@ from workbench.evaluation.effects import (
     p_below,
 )
 from workbench.evaluation.hypotheses import ALPHA, Hypothesis, Verdict, Word, verdicts
-from workbench.report.measured import Seed, resamples_by_seed, results_folder, values_by_seed
+from workbench.report.measured import Seed, metrics_by_seed, resamples_by_seed, results_folder, values_by_seed
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.claims import Claim, Comparison, Observation, Stated, families, read_claims, read_observations
 from workbench.settings.config import PipelineConfig
 from workbench.settings.files import catalogue
+from workbench.settings.registration import Study
 
 UNTESTED: tuple[Word, ...] = ("one seed", "not testable here", "not run")
 """Verdicts on claims that were not tested."""
 Effects = tuple[Effect, ...]
 """Effect of each pair of a comparison, in points; empty if a row was not run."""
+Read = Callable[[Row, str], Mapping[Seed, Any]]
+"""Function that returns the measurement of each training of a row: a `Bootstrap` of AP, the value of other metrics, or
+`PROVENANCE`."""
+PROVENANCE = "provenance"
+"""Name in the place of a metric, for the provenance in ``metrics.json``."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +69,30 @@ class Observed:
 
 
 class Measurements:
-    """Measured differences of rows at a scale, read from the evaluations on disk."""
+    """Measured differences of rows at a scale; see `measured_on_disk`."""
 
-    def __init__(self, settings: PipelineConfig, results: Path) -> None:
-        self._settings = settings
-        self._folder = results_folder(settings, results)
+    def __init__(self, settings: PipelineConfig, read: Read) -> None:
+        self.settings = settings
+        self._read = read
         self._tables: dict[str, dict[str, Row]] = {}
-        self._read: dict[tuple[str, str], dict[Seed, Any]] = {}
+        self._values: dict[tuple[str, str], Mapping[Seed, Any]] = {}
 
     def row(self, id_: str) -> Row:
         """Row of any table, resolved at the scale."""
         table = catalogue().rows[id_]
         if table not in self._tables:
-            settings = self._settings
+            settings = self.settings
             rows = load_table(table, settings.scale, settings.data_root, settings.rehearsal)[1]
             self._tables[table] = {row.id: row for row in rows}
         return self._tables[table][id_]
+
+    def seeds(self, id_: str, metric: str) -> set[Seed]:
+        """Seeds whose trainings have a measurement of a metric in a row."""
+        return set(self._measured(self.row(id_), metric))
+
+    def provenance(self, id_: str) -> Mapping[Seed, dict[str, Any]]:
+        """Provenance of the metrics of each training of a row."""
+        return self._measured(self.row(id_), PROVENANCE)
 
     def effects(self, comparison: Comparison) -> Effects:
         """Effect of each pair of a comparison in points; empty if a row was not run."""
@@ -98,24 +111,43 @@ class Measurements:
             effect = effect_over_trainings([*a.values()], [*b.values()], same)
         return effect.scaled(100)
 
-    def _measured(self, row: Row, metric: str) -> dict[Seed, Any]:
-        """Measurement of each training of a row: resamples of AP, and the values of other metrics."""
+    def _measured(self, row: Row, metric: str) -> Mapping[Seed, Any]:
         key = row.id, metric
-        if key not in self._read:
-            read = resamples_by_seed if metric == "AP" else partial(values_by_seed, metric=metric)
-            self._read[key] = read(self._folder, row, self._settings)
-        return self._read[key]
+        if key not in self._values:
+            self._values[key] = self._read(row, metric)
+        return self._values[key]
+
+
+def measured_on_disk(settings: PipelineConfig, results: Path) -> Measurements:
+    """Measured differences of rows, read from the evaluations on disk."""
+    folder = results_folder(settings, results)
+
+    def read(row: Row, metric: str) -> Mapping[Seed, Any]:
+        if metric == "AP":
+            return resamples_by_seed(folder, row, settings)
+        if metric == PROVENANCE:
+            return {seed: facts[metric] for seed, facts in metrics_by_seed(folder, row, settings).items()}
+        return values_by_seed(folder, row, settings, metric)
+
+    return Measurements(settings, read)
 
 
 def judge_tables(
-    tables: Sequence[str], settings: PipelineConfig, results: Path
+    tables: Sequence[str], measured: Measurements, study: Study | None = None
 ) -> tuple[list[Judgement], list[Observed]]:
-    """Judge the claims of some tables by the evaluations at a scale, and compute the effects of their observations."""
-    measured = Measurements(settings, results)
+    """Judge the claims of some tables by the evaluations at a scale, and compute the effects of their observations.
+
+    Args:
+        study: registered study whose claims are judged in the place of the claims of its tables in ``claims.yaml``.
+    """
+    claims = [claim for claim in read_claims() if claim.table in tables]
+    if study:
+        claims = study.claims_of(tables) + [claim for claim in claims if claim.table not in study.tables]
+        claims.sort(key=lambda claim: claim.content.is_control)
     judgements = []
-    for family in families([claim for claim in read_claims() if claim.table in tables]):
+    for family in families(claims):
         effects = {claim.name: measured.effects(claim.content) for claim in family}
-        judgements += judge_family(family, effects, settings.scale)
+        judgements += judge_family(family, effects, measured.settings.scale)
     observed = []
     for observation in read_observations():
         if observation.table in tables:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from workbench.evaluation.effects import Effect
 from workbench.report.claims.judge import Judgement, Observed
+from workbench.report.claims.state import State
 from workbench.report.claims.words import (
     COLOURS,
     by_family,
@@ -39,36 +40,32 @@ EXPLANATION = (
 )
 COLUMNS = (
     *("claim", "table", "statement", "source", "kind", "row", "than", "metric", "expected"),
-    *("published", "effect", "low", "high", "seeds", "p", "mde", "verdict"),
+    *("published", "effect", "low", "high", "seeds", "p", "mde", "verdict", "state"),
 )
 OBSERVATION = "observation"
 """Kind of an observation in the CSV, where claims have theirs."""
 
 
-def claims_markdown(title: str, judgements: Sequence[Judgement], observed: Sequence[Observed]) -> str:
+def claims_markdown(title: str, judgements: Sequence[Judgement], observed: Sequence[Observed], state: State) -> str:
     """Return the page in Markdown."""
-    parts = [f"## {title}", summary(judgements)]
-    for heading, group in by_family([j for j in judgements if is_tested(j) or j.word == "one seed"]).items():
-        parts += [f"### {markdown(heading)}", markdown_table(_view(group))]
-    if measured := [o for o in observed if o.effect]:
-        parts += ["### Observations: comparisons that no paper states", markdown_table(_observed(measured))]
-    parts += EXPLANATION
+    parts = [f"## {title}", *_lead(judgements, state)]
+    for heading, view in _sections(judgements, observed, state).items():
+        parts += [f"### {markdown(heading)}", markdown_table(view)]
+    parts += [*_deviations(state), *EXPLANATION]
     for line, group in _left_out(judgements).items():
         parts.append(f"{line}: {', '.join(f'`{j.claim.name}`' for j in group)}.")
     return "\n\n".join(parts) + "\n"
 
 
-def claims_html(title: str, judgements: Sequence[Judgement], observed: Sequence[Observed]) -> str:
+def claims_html(title: str, judgements: Sequence[Judgement], observed: Sequence[Observed], state: State) -> str:
     """Return the page in HTML: verdicts have colours, and claims that were not run are folded into one line."""
-    shown = [j for j in judgements if is_tested(j) or j.word == "one seed"]
-    sections = {heading: _view(group) for heading, group in by_family(shown).items()}
-    if measured := [o for o in observed if o.effect]:
-        sections["Observations: comparisons that no paper states"] = _observed(measured)
+    sections = _sections(judgements, observed, state)
     folded = {line: _folded(group) for line, group in _left_out(judgements).items()}
-    return sectioned_page(title, summary(judgements), sections, EXPLANATION, folded)
+    notes = [*_deviations(state), *EXPLANATION]
+    return sectioned_page(title, _lead(judgements, state), sections, notes, folded)
 
 
-def claims_csv(judgements: Sequence[Judgement], observed: Sequence[Observed]) -> str:
+def claims_csv(judgements: Sequence[Judgement], observed: Sequence[Observed], state: State) -> str:
     """Return the CSV: one line per claim and per observation, with no empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -77,14 +74,41 @@ def claims_csv(judgements: Sequence[Judgement], observed: Sequence[Observed]) ->
         content, verdict = j.claim.content, j.verdict
         named = [j.claim.name, j.claim.table, content.statement, content.source or "control", content.kind]
         numbers = [_number(verdict.published, 1), *_effect(verdict.effect), j.seeds]
-        judged = [_number(verdict.p, 4), _number(verdict.detectable, 2), j.word]
+        judged = [_number(verdict.p, 4), _number(verdict.detectable, 2), j.word, state.of_claim(j.claim.name)]
         writer.writerow([*map(csv_text, named), *_compared(content), csv_text(expected(content)), *numbers, *judged])
     for o in observed:
         content = o.observation.content
         named = [o.observation.name, o.observation.table, content.comparison, "-", OBSERVATION]
         numbers = [_number(min(o.observation.published, default=None), 1), *_effect(o.effect), o.seeds]
-        writer.writerow([*map(csv_text, named), *_compared(content), "-", *numbers, "-", "-", "-"])
+        writer.writerow(
+            [*map(csv_text, named), *_compared(content), "-", *numbers, "-", "-", "-", state.of_claim(named[0])]
+        )
     return text.getvalue()
+
+
+def _lead(judgements: Sequence[Judgement], state: State) -> list[str]:
+    """Paragraphs above the tables: number of claims with each verdict, and the state of the page."""
+    return [text for text in (summary(judgements, state), state.explanation) if text]
+
+
+def _sections(judgements: Sequence[Judgement], observed: Sequence[Observed], state: State) -> dict[str, TableView]:
+    """Heading → table of a family of claims that were run, or of the observations."""
+    shown = [j for j in judgements if is_tested(j) or j.word == "one seed"]
+    sections = {}
+    for heading, group in by_family(shown).items():
+        is_counted = state.counts(group[0].claim.name)
+        sections[heading if is_counted else f"{heading} (not registered)"] = _view(group)
+    if measured := [o for o in observed if o.effect]:
+        sections["Observations: comparisons that no paper states"] = _observed(measured)
+    return sections
+
+
+def _deviations(state: State) -> list[str]:
+    """Paragraph that lists the deviations from the registration."""
+    if not state.study:
+        return []
+    listed = "\n".join(f"- {markdown(text)}" for text in state.deviations)
+    return [f"Deviations from the registration:\n\n{listed}" if listed else "No deviations from the registration."]
 
 
 def _view(judgements: Sequence[Judgement]) -> TableView:

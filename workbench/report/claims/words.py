@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from workbench.evaluation.effects import Effect
 from workbench.report.claims.judge import UNTESTED, Judgement
+from workbench.report.claims.state import State
 from workbench.settings.claims import Claim, Comparison
 from workbench.settings.files import read_table
 
@@ -68,12 +69,18 @@ def by_family(judgements: Sequence[Judgement]) -> Mapping[str, list[Judgement]]:
     return groups
 
 
-def summary(judgements: Sequence[Judgement]) -> str:
-    """Sentences that count the verdicts on the statements of the papers, and on the controls."""
-    controls = [j.word for j in judgements if j.claim.content.is_control]
-    stated = [j.word for j in judgements if not j.claim.content.is_control]
-    parts = [f"{len(stated)} claims of the papers: {_counted(stated)}."] if stated else []
-    return " ".join(parts + ([f"Controls: {_counted(controls)}."] if controls else []))
+def summary(judgements: Sequence[Judgement], state: State) -> str:
+    """Sentences that count the verdicts on the statements of the papers, and on the controls.
+
+    On the page of a registered study, only registered claims are counted.
+    """
+    counted = [j for j in judgements if state.counts(j.claim.name)]
+    controls = [j.word for j in counted if j.claim.content.is_control]
+    stated = [j.word for j in counted if not j.claim.content.is_control]
+    kind, named = ("registered ", "Registered controls") if state.study else ("", "Controls")
+    claims = f"{len(stated)} {kind}claim{'' if len(stated) == 1 else 's'} of the papers"
+    parts = [f"{claims}: {_counted(stated)}."] if stated else []
+    return " ".join(parts + ([f"{named}: {_counted(controls)}."] if controls else []))
 
 
 def _counted(words: Sequence[str]) -> str:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.report.claims.judge import Judgement, Observed, judge_tables
+from workbench.report.claims.judge import Judgement, Measurements, Observed, judge_tables, measured_on_disk
 from workbench.report.claims.page import claims_csv, claims_html, claims_markdown
+from workbench.report.claims.state import State, page_state
 from workbench.report.measured import refuse_fewer
 from workbench.runs.folders import scale_folder
 from workbench.settings.claims import claimed_tables
 from workbench.settings.config import PipelineConfig
 from workbench.support.files import write_text_atomically
 
-Judged = tuple[list[Judgement], list[Observed]]
+
+@dataclass(frozen=True)
+class Page:
+    """Content of a page: the state of its trainings, the verdicts, and the effects of the observations."""
+
+    state: State
+    judgements: list[Judgement]
+    observed: list[Observed]
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """Name of each claim and observation → number of its seeds."""
+        seeds = {j.claim.name: j.seeds for j in self.judgements}
+        return seeds | {o.observation.name: o.seeds for o in self.observed}
 
 
 def write_verdicts(table: str, settings: PipelineConfig, results: Path) -> str:
@@ -26,9 +41,9 @@ def write_verdicts(table: str, settings: PipelineConfig, results: Path) -> str:
         WorkbenchError: a result does not belong, or the existing file shows more trainings.
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
-    judged = judge_tables([table], settings, results)
-    _refuse_fewer(judged, folder.verdicts(table))
-    return _write(f"Claims of {table}, scale {folder.name}", judged, folder.verdicts(table))
+    page = make_page([table], measured_on_disk(settings, results))
+    _refuse_fewer(page, folder.verdicts(table))
+    return write_page(f"Claims of {table}, scale {folder.name}", page, folder.verdicts(table))
 
 
 def write_claims(settings: PipelineConfig, results: Path) -> str:
@@ -41,50 +56,38 @@ def write_claims(settings: PipelineConfig, results: Path) -> str:
         WorkbenchError: a result does not belong, or an existing file shows more trainings.
     """
     folder = scale_folder(results, settings.scale, settings.rehearsal)
-    judgements, observed = judge_tables(claimed_tables(), settings, results)
-    of_tables = {
-        table: (
-            [j for j in judgements if j.claim.table == table],
-            [o for o in observed if o.observation.table == table],
-        )
-        for table in claimed_tables()
-    }
-    _refuse_fewer((judgements, observed), folder.claims)
-    for table, judged in of_tables.items():
-        _refuse_fewer(judged, folder.verdicts(table))
-    for table, judged in of_tables.items():
-        if _seeds(judged):
-            _write(f"Claims of {table}, scale {folder.name}", judged, folder.verdicts(table))
-    return _write(f"Claims, scale {folder.name}", (judgements, observed), folder.claims)
+    measured = measured_on_disk(settings, results)
+    page = make_page(claimed_tables(), measured)
+    of_tables = {table: make_page([table], measured) for table in claimed_tables()}
+    _refuse_fewer(page, folder.claims)
+    for table, own in of_tables.items():
+        _refuse_fewer(own, folder.verdicts(table))
+    for table, own in of_tables.items():
+        if any(own.seeds.values()):
+            write_page(f"Claims of {table}, scale {folder.name}", own, folder.verdicts(table))
+    return write_page(f"Claims, scale {folder.name}", page, folder.claims)
 
 
-def _seeds(judged: Judged) -> dict[str, int]:
-    """Name of each claim or observation that was run → number of its seeds."""
-    judgements, observed = judged
-    seeds = {j.claim.name: j.seeds for j in judgements} | {o.observation.name: o.seeds for o in observed}
-    return {name: number for name, number in seeds.items() if number}
+def make_page(tables: Sequence[str], measured: Measurements) -> Page:
+    """Judge the claims of some tables; the state of the page decides whether registered claims are judged."""
+    state = page_state(tables, measured)
+    return Page(state, *judge_tables(tables, measured, state.study))
 
 
-def _refuse_fewer(judged: Judged, file: Path) -> None:
+def _refuse_fewer(page: Page, file: Path) -> None:
     """Raise a WorkbenchError if the existing file is about more trainings."""
-    judgements, observed = judged
-    names: Sequence[str] = [*(j.claim.name for j in judgements), *(o.observation.name for o in observed)]
-    seeds = _seeds(judged)
-    refuse_fewer(
-        file,
-        "claim",
-        {name: seeds.get(name, 0) for name in names},
-        lambda cell: int(cell) if cell.isdecimal() else 0,
-    )
+    refuse_fewer(file, "claim", page.seeds, lambda cell: int(cell) if cell.isdecimal() else 0)
 
 
-def _write(title: str, judged: Judged, file: Path) -> str:
+def write_page(title: str, page: Page, file: Path) -> str:
+    """Write a page as CSV, and with the same name as Markdown, HTML and forest plot; return the Markdown."""
     from workbench.report.figures.forest import draw_forest
 
-    judgements, observed = judged
-    text = claims_markdown(title, judgements, observed)
-    write_text_atomically(file, claims_csv(judgements, observed))
+    title = f"{title}: {page.state.heading}"
+    content = page.judgements, page.observed, page.state
+    text = claims_markdown(title, *content)
+    write_text_atomically(file, claims_csv(*content))
     write_text_atomically(file.with_suffix(".md"), text)
-    write_text_atomically(file.with_suffix(".html"), claims_html(title, judgements, observed))
-    draw_forest(judgements, title, file.with_suffix(".png"), file.with_suffix(".pdf"))
+    write_text_atomically(file.with_suffix(".html"), claims_html(title, *content))
+    draw_forest(page.judgements, title, file.with_suffix(".png"), file.with_suffix(".pdf"))
     return text

@@ -1,0 +1,1 @@
+"""The evidence: measurements of the registered trainings in a file, and claims and tables computed from this file."""
