@@ -18,7 +18,7 @@ def draw_few(experiments: Path, train: int, val: int) -> Path:
         train, val: numbers of images of the two splits.
     """
     file = experiments / "scales" / "mini.yaml"
-    data = f"data: {{kind: embedded, world: seed, varied: false, train_images: {train}, val_images: {val}}}"
+    data = f"data: {{kind: embedded, world: seed, train_images: {train}, val_images: {val}}}"
     text, replaced = re.subn(r"(?m)^data: \{.*\}$", data, file.read_text())
     assert replaced == 1, f"{file} has no data in one line"
     file.write_text(text)

@@ -231,6 +231,19 @@ def oracle(call: RunCall, workers: Workers = None) -> None:
         print(study_oracles(call.published_evaluation, call.data_root, decoding_processes(workers), limit))
 
 
+@app.command("dead-units")
+@with_options(RUN, WORLD)
+def dead_units(call: RunCall, workers: Workers = None) -> None:
+    """Count the channels of a trained run that are zero behind their ReLU at every location of val2017."""
+    from workbench.commands.study import study_dead_units
+    from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
+
+    with reserved_gpus(1):
+        prepare_threads()
+        limit = call.settings.limit_images
+        print(study_dead_units(call.training, call.data_root, decoding_processes(workers), limit))
+
+
 @app.command()
 @with_options(RUN, WORLD)
 def ranking(call: RunCall, workers: Workers = None) -> None:

@@ -35,8 +35,21 @@ def test_a_batch_on_one_canvas_takes_one_gpu(pipeline):
     assert {row.experiment.training.canvas for row in plan.rows} == {"batch"}
 
 
-def test_a_backbone_without_a_file_in_the_checkout_is_pretrained(pipeline):
-    plan = pipeline("ladder6", data_root=None)
+def test_the_weights_of_the_checkout_start_tables_1_to_3_and_the_controls(pipeline):
+    plan = pipeline("mini", data_root=None)
+    for row in plan.rows:
+        if not row.id.startswith(("t1", "t2", "t3", "control")):
+            continue
+        (file,) = plan.pretrained(row.run)
+        assert Path(file).parts[-3:-1] == ("experiments", "pretrained")
+        assert Path(file).is_file()
+
+
+def test_a_backbone_without_a_file_in_the_checkout_is_pretrained(experiments, pipeline):
+    (experiments / "scales" / "own.yaml").write_text(
+        "extends: mini\ntitle: own\nbackbones: {resnet50: {pretrained: {epochs: 1}}, resnet101: {pretrained: false}}\n"
+    )
+    plan = pipeline("own", data_root=None)
     runs = {row.id: row.run for row in plan.rows}
     (file,) = plan.pretrained(runs["t3_full_vfl"])
     assert plan.pretrained(runs["t3_fcos_atss"]) == [file]

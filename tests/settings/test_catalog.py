@@ -373,9 +373,9 @@ def test_a_scale_that_extends_another_states_only_differences(experiments):
 
 @pytest.mark.parametrize("rehearsal", [None, Rehearsal(steps=2, images=4)])
 def test_drawn_objects_pretrain_no_backbone_for_a_data_set_on_disk(experiments, rehearsal):
-    (experiments / "scales" / "own.yaml").write_text("extends: ladder6\ntitle: own\ndata: {kind: coco, classes: 7}\n")
+    (experiments / "scales" / "own.yaml").write_text("extends: mini\ntitle: own\ndata: {kind: coco, classes: 7}\n")
     message = (
-        r"^experiments/scales/ladder/ladder6\.yaml: backbones\.resnet50\.pretrained: only for the embedded data set; "
+        r"^experiments/scales/mini\.yaml: backbones\.resnet50\.pretrained: only for the embedded data set; "
         r"state pretrained: false or true"
     )
     with pytest.raises(WorkbenchError, match=message):
@@ -405,7 +405,7 @@ def test_drawn_objects_pretrain_no_backbone_for_a_data_set_on_disk(experiments, 
         ("scales/mini.yaml", "image:", "imgae:", "scales/mini.yaml: imgae: unknown key; did you mean 'image'?"),
         ("scales/mini.yaml", "title:", "# title:", "scales/mini.yaml: title: missing; add it"),
         ("scales/mini.yaml", "kind: embedded", "kind: embeded", "scales/mini.yaml: data: unknown kind 'embeded'"),
-        ("scales/mini.yaml", "norm_groups: 8", "norm_groups: 7", "are not a multiple of norm_groups"),
+        ("scales/mini.yaml", "norm_groups: 6", "norm_groups: 7", "are not a multiple of norm_groups"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_reported_with_its_place(experiments, file, old, new, message):

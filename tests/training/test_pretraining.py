@@ -27,7 +27,7 @@ def few_test_pictures(monkeypatch):
 @pytest.fixture
 def experiment():
     """Experiment with a short pretraining, at the scale whose backbones are pretrained."""
-    experiment = load_experiment("table3", "t3_fcos_atss", "ladder6")
+    experiment = load_experiment("table3", "t3_fcos_atss", "mini")
     backbone = experiment.backbone.model_copy(update={"pretrained": FEW})
     return experiment.model_copy(update={"backbone": backbone})
 
@@ -72,7 +72,7 @@ def test_the_learnt_categories_are_better_than_chance(experiment):
     assert losses[-1] < 0.7 * torch.tensor(float(experiment.data.classes)).log()
 
 
-@pytest.mark.parametrize(("name", "scale"), [("one.pth", "ladder6"), ("one.safetensors", "coco")])
+@pytest.mark.parametrize(("name", "scale"), [("one.pth", "mini"), ("one.safetensors", "coco")])
 def test_wrong_names_and_scales_are_refused(tmp_path, name, scale):
     with pytest.raises(WorkbenchError, match=r"must end in|not pretrained on drawn objects"):
         write_backbone(load_experiment("table3", "t3_fcos_atss", scale), tmp_path / name)

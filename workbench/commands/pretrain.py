@@ -26,7 +26,7 @@ def write_backbone(experiment: Experiment, file: Path) -> None:
     backbone = experiment.backbone
     if not isinstance(backbone.pretrained, DrawnPretraining) or experiment.data.kind != "embedded":
         raise WorkbenchError(
-            f"{backbone.name}: not pretrained on drawn objects at this scale; name a scale such as ladder6"
+            f"{backbone.name}: not pretrained on drawn objects at this scale; name a scale such as mini"
         )
     if file.suffix != ".safetensors":
         raise WorkbenchError(f"{file}: the name must end in .safetensors; rename it")

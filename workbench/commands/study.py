@@ -1,4 +1,4 @@
-"""Studies of a trained run: the gain from each oracle, and the ranking of boxes by their scores."""
+"""Studies of a trained run: the gain from each oracle, the ranking of boxes by their scores, and dead units."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from workbench.data.coco import annotation_path
 from workbench.detectors.oracle import foreground_iou
 from workbench.evaluation.coco_metrics import metrics_of, run_evaluation
+from workbench.evaluation.dead_units import dead_units, watched_relus
 from workbench.evaluation.inference import detections_of_image, predicted_images
 from workbench.evaluation.intervals import bootstrap
 from workbench.evaluation.resampling import matches_of
@@ -135,6 +136,19 @@ def study_ranking(
     title = f"Score against IoU, {training.name}"
     draw_rankings({training.run.name: [locations]}, file.with_suffix(".png"), file.with_suffix(".pdf"), title)
     return locations
+
+
+def study_dead_units(training: Training, data_root: Path, workers: int = 0, limit_images: int | None = None) -> str:
+    """Return a table in Markdown of the dead units of each part of a trained detector on val2017."""
+    trained, data = load_training_for(training, data_root, VAL, limit_images)
+    set_precision(trained.experiment.training.detection_precision)
+    with watched_relus(trained.detector) as watch, Reporter(training.title, len(data.images)) as reporter:
+        size = trained.experiment.image
+        for _ in predicted_images(trained.detector, data, size, _device(), workers, reporter):
+            pass
+    lines = ["| part | dead | units |", "|---|--:|--:|"]
+    lines += [f"| {part} | {dead} | {units} |" for part, (dead, units) in dead_units(watch.largest).items()]
+    return "\n".join(lines)
 
 
 def _foreground(

@@ -1,8 +1,7 @@
 """Embedded data set: a detection data set in COCO format that the workbench draws itself, without any download.
 
-The categories differ in outline and filling, and have any colour, size and rotation. Objects overlap, and the
-background is cluttered. Images are small, and objects are in all three size ranges of COCO. Some boxes
-are hard to predict exactly.
+The categories differ in outline and filling, and have any colour and size. Objects overlap, and the background is
+cluttered. Images are small, and objects are in all three size ranges of COCO. Some boxes are hard to predict exactly.
 Measured in strides of the detectors' pyramids, objects are as large as in COCO (see `scenes`).
 
 Layout, file names and JSON are COCO's (https://cocodataset.org/#format-data). This module does not import torch.

@@ -15,22 +15,26 @@ from workbench.data import shapes
 from workbench.data.shapes import Region
 from workbench.settings.data import Category, EmbeddedData
 
-SMALLEST, LARGEST = 26.0, 0.8
+SMALLEST, LARGEST = 30.0, 1.0
 """Square roots of the areas of the smallest and largest boxes: in pixels, and as a share of the image's longer side."""
-SHORTEST = 12.0
+SHORTEST = 14.0
 """Smallest shorter side of a box, in pixels, at which the category of an object is recognisable."""
 COUNTS = (0.03, 0.06, 0.1, 0.14, 0.16, 0.16, 0.13, 0.1, 0.07, 0.05)
 """Shares of images with 1, 2, 3, … objects, before objects without a suitable place are left out."""
-MIN_VISIBLE = 0.6
+MIN_VISIBLE = 0.8
 """Share of an object that must stay visible."""
+PLACES = 20
+"""Number of random places that are tried for an object."""
 EMPTY, CROWD = 0.03, 0.02
 """Shares of images without objects, and of images with a crowd."""
-LONGEST_ASPECT = 6.0
+LONGEST_ASPECT = 5.0
 """Largest aspect ratio of the outlines of a varied data set, before they are rotated."""
-UPRIGHT = 0.5
-"""Share of the objects of a varied data set that are upright, up to some degrees. All others have any orientation."""
-PALETTE = 14
-"""Largest number of categories in an image of a varied data set. Objects of a category appear together, as in COCO."""
+TILT = np.pi / 16
+"""Standard deviation of the rotation of outlines, in radians."""
+LARGEST_BEND = 0.1
+"""Largest bend of the outlines of a varied data set, as a share of their longer side."""
+CATEGORIES = (2, 6)
+"""Smallest and largest number of categories in a varied picture. As in COCO, objects of a category appear together."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def arrange(rng: Generator, data: EmbeddedData, size: tuple[int, int]) -> Scene:
         return []
     categories = list(data.categories)
     if data.varied:
-        chosen = rng.choice(len(categories), rng.integers(1, min(PALETTE, len(categories)) + 1), replace=False)
-        categories = [categories[index] for index in chosen]
+        number = rng.integers(CATEGORIES[0], CATEGORIES[1] + 1)
+        categories = [categories[index] for index in rng.choice(len(categories), number, replace=False)]
     scene: Scene = []
     if rng.random() < CROWD:
         category = categories[rng.integers(len(categories))]
@@ -92,15 +96,11 @@ def _sides(rng: Generator, long_side: int) -> np.ndarray:
 def _form(rng: Generator, data: EmbeddedData, category: Category, side: float) -> np.ndarray:
     """Draw an outline around (0, 0) whose box has an area of ``side**2`` square pixels."""
     most = min(LONGEST_ASPECT if data.varied else 3.0, max(1.0, (side / SHORTEST) ** 2))
-    aspect = most ** (rng.random() if data.varied else rng.beta(1, 1.5))
+    aspect = most ** rng.beta(1, 2 if data.varied else 1.5)
     if rng.random() < 0.5:
         aspect = 1 / aspect
-    angle, bend = rng.normal(0, np.pi / 24), 0.0
-    if data.varied:
-        bend = rng.uniform(-0.15, 0.15)
-        if rng.random() >= UPRIGHT:
-            angle = rng.uniform(-np.pi, np.pi)
-    return shapes.outline(category.outline, rng, side**2, aspect, angle, bend)
+    bend = rng.uniform(-LARGEST_BEND, LARGEST_BEND) if data.varied else 0.0
+    return shapes.outline(category.outline, rng, side**2, aspect, rng.normal(0, TILT), bend)
 
 
 def single(rng: Generator, data: EmbeddedData, category: Category, side: int) -> np.ndarray:
@@ -126,11 +126,11 @@ def _add(
 ) -> None:
     """Add an object in front of a scene at a place where it and all objects behind it stay visible, in place.
 
-    After 12 places that do not suit, the object is left out.
+    After `PLACES` places that do not suit, the object is left out.
     """
     extent = np.ptp(np.concatenate(outlines), axis=0)
     low = np.minimum(0.35 * extent, np.array(size) / 2)  # up to 15% of each side may be outside
-    for _ in range(12):
+    for _ in range(PLACES):
         centre = rng.uniform(low, np.array(size) - low)
         placed = tuple(points + centre for points in outlines)
         thing = Thing(category, placed, shapes.draw_region(placed, *size))

@@ -39,7 +39,7 @@ PLAIN = tuple(
     Category(id_, name, hue=index / len(OUTLINES))
     for index, (id_, name) in enumerate(zip((1, 3, 4, 8, 13, 21), OUTLINES, strict=True))
 )
-"""Categories that mostly differ in their colour."""
+"""Categories whose colour mostly identifies them."""
 VARIED = tuple(
     Category(1 + index + index // 5, outline, filling)
     for index, (outline, filling) in enumerate(product(OUTLINES, FILLINGS))
@@ -58,17 +58,18 @@ class EmbeddedData(Settings):
     """
 
     kind: Literal["embedded"] = "embedded"
-    drawing: Literal[3] = Field(
-        3, description="version of the drawing code; a new version means another data set and other runs"
+    drawing: Literal[4] = Field(
+        4, description="version of the drawing code; a new version means another data set and other runs"
     )
     varied: bool = Field(
-        True, description="outlines are bent and in any orientation, objects overlap, and colour identifies no category"
+        True,
+        description="outlines are bent and may be long; outline and filling decide the category, and colour does not",
     )
     world: int | Literal["seed"] = 0
     """Number of the world, or ``seed``: the world of a training is its seed modulo ``WORLDS``, for every row."""
     train_images: int = Field(800, ge=1, le=1_000_000)
     val_images: int = Field(1000, ge=1, le=1_000_000)
-    long_side: int = Field(224, ge=96, le=1024, description="pixels")
+    long_side: int = Field(192, ge=96, le=1024, description="pixels")
     short_side: int = Field(160, ge=96, le=1024, description="pixels")
 
     @property

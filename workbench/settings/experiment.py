@@ -53,10 +53,10 @@ class WeightAveraging(Settings):
 class DrawnPretraining(Settings):
     """Pretraining on drawn objects (``workbench.training.pretraining``), in place of ImageNet's."""
 
-    pictures: int = Field(16_000, ge=1, le=10_000_000)
+    pictures: int = Field(32_000, ge=1, le=10_000_000)
     side: int = Field(64, ge=64, le=1024)
     """Side of the square pictures in pixels."""
-    epochs: int = Field(24, ge=1, le=MOST_EPOCHS)
+    epochs: int = Field(8, ge=1, le=MOST_EPOCHS)
     batch: int = Field(32, ge=2, le=MOST_IMAGES)
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)

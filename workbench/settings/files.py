@@ -18,7 +18,7 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.plain_yaml import read_yaml
 from workbench.support.strict_yaml import Place, choose, validated
 
-TARGETS = ("all", "tables", "figures", "claims", "notebooks")
+TARGETS = ("all", "tables", "figures", "claims", "notebooks", "evidence")
 """Targets of the pipeline that are neither tables nor rows."""
 STEPS = (
     *("dataset", "weights", "pretrain", "import_weights", "train", "detect", "evaluate", "rank"),
