@@ -334,6 +334,24 @@ def evidence_show(call: Call) -> None:
         print(page)
 
 
+@evidence.command("pilot")
+@with_options(SCALE, RESULTS)
+def evidence_pilot(
+    call: Call,
+    rows: Annotated[list[str] | None, typer.Argument(help="Two rows to list. Default: list nothing.")] = None,
+    first_seed: Annotated[int | None, typer.Option(min=0, max=999_999_000, help="First seed of the rows.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=2, max=1000, help="Number of seeds of each row.")] = None,
+) -> None:
+    """List the evaluations of two rows in results/reference/pilot.csv, and print the spread of their difference."""
+    from workbench.commands.pilot import list_pilot, show_pilot
+
+    if bool(rows) != (first_seed is not None) or bool(rows) != (seeds is not None):
+        raise WorkbenchError("evidence pilot: rows or seeds are missing; give two rows, --first-seed and --seeds")
+    if rows:
+        print(list_pilot(rows, call.settings, range(first_seed, first_seed + seeds), call.results))
+    print(show_pilot(call.settings.scale, call.results))
+
+
 @app.command()
 @with_options(WORLD)
 def notebook(
@@ -380,13 +398,13 @@ def registration(
     seeds: Annotated[int, typer.Option(min=2, max=1000, help="Number of seeds (trainings) per run.")],
 ) -> None:
     """Print a study for preregistration.yaml: its rows, runs, claims, and digests of code and settings."""
-    from workbench.commands.registration import present_study, study_text
+    from workbench.commands.registration import present_study, study_text, with_pilot
     from workbench.runs.find import data_folder
 
     scale, data_root = call.settings.scale, call.settings.data_root
     data_folder(scale, call.results, data_root)  # without data, the names of runs would lack their digest
     study = present_study(list(dict.fromkeys(tables)), scale, range(first_seed, first_seed + seeds), data_root)
-    print(study_text(scale, study), end="")
+    print(study_text(scale, with_pilot(study, scale, call.results)), end="")
 
 
 @app.command()

@@ -12,9 +12,11 @@ from workbench.settings.registration import FILE, read_registration
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(monkeypatch, capsys, tmp_path):
+    """Function that returns a printed study. The folder of the results has no pilot."""
+
     def command(*arguments):
-        monkeypatch.setattr("sys.argv", ["workbench", "registration", *map(str, arguments)])
+        monkeypatch.setattr("sys.argv", ["workbench", "registration", *map(str, arguments), "--results", str(tmp_path)])
         cli.main()
         return capsys.readouterr().out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 
 from workbench.commands.plan_claims import Noise
 from workbench.evaluation.hypotheses import smallest_detectable
+from workbench.report.evidence.lines import pilot_file, read_lines
+from workbench.report.evidence.pilot import measured_pilot, pilot_keys, pilot_lines
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.claims import Claim, Stated, families, read_claims
 from workbench.settings.files import catalogue, read_table
@@ -65,12 +68,25 @@ def present_study(tables: Sequence[str], scale: str, seeds: Iterable[int], data_
         mde_factor=round(_mde_factor(claims, len(seeds), rows[0].experiment.data.per_seed), 2),
         scale=scale_digest(scale),
         split=split_digest(rows[0]),
-        rows={row.id: _registered(row) for row in rows},
+        rows={row.id: registered_row(row) for row in rows},
         claims={claim.name: _copy(claim) for claim in claims},
     )
 
 
-def _registered(row: Row) -> RegisteredRow:
+def with_pilot(study: Study, scale: str, results: Path) -> Study:
+    """Return a study with the listed pilot of its scale; without one of other rows, settings or code."""
+    file = pilot_file(results)
+    pilot = measured_pilot(pilot_lines(file, scale))
+    if pilot is None:
+        return study
+    if {*pilot.rows} <= study.rows.keys() and pilot_keys(pilot, study.rows, scale) <= read_lines(file).keys():
+        return study.model_copy(update={"pilot": pilot})
+    print(f"{file}: the pilot has other rows, settings or code than the study, and is left out", file=sys.stderr)
+    return study
+
+
+def registered_row(row: Row) -> RegisteredRow:
+    """Return the run, the variant and the present code of a row."""
     training, evaluation = code_digest(row.experiment), code_digest(row.experiment, EVALUATION)
     return RegisteredRow(run=row.run, variant=row.variant_id, code=Code(training=training, evaluation=evaluation))
 

@@ -11,8 +11,9 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -56,6 +57,28 @@ class RegisteredClaim(Claim):
         return self
 
 
+class Pilot(Settings):
+    """Trainings of two rows of a study before its registration, in other worlds, with the registered run and code.
+
+    Attributes:
+        seeds: seeds of the trainings of both rows.
+        spread: standard deviation of the difference of AP within worlds, in points.
+    """
+
+    rows: tuple[str, str] = Field(strict=False)
+    seeds: tuple[int, ...] = Field(strict=False, min_length=2)
+    spread: float = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Trainings of a pilot: rows of the present settings and code, and seeds. A `Study` has the same attributes."""
+
+    rows: dict[str, RegisteredRow]
+    seeds: tuple[int, ...]
+    status: ClassVar[str] = "planned"
+
+
 class Study(Settings):
     """Registered study at one scale.
 
@@ -63,6 +86,7 @@ class Study(Settings):
         seeds: seeds of the trainings of each run.
         mde_factor: smallest detectable effect of a claim, as a multiple of the spread of the differences of single
             seeds, at the first of Holm's steps of the largest family. The noise of fixed test images is not in it.
+        pilot: trainings before the registration that gave a first spread; None if there were none.
         scale: digest of the scale's settings, see `scale_digest`.
         split: digest of the evaluated split; None if worlds are drawn.
         rows: rows of the tables, and rows of other tables that their claims compare.
@@ -71,10 +95,12 @@ class Study(Settings):
     tables: tuple[str, ...] = Field(strict=False, min_length=1)
     seeds: tuple[int, ...] = Field(strict=False, min_length=2)
     mde_factor: float = Field(gt=0)
+    pilot: Pilot | None = None
     scale: str = Field(min_length=1)
     split: str | None = Field(None, min_length=1)
     rows: dict[str, RegisteredRow] = Field(min_length=1)
     claims: dict[str, RegisteredClaim] = Field(min_length=1)
+    status: ClassVar[str] = "registered"
 
     @field_validator("seeds")
     @classmethod
@@ -82,6 +108,12 @@ class Study(Settings):
         if len(set(seeds)) < len(seeds) or min(seeds) < 0:
             raise ValueError("a seed is negative or listed twice; list each seed once")
         return seeds
+
+    @model_validator(mode="after")
+    def _new_worlds(self) -> Study:
+        if self.pilot and not {*self.seeds}.isdisjoint(self.pilot.seeds):
+            raise ValueError("seeds: a seed of the pilot is listed; register seeds that were not trained before")
+        return self
 
     @property
     def runs(self) -> dict[str, str]:
@@ -226,6 +258,8 @@ def _check_names(study: Study, catalogue: Catalogue, place: Place) -> None:
         choose(table, tables, "table", place.at("tables"))
     for id_ in study.rows:
         choose(id_, runnable, "row", place.at("rows"))
+    for id_ in study.pilot.rows if study.pilot else ():
+        choose(id_, study.rows, "row of this study", place.at("pilot", "rows"))
     for name, claim in study.claims.items():
         choose(name, claims, "claim", place.at("claims"))
         choose(claim.table, study.tables, "table of this study", place.at("claims", name, "table"))

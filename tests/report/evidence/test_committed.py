@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.report.evidence.lines import evidence_file, read_lines
+from workbench.report.evidence.lines import evidence_file, pilot_file, read_lines
+from workbench.report.evidence.pilot import measured_pilot, pilot_keys, pilot_lines
 from workbench.report.evidence.show import evidence_of, write_evidence
 from workbench.settings.registration import read_registration
 
@@ -26,3 +27,14 @@ def test_committed_claims_and_tables_follow_from_the_list(tmp_path):
         for name in sorted(shown):
             text = (RESULTS / "reference" / name).read_text(encoding="utf-8")
             assert text == (tmp_path / name).read_text(encoding="utf-8"), f"{name}: run workbench evidence show"
+
+
+def test_registered_pilots_follow_from_their_list():
+    registration = read_registration()
+    studies = {scale: study for scale, study in (registration.studies if registration else {}).items() if study.pilot}
+    if not studies:
+        pytest.skip("no pilot is registered")
+    lines = read_lines(pilot_file(RESULTS))
+    for scale, study in studies.items():
+        assert measured_pilot(pilot_lines(pilot_file(RESULTS), scale)) == study.pilot
+        assert pilot_keys(study.pilot, study.rows, scale) <= lines.keys()

@@ -9,16 +9,19 @@ from workbench.report.evidence.bootstraps import keep_bootstrap
 from workbench.report.evidence.collect import Found, finished_evaluations
 from workbench.report.evidence.lines import Key, Line, evidence_file, read_lines, registered_keys, write_lines
 from workbench.settings.config import PipelineConfig
-from workbench.settings.registration import Study
+from workbench.settings.registration import Planned, Study
 from workbench.support.errors import WorkbenchError
 from workbench.support.locks import locked
 
 
-def add_evidence(study: Study, settings: PipelineConfig, results: Path) -> str:
+def add_evidence(study: Study | Planned, settings: PipelineConfig, results: Path, file: Path | None = None) -> str:
     """List each finished evaluation of a study that is not listed yet, and keep its resamples on fixed test images.
 
     A line without a rank correlation gets one as soon as its training is ranked. A second call changes nothing. The
     list is written at once, after the resamples. A kill therefore leaves the old list or the new one.
+
+    Args:
+        file: the list. Default: the list of the registered trainings.
 
     Returns:
         Sentence about the added lines.
@@ -26,7 +29,7 @@ def add_evidence(study: Study, settings: PipelineConfig, results: Path) -> str:
     Raises:
         WorkbenchError: an evaluation is listed with other numbers, or see ``finished_evaluations``.
     """
-    file = evidence_file(results)
+    file = file or evidence_file(results)
     found = list(finished_evaluations(study, settings, results))
     with locked(results / "evidence.lock"):
         before = read_lines(file)
@@ -62,8 +65,9 @@ def _numbers(line: Line) -> dict[str, object]:
     return {"evaluation": line.evaluation, **line.metrics, "Spearman": line.spearman}
 
 
-def _summary(study: Study, scale: str, before: dict[Key, Line], after: dict[Key, Line], file: Path) -> str:
+def _summary(study: Study | Planned, scale: str, before: dict[Key, Line], after: dict[Key, Line], file: Path) -> str:
     added, ranked = len(after) - len(before), sum(after[key] != line for key, line in before.items())
     registered = registered_keys(study, scale)
     listed, planned = len(registered.keys() & after.keys()), len(registered)
-    return f"{file}: {added} lines added, {ranked} completed; {listed} of {planned} registered lines of scale {scale}"
+    progress = f"{listed} of {planned} {study.status} lines of scale {scale}"
+    return f"{file}: {added} lines added, {ranked} completed; {progress}"

@@ -1,4 +1,4 @@
-"""Finished evaluations of a registered study, read from the folders of its trainings."""
+"""Finished evaluations of a registered study or of a pilot, read from the folders of its trainings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workbench.runs.folders import ScaleFolder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.files import catalogue
-from workbench.settings.registration import RegisteredRow, Study
+from workbench.settings.registration import Planned, Study
 from workbench.support.errors import WorkbenchError
 
 
@@ -32,7 +32,7 @@ class Found:
     bootstrap: Path | None
 
 
-def finished_evaluations(study: Study, settings: PipelineConfig, results: Path) -> Iterator[Found]:
+def finished_evaluations(study: Study | Planned, settings: PipelineConfig, results: Path) -> Iterator[Found]:
     """Evaluations of the rows and seeds of a study that exist in ``results``, seed after seed.
 
     Raises:
@@ -46,11 +46,11 @@ def finished_evaluations(study: Study, settings: PipelineConfig, results: Path) 
             if evaluation.metrics.is_file() and (per_seed or evaluation.bootstrap.is_file()):
                 if not per_seed:
                     read_resamples(evaluation)  # raises if the file does not belong
-                line = _line(row, seed, folder, study.rows[row.id])
+                line = _line(row, seed, folder, study)
                 yield Found(line, evaluation.metrics, None if per_seed else evaluation.bootstrap)
 
 
-def registered_rows(study: Study, settings: PipelineConfig) -> list[Row]:
+def registered_rows(study: Study | Planned, settings: PipelineConfig) -> list[Row]:
     """Rows of a study, resolved at its scale.
 
     Raises:
@@ -68,18 +68,18 @@ def registered_rows(study: Study, settings: PipelineConfig) -> list[Row]:
     return rows
 
 
-def _line(row: Row, seed: int, folder: ScaleFolder, registered: RegisteredRow) -> Line:
+def _line(row: Row, seed: int, folder: ScaleFolder, study: Study | Planned) -> Line:
     evaluation, ranking, data = folder.evaluation(row, seed), folder.ranking(row, seed), row.experiment.data
     metrics = read_metrics(evaluation)
     provenance = metrics["provenance"]
     code = _stated(provenance, "evaluation", "code_digest")
     stated = {"training": provenance["code_digest"], "evaluation": code}
     for step, digest in stated.items():
-        if digest != (expected := getattr(registered.code, step)):
+        if digest != (expected := getattr(study.rows[row.id].code, step)):
             stale = evaluation.training.folder if step == "training" else evaluation.folder
             raise WorkbenchError(
-                f"{evaluation.metrics}: code of the {step} is {digest}, but {expected} is registered; delete {stale}, "
-                "and run snakemake evidence with the registered code"
+                f"{evaluation.metrics}: code of the {step} is {digest}, but {expected} is {study.status}; delete "
+                f"{stale}, and run snakemake again, with the same target and the {study.status} code"
             )
     named = [folder.name, row.id, seed, data.world_of(seed) if data.per_seed else None]
     numbers = [metrics.get(name) for name in METRICS]

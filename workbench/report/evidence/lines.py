@@ -1,5 +1,7 @@
 """List of the registered trainings, ``results/reference/trainings.csv``: one line per row of a table and seed.
 
+``pilot.csv`` beside it has the same form, for the trainings of a pilot.
+
 Claims and tables of the evidence are computed from this file alone, without any other result. A training that is listed
 is not run again. Nothing heavy is imported, because the Snakefile reads the file.
 """
@@ -17,7 +19,7 @@ from typing import Any
 
 from workbench.settings.data import WORLDS
 from workbench.settings.files import catalogue
-from workbench.settings.registration import FILE, Study, registered_study
+from workbench.settings.registration import FILE, Planned, Study, registered_study
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_text, write_text_atomically
 from workbench.support.strict_yaml import choose
@@ -89,6 +91,11 @@ def evidence_file(results: Path) -> Path:
     return results / "reference" / "trainings.csv"
 
 
+def pilot_file(results: Path) -> Path:
+    """Path of the list of the trainings of a pilot."""
+    return results / "reference" / "pilot.csv"
+
+
 def study_of(scale: str) -> Study:
     """Return the registered study of a scale; raise a WorkbenchError if there is none."""
     study = registered_study(scale)
@@ -97,8 +104,8 @@ def study_of(scale: str) -> Study:
     return study
 
 
-def registered_keys(study: Study, scale: str) -> dict[Key, None]:
-    """Identities of all lines of a study, seed after seed."""
+def registered_keys(study: Study | Planned, scale: str) -> dict[Key, None]:
+    """Identities of all lines of a study or pilot, seed after seed."""
     rows = study.rows.items()
     return {(scale, id_, seed, row.run, row.code.evaluation): None for seed in study.seeds for id_, row in rows}
 
