@@ -49,8 +49,10 @@ def tiny_experiment():
     return experiment.model_copy(
         update={
             "image": ImageSize(long=128, short=96),
-            "backbone": experiment.backbone.model_copy(update={"pretrained": False}),
-            "head": experiment.head.model_copy(update={"channels": 16, "stacked_convs": 1}),
+            "backbone": experiment.backbone.model_copy(
+                update={"pretrained": False, "norm": "trained", "frozen_stages": 0}
+            ),
+            "head": experiment.head.model_copy(update={"channels": 16, "norm_groups": 8, "stacked_convs": 1}),
             "training": experiment.training.model_copy(
                 update={"epochs": 2, "batch": 8, "validate_every": 1, "warmup_steps": 2}
             ),

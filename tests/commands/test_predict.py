@@ -29,7 +29,7 @@ ODD_NAMES = ("a|b\n<script>", "中国", "$x$ \\frac", "=1+1", "猫" * 60, "\N{RE
 def training(tmp_path_factory):
     """Training of a small VFNet with random weights, and classes with odd names."""
     experiment = load_row("table3", "t3_full_vfl").experiment
-    head = experiment.head.model_copy(update={"channels": 16, "stacked_convs": 1})
+    head = experiment.head.model_copy(update={"channels": 16, "norm_groups": 8, "stacked_convs": 1})
     image = experiment.image.model_copy(update={"long": 96, "short": 64})
     experiment = experiment.model_copy(update={"head": head, "image": image})
     run = scale_folder(tmp_path_factory.mktemp("results"), "mini").run(run_id(experiment))

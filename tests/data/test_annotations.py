@@ -13,6 +13,7 @@ import pytest
 
 from workbench.data.annotations import read_annotations
 from workbench.data.coco import annotation_path, read_coco
+from workbench.data.document import _not_json
 from workbench.data.findings import KINDS
 from workbench.evaluation.coco_metrics import evaluate_detections, run_evaluation
 from workbench.support.errors import WorkbenchError
@@ -373,3 +374,11 @@ def test_categories_with_equal_names_are_noted(write, document):
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
 def test_the_files_of_coco_need_no_note(shared_data, split):
     assert read_annotations(annotation_path(shared_data / "coco-tiny", split)).notes == ()
+
+
+def test_a_file_that_was_cut_at_any_place_is_called_incomplete():
+    text = '{"a": [1.25, -3.5e-3, "x", true, {"b": null}]}'
+    for length in range(1, len(text)):
+        with pytest.raises(json.JSONDecodeError) as cut:
+            json.loads(text[:length])
+        assert "probably incomplete; copy the file again" in _not_json(cut.value), text[:length]

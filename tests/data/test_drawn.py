@@ -80,7 +80,7 @@ FOREIGN = {  # a folder of the user that has no data set of the workbench
     "an empty object as a marker": written("embedded.json", "{}"),
     "a list as a marker": written("embedded.json", "[" * 5000),
     "a marker with other spacing": written("embedded.json", MARKER + "\n"),
-    "a marker of another version": written("embedded.json", MARKER.replace('"drawing": 3', '"drawing": 2')),
+    "a marker of another version": written("embedded.json", MARKER.replace('"drawing": 4', '"drawing": 3')),
     "a marker without the number of a world": written("embedded.json", MARKER.replace('"world": 0', '"world": "seed"')),
     "a folder as a marker": written("embedded.json/file"),
     "a pipe as a marker": lambda root: (root.mkdir(), os.mkfifo(root / "embedded.json")),

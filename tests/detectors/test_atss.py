@@ -375,7 +375,7 @@ def test_boxes_and_centerness_share_a_tower(branch):
 def test_a_whole_detector_trains_and_detects(switches):
     row = {"atss": ("table5", "t5_atss_vfl"), "gfl": ("gfl_table3", "gfl3_qfl_dfl")}[switches]
     torch.manual_seed(0)
-    detector = workbench.build_detector(workbench.load_experiment(*row, "mini")).train()
+    detector = workbench.build_detector(workbench.load_experiment(*row, "ladder5")).train()
     terms = detector.loss(dataclasses.replace(make_batch((3, 2)), images=torch.randn(2, 3, *CANVAS)))
     assert list(terms) == ["cls", "box", "centerness" if switches == "atss" else "distribution"]
     sum(terms.values()).backward()

@@ -115,7 +115,7 @@ def test_every_part_of_a_head_with_dcn_learns():
 @pytest.mark.parametrize("name", ["resnet50", "resnext101_64x4d", "res2net101d"])
 def test_a_training_step_reaches_all_parameters(name, pafpn):
     torch.manual_seed(0)
-    detector = build_detector(experiment(name, True, "mini", pafpn)).train()
+    detector = build_detector(experiment(name, True, "ladder5", pafpn)).train()
     batch = make_batch((3, 2))
     sum(detector.loss(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128))).values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())

@@ -253,7 +253,7 @@ def test_res2net_pools_the_last_channels_only_if_the_stage_reduces_the_map():
 @pytest.mark.parametrize("dcn", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_narrow_networks_keep_their_groups_and_train_all_weights(name, dcn):
-    settings = read_scale("mini").backbones[name]
+    settings = read_scale("ladder5").backbones[name]
     torch.manual_seed(0)
     backbone = ResidualBackbone(Backbone(name=name, dcn=dcn, **settings))
     assert backbone.net.bn1.num_features == settings["stem"]

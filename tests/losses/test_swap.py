@@ -94,7 +94,7 @@ for row in load_table("table3")[1]:
         torch.manual_seed(0)
         changes = {
             "loss": loss.model_copy(update={"epsilon": epsilon}),
-            "head": row.experiment.head.model_copy(update={"channels": 16, "stacked_convs": 1}),
+            "head": row.experiment.head.model_copy(update={"channels": 16, "norm_groups": 8, "stacked_convs": 1}),
         }
         own = row.experiment.model_copy(update=changes)
         detector = build_detector(own).train()

@@ -137,7 +137,7 @@ MISTAKES = {
     "unknown table": typed("tabel3", "unknown target 'tabel3'; did you mean 'table3'?"),
     "unknown row": typed("t3_full_vlf", "unknown target 't3_full_vlf'; did you mean 't3_full_vfl'?"),
     "unknown row beside a table": typed("table2 t3_full", "unknown target 't3_full'; did you mean 't3_full_vfl'?"),
-    "no target like it": typed("everything_at_once", "unknown target 'everything_at_once'; known: all, claims, notebooks, tables, figures, controls, "),
+    "no target like it": typed("everything_at_once", "unknown target 'everything_at_once'; known: all, claims, evidence, notebooks, tables, figures, controls, "),
     "setting without --config": typed("table3 seeds=3", "unknown target 'seeds=3': this is a setting; put --config between the targets and the settings: snakemake --cores all table3 --config seeds=3"),
     "scale without --config": typed("table3 scale=own", "unknown target 'scale=own': this is a setting; put --config between the targets and the settings: snakemake --cores all table3 --config scale=own"),
     "data set without --config": typed("table3 data_root=../own/data", "unknown target 'data_root=../own/data': this is a setting; put --config between"),

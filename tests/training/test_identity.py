@@ -30,8 +30,12 @@ def experiment():
     """Full VFNet with few channels, small images and random weights: two epochs of some steps, and one validation."""
     mini = load_row("table3", "t3_full_vfl").experiment
     mini = mini.model_copy(update={"image": ImageSize(long=128, short=96)})
-    mini = mini.model_copy(update={"backbone": mini.backbone.model_copy(update={"pretrained": False})})
-    head = mini.head.model_copy(update={"channels": 16, "stacked_convs": 1})
+    mini = mini.model_copy(
+        update={
+            "backbone": mini.backbone.model_copy(update={"pretrained": False, "norm": "trained", "frozen_stages": 0})
+        }
+    )
+    head = mini.head.model_copy(update={"channels": 16, "norm_groups": 8, "stacked_convs": 1})
     changes = {"epochs": 2, "batch": 8, "validate_every": 2, "warmup_steps": 2}
     return mini.model_copy(update={"head": head, "training": mini.training.model_copy(update=changes)})
 
@@ -51,7 +55,7 @@ def changed_loss(experiment):
 
 def other_world(folder):
     root = folder / "other"
-    draw_data_set(EmbeddedData(varied=False, train_images=24, val_images=6, world=9), root, processes=1)
+    draw_data_set(EmbeddedData(train_images=24, val_images=6, world=9), root, processes=1)
     return root
 
 

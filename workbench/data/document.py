@@ -77,11 +77,15 @@ def _decode(content: bytes, path: Path) -> str:
 
 
 def _not_json(error: json.JSONDecodeError) -> str:
-    """Return ``problem; what to do``. A file that was cut has its error at its end, or in its last word or text."""
+    """Return ``problem; what to do``. A file that was cut has its error at its end, or in its last word or number."""
     if not error.doc.strip():
         return "not valid JSON, because the file is empty; copy the file again"
     rest = error.doc[error.pos :].strip()
-    is_cut = not rest or error.msg.startswith("Unterminated string") or (rest.isalpha() and rest in "true false null")
+    is_cut = (
+        error.msg.startswith("Unterminated string")
+        or re.fullmatch(r"|-|\.|\.?\d*[eE][+-]?", rest) is not None  # nothing, or the end of a number
+        or (rest.isalpha() and rest in "true false null")
+    )
     cut, remedy = (
         (", probably incomplete", "copy the file again") if is_cut else ("", "correct it, or copy the file again")
     )

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,6 +26,9 @@ from workbench.support.strict_yaml import Place, choose, validated
 
 FILE = "preregistration.yaml"
 """File in the folder of the paper whose tables have short names."""
+
+
+Seed = Annotated[int, Field(ge=0, le=999_999_999)]
 
 
 class Code(Settings):
@@ -66,7 +69,7 @@ class Pilot(Settings):
     """
 
     rows: tuple[str, str] = Field(strict=False)
-    seeds: tuple[int, ...] = Field(strict=False, min_length=2)
+    seeds: tuple[Seed, ...] = Field(strict=False, min_length=2)
     spread: float = Field(ge=0)
 
 
@@ -93,7 +96,7 @@ class Study(Settings):
     """
 
     tables: tuple[str, ...] = Field(strict=False, min_length=1)
-    seeds: tuple[int, ...] = Field(strict=False, min_length=2)
+    seeds: tuple[Seed, ...] = Field(strict=False, min_length=2)
     mde_factor: float = Field(gt=0)
     pilot: Pilot | None = None
     scale: str = Field(min_length=1)

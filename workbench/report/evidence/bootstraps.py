@@ -25,7 +25,7 @@ def bootstrap_file(results: Path, line: Line) -> Path:
     """Path of the copy for a line; the name covers its run, its variant, its images and its code."""
     digest = hashlib.sha256(" ".join([line.run, line.evaluation, line.code]).encode()).hexdigest()
     folder = evidence_file(results).parent / "bootstraps" / line.scale
-    return folder / f"{line.row}-seed{line.seed}-{digest[:8]}.json"
+    return folder / f"{line.row}-{line.seed}-{digest[:8]}.json"
 
 
 def keep_bootstrap(results: Path, line: Line, source: Path, listed: bool) -> None:
