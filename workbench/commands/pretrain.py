@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from workbench.settings.experiment import DrawnPretraining, Experiment
-from workbench.settings.ids import pretraining_id
+from workbench.settings.ids import drawn_objects, pretraining_id
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_bytes_atomically, write_json_atomically
 from workbench.support.progress import Reporter
@@ -24,18 +24,18 @@ def write_backbone(experiment: Experiment, file: Path) -> None:
         WorkbenchError: the experiment's backbone does not start from such weights, or the file cannot be written.
     """
     backbone = experiment.backbone
-    if not isinstance(backbone.pretrained, DrawnPretraining) or experiment.data.kind != "embedded":
+    if not isinstance(backbone.pretrained, DrawnPretraining):
         raise WorkbenchError(
             f"{backbone.name}: not pretrained on drawn objects at this scale; name a scale such as mini"
         )
     if file.suffix != ".safetensors":
         raise WorkbenchError(f"{file}: the name must end in .safetensors; rename it")
-    name, start = pretraining_id(experiment), time.monotonic()
+    name, data, start = pretraining_id(experiment), drawn_objects(experiment), time.monotonic()
     with Reporter(name, 0) as reporter:
         weights, accuracy = pretrain(
             backbone,
             backbone.pretrained,
-            experiment.data,
+            data,
             lambda step, steps, loss: reporter.say(f"step {step} of {steps}, loss {loss:.3f}"),
         )
     content = save(weights)
@@ -44,8 +44,8 @@ def write_backbone(experiment: Experiment, file: Path) -> None:
         "command": f"workbench pretrain --run ROW {file.name}",
         "backbone": backbone.model_dump(mode="json", exclude={"pretrained", "frozen_stages", "norm", "dcn"}),
         "recipe": backbone.pretrained.model_dump(mode="json"),
-        "drawing": experiment.data.drawing,
-        "categories": [category.name for category in experiment.data.categories],
+        "drawing": data.drawing,
+        "categories": [category.name for category in data.categories],
         "accuracy": round(accuracy, 4),
         "seconds": round(time.monotonic() - start),
         "torch": torch.__version__,

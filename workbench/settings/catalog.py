@@ -186,7 +186,6 @@ def _rows(catalogue: Catalogue, table: str, scale: str, digests: _Digests, rehea
 def _resolve(document: Layers, digest: str | None, rehearsal: Rehearsal) -> tuple[Experiment, Variant]:
     """Return the experiment and the variant that a row's document states."""
     settings, evaluation = document.pick(Experiment.model_fields), document.part("evaluation")
-    _check_pretraining(settings)
     if digest is not None:
         settings.content["data"]["digest"] = digest
     if rehearsal:
@@ -197,16 +196,6 @@ def _resolve(document: Layers, digest: str | None, rehearsal: Rehearsal) -> tupl
     variant = published.validated(Variant)
     check_evaluation(experiment.detector, variant, evaluation.place(()))
     return experiment, variant
-
-
-def _check_pretraining(settings: Layers) -> None:
-    """Raise if a backbone starts from drawn objects, but the data set is on disk. A rehearsal is refused, too."""
-    drawn = isinstance(settings.content.get("backbone", {}).get("pretrained"), dict)
-    if drawn and settings.content["data"].get("kind") == "coco":
-        raise WorkbenchError(
-            f"{settings.place(('backbone', 'pretrained'))}: only for the embedded data set; state pretrained: false or "
-            "true (ImageNet) for each backbone, or extend another scale (bccd)"
-        )
 
 
 def _shorten(settings: dict, evaluation: dict, rehearsal: Rehearsal) -> None:

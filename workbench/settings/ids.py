@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from workbench.settings.data import EmbeddedData
 from workbench.settings.digest import SplitDigest
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import Variant
@@ -53,12 +54,17 @@ def run_id(experiment: Experiment) -> str:
     return f"{name}-{hash8(experiment)}"
 
 
+def drawn_objects(experiment: Experiment) -> EmbeddedData:
+    """Return the drawing of the objects that pretrain a backbone: the data set's own one, or the default one."""
+    return experiment.data if isinstance(experiment.data, EmbeddedData) else EmbeddedData()
+
+
 def pretraining_id(experiment: Experiment) -> str:
     """Return ``<backbone>-<hash8>``, the name of a backbone's weights that are pretrained on drawn objects.
 
     The name depends on all that decides the weights: the network, the recipe, and the categories with their drawing.
     """
-    settings, data = experiment.backbone, experiment.data
+    settings, data = experiment.backbone, drawn_objects(experiment)
     deciding = [
         {key: value for key, value in id_settings(settings).items() if key in ("name", "layers", "channels", "stem")},
         settings.pretrained.model_dump(),
