@@ -87,4 +87,3 @@ def test_the_miniature_has_the_geometry_of_coco():
         middle = len(getattr(COCO, name)) - 2
         assert getattr(measured, name)[middle] == pytest.approx(getattr(COCO, name)[middle], rel=0.25), name
     assert measured.overlapping == pytest.approx(COCO.overlapping, rel=0.25)
-    assert measured.near == pytest.approx(COCO.near, abs=0.03)

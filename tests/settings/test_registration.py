@@ -74,7 +74,9 @@ def test_a_study_is_read_as_it_was_printed(experiments):
     assert study.runs["t1_gt_ctr"] == study.runs["t3_fcos_atss"]
     assert study.rows["t1_gt_ctr"].variant != study.rows["t3_fcos_atss"].variant
     assert set(study.rows) == {row.id for table in study.tables for row in load_table(table)[1]}
-    assert {"embedded", "focal", "shared", "vfnet"} == {part.split(":")[0] for part in study.code["t3_raw_fl"].split()}
+    assert {"embedded", "focal", "shared", "vfnet"} == {
+        part.split(":")[0] for part in study.rows["t3_raw_fl"].code.evaluation.split()
+    }
     registered = {claim.name: claim for claim in study.claims_of(["table1", "table3"])}
     for claim in read_claims():
         if claim.table in ("table1", "table3"):
@@ -186,7 +188,7 @@ def mistake(experiments, old, new, count=1):
         ("        than: t3_raw_fl", "        than: t1_gt_ctr", "studies.mini.claims.component_vfl.than: unknown row of this study 't1_gt_ctr'"),
         ("        kind: better", "        kind: at most", "studies.mini.claims.component_vfl: bound: missing; add it"),
         ("        published: [1.1]", "        published: [1.1, 2.0]", "studies.mini.claims.component_vfl: published: 2 effects of 1 pairs; list one per pair"),
-        ("seeds: [1000, 1001]", "seeds: [1000, 1000]", "studies.mini.seeds: a seed is negative or listed twice; list each seed once"),
+        ("seeds: [1000, 1001]", "seeds: [1000, 1000]", "studies.mini.seeds: a seed is listed twice; list each seed once"),
         ("seeds: [1000, 1001]", "seeds: [1000]", "studies.mini.seeds: "),
         ("    mde_factor", "    mde_facto", "studies.mini.mde_facto: unknown key; did you mean 'mde_factor'?"),
         ('date: "2026-11-27"', 'date: "27.11.2026"', 'date: not a date; write one such as "2026-11-27"'),

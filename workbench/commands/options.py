@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from workbench.settings.variant import Variant
 
 
+Table = Annotated[str, typer.Argument(help="Name of a table, for example table3.")]
+
+
 @dataclass(frozen=True)
 class Call:
     """Values of the shared options of a command.

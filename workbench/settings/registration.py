@@ -26,9 +26,8 @@ from workbench.support.strict_yaml import Place, choose, validated
 
 FILE = "preregistration.yaml"
 """File in the folder of the paper whose tables have short names."""
-
-
 Seed = Annotated[int, Field(ge=0, le=999_999_999)]
+"""Number of a seed."""
 
 
 class Code(Settings):
@@ -108,8 +107,8 @@ class Study(Settings):
     @field_validator("seeds")
     @classmethod
     def _unique(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-            raise ValueError("a seed is negative or listed twice; list each seed once")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is listed twice; list each seed once")
         return seeds
 
     @model_validator(mode="after")
@@ -122,11 +121,6 @@ class Study(Settings):
     def runs(self) -> dict[str, str]:
         """Row → folder name of its run."""
         return {id_: row.run for id_, row in self.rows.items()}
-
-    @property
-    def code(self) -> dict[str, str]:
-        """Row → digest of the code that trains and evaluates it."""
-        return {id_: row.code.evaluation for id_, row in self.rows.items()}
 
     def claims_of(self, tables: Iterable[str]) -> list[Stated[Claim]]:
         """Registered claims of some tables."""
