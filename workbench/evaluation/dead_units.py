@@ -15,10 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-RELUS: tuple[Callable[..., Any], ...] = (
-    *(torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu),
-    *(torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_),
-)
+RELUS: tuple[Callable[..., Any], ...] = (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu)
 """Functions that a detector may compute a ReLU with. Layers of timm and torch call them, too."""
 WHOLE = ("backbone", "neck")
 """Children of a detector that are one part each. A head has a part for each tower and star block."""
