@@ -47,6 +47,16 @@ def test_a_training_writes_its_files_and_is_repeatable(tiny_experiment, tiny_dat
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
+def test_validation_can_be_left_out_and_changes_nothing(tiny_experiment, tiny_data, tmp_path):
+    train_experiment(tiny_experiment, tmp_path / "with", tiny_data)
+    settings = tiny_experiment.training.model_copy(update={"validate_every": None})
+    train_experiment(tiny_experiment.model_copy(update={"training": settings}), tmp_path / "without", tiny_data)
+    assert same_weights(tmp_path / "with", tmp_path / "without")
+    with_ap, without = log_of(tmp_path / "with"), log_of(tmp_path / "without")
+    assert {row.pop("val_ap") for row in without} == {""} != {row.pop("val_ap") for row in with_ap}
+    assert with_ap == without
+
+
 @pytest.mark.parametrize("steps", [1, 3, 4])
 def test_a_stopped_training_resumes_to_the_same_bits(tiny_experiment, tiny_data, tmp_path, monkeypatch, steps, capsys):
     train_experiment(tiny_experiment, tmp_path / "whole", tiny_data, seed=0)

@@ -148,9 +148,9 @@ class Training(Settings):
     initialisation: int = Field(0, ge=0, le=9)
     """Number of the initial weights among those of a seed. Another number gives other weights, with the same data in
     the same order: a placebo of a treatment."""
-    validate_every: int = Field(1, ge=1, le=MOST_EPOCHS)
-    """Number of epochs between two validations. It does not affect what is learnt: with ``swa``, which starts from the
-    best epoch, every epoch is validated."""
+    validate_every: int | None = Field(1, ge=1, le=MOST_EPOCHS)
+    """Number of epochs between two validations; the last epoch is always validated. None: no validation. It does not
+    affect what is learnt: with ``swa``, which starts from the best epoch, every epoch is validated."""
     limit_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     """Number of steps of a rehearsal, which averages no weights."""
 

@@ -187,7 +187,8 @@ def _end_epoch(state: TrainingState, epoch: int, stage: str | None, validate: Ca
         state.average.add(state.detector)
     # Weight averaging starts from the best epoch, so each epoch needs a validation.
     every = 1 if state.cycles else state.experiment.training.validate_every
-    state.validation_due = validate is not None and ((epoch + 1) % every == 0 or state.step == state.total_steps)
+    if validate is not None and every is not None:
+        state.validation_due = (epoch + 1) % every == 0 or state.step == state.total_steps
 
 
 def _report_positives(epoch: int, has_positives: bool, reporter: Reporter) -> None:
