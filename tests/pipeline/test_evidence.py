@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.made_up import evaluate, study
-from workbench.commands.registration import study_text
+from workbench.commands.registration import registered_row, study_text
 from workbench.pipeline import evidence
 from workbench.pipeline.evidence import missing_results
 from workbench.pipeline.targets import read_pipeline
@@ -16,7 +16,6 @@ from workbench.report.evidence.lines import evidence_file, read_lines, write_lin
 from workbench.runs.folders import scale_folder
 from workbench.settings.catalog import find_row
 from workbench.settings.config import PipelineConfig
-from workbench.support.code_digest import EVALUATION, code_digest
 from workbench.support.errors import WorkbenchError
 
 ROWS = ("t3_raw_fl", "t3_fcos_atss", "t1_gt_ctr")
@@ -38,12 +37,8 @@ def registered(tmp_path, monkeypatch):
 
 def of_present_code(*rows, **content):
     """Study whose code is the present code."""
-    made_up, present = study("t3_raw_fl", "t3_raw_vfl", *rows, **content), {}
-    for id_ in rows:
-        experiment = find_row(id_).experiment
-        digests = {"training": code_digest(experiment), "evaluation": code_digest(experiment, EVALUATION)}
-        present[id_] = made_up.rows[id_].model_copy(update={"code": made_up.rows[id_].code.model_copy(update=digests)})
-    return made_up.model_copy(update={"rows": present})
+    made_up = study("t3_raw_fl", "t3_raw_vfl", *rows, **content)
+    return made_up.model_copy(update={"rows": {id_: registered_row(find_row(id_)) for id_ in rows}})
 
 
 def test_all_that_is_registered_is_missing_at_first(registered):
@@ -90,6 +85,15 @@ def test_a_row_that_is_another_run_now_is_refused_before_it_is_trained(registere
     content = of_present_code("t3_raw_fl")
     row = content.rows["t3_raw_fl"].model_copy(update={"run": "vfnet_raw-focal-resnet50-00000000"})
     with pytest.raises(WorkbenchError, match=r"^evidence: t3_raw_fl: run is .*, but vfnet_raw-focal-resnet50-0000"):
+        missing_results(registered(content.model_copy(update={"rows": {"t3_raw_fl": row}})))
+
+
+def test_other_pretrained_weights_are_refused_before_a_training(registered):
+    content = of_present_code("t3_raw_fl")
+    row = content.rows["t3_raw_fl"].model_copy(update={"pretrained": "0" * 16})
+    with pytest.raises(
+        WorkbenchError, match=r"^evidence: t3_raw_fl: SHA-256 of the pretrained weights is \w{16}, but 0"
+    ):
         missing_results(registered(content.model_copy(update={"rows": {"t3_raw_fl": row}})))
 
 

@@ -10,7 +10,7 @@ from workbench.evaluation.effects import effect_over_worlds
 from workbench.evaluation.intervals import Bootstrap, write_bootstrap
 from workbench.report.claims.judge import judge_family
 from workbench.report.measured import SPEARMAN
-from workbench.runs.folders import scale_folder
+from workbench.runs.folders import kept_weights_digest, scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import find_row
 from workbench.settings.claims import read_claims
@@ -52,7 +52,8 @@ def evaluate(results, scale="mini", data_root=None, first_seed=0, *, by_present_
             if by_present_code:
                 made_by["code_digest"] = code_digest(row.experiment)
                 made_by["evaluation"] = {"code_digest": code_digest(row.experiment, EVALUATION)}
-            made_by["training"] = {"seconds": 240.5, "git_commit": COMMIT}
+            weights = {"file": "backbone.safetensors", "sha256": kept_weights_digest(row.experiment)}
+            made_by["training"] = {"seconds": 240.5, "git_commit": COMMIT, "pretrained": weights}
             write_json_atomically(evaluation.metrics, belongs | values | {"per_class": {}, "provenance": made_by})
             ranking.folder.mkdir(parents=True, exist_ok=True)
             facts = {"of": ranking.identity(), SPEARMAN: ap / 10, "locations": 9}

@@ -123,6 +123,14 @@ def test_the_freeze_sees_changes_of_code(experiments):
     assert text.startswith("t3_raw_fl.code: registered as shared:1 (training), shared:2 (evaluation), now shared:")
 
 
+def test_the_freeze_sees_other_pretrained_weights(experiments):
+    study = register(experiments, "table3", seeds=SEEDS)
+    assert re.fullmatch("[0-9a-f]{16}", study.rows["t3_raw_fl"].pretrained)
+    other = study.rows["t3_raw_fl"].model_copy(update={"pretrained": "0" * 16})
+    (text,) = frozen(study.model_copy(update={"rows": study.rows | {"t3_raw_fl": other}}), "mini")
+    assert text.startswith("t3_raw_fl.pretrained: registered as 0000000000000000, now ")
+
+
 def test_the_freeze_of_a_data_set_needs_no_data_set(experiments, tiny_data):
     study = register(experiments, "table3", seeds=SEEDS, scale="bccd", data_root=tiny_data)
     assert re.fullmatch("val2017:[0-9a-f]{8}", study.split)

@@ -15,6 +15,7 @@ from workbench.commands.plan_claims import Noise
 from workbench.evaluation.hypotheses import smallest_detectable
 from workbench.report.evidence.lines import pilot_file, read_lines
 from workbench.report.evidence.pilot import measured_pilot, pilot_keys, pilot_lines
+from workbench.runs.folders import kept_weights_digest
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.claims import Claim, Stated, families, read_claims
 from workbench.settings.files import catalogue, read_table
@@ -86,9 +87,14 @@ def with_pilot(study: Study, scale: str, results: Path) -> Study:
 
 
 def registered_row(row: Row) -> RegisteredRow:
-    """Return the run, the variant and the present code of a row."""
+    """Return the run, the variant, the present code and the pretrained weights of a row."""
     training, evaluation = code_digest(row.experiment), code_digest(row.experiment, EVALUATION)
-    return RegisteredRow(run=row.run, variant=row.variant_id, code=Code(training=training, evaluation=evaluation))
+    return RegisteredRow(
+        run=row.run,
+        variant=row.variant_id,
+        code=Code(training=training, evaluation=evaluation),
+        pretrained=kept_weights_digest(row.experiment),
+    )
 
 
 def _copy(claim: Stated[Claim]) -> RegisteredClaim:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from workbench.pipeline.targets import RESULTS, Pipeline
 from workbench.report.evidence.lines import evidence_file, read_lines, study_of
+from workbench.runs.folders import kept_weights_digest
 from workbench.settings.catalog import Row
 from workbench.settings.registration import Study
 from workbench.support.errors import WorkbenchError
@@ -48,6 +49,7 @@ def _refuse_changed(row: Row, study: Study) -> None:
         "run": (row.run, registered.run),
         "code of the training": (code_digest(row.experiment), registered.code.training),
         "code of the evaluation": (code_digest(row.experiment, EVALUATION), registered.code.evaluation),
+        "SHA-256 of the pretrained weights": (kept_weights_digest(row.experiment), registered.pretrained),
     }
     for name, (present, expected) in values.items():
         if present != expected:

@@ -15,6 +15,7 @@ same objects with ``{run}`` in place of a name, and uses their paths as patterns
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 
 from workbench.settings.catalog import Rehearsal, Row
 from workbench.settings.data import EmbeddedData
-from workbench.settings.experiment import Experiment
+from workbench.settings.experiment import DrawnPretraining, Experiment
 from workbench.settings.ids import hash8, pretraining_id, run_id
 from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
@@ -367,9 +368,23 @@ def backbone_weights(results: Path, experiment: Experiment) -> Path | None:
         return None
     if settings is True:
         return pretrained_weights(results, experiment.backbone.name)
-    name = f"{pretraining_id(experiment)}.safetensors"
-    kept = find_checkout() / PRETRAINED / name
-    return kept if kept.is_file() else results / "weights" / name
+    kept = _kept_weights(experiment)
+    return kept if kept.is_file() else results / "weights" / kept.name
+
+
+def kept_weights_digest(experiment: Experiment) -> str | None:
+    """SHA-256, 16 hex digits, of the pretrained weights in the checkout with which a run's backbone starts.
+
+    None if it starts from random weights or from ImageNet's, or if the checkout does not have the weights.
+    """
+    if not isinstance(experiment.backbone.pretrained, DrawnPretraining):
+        return None
+    kept = _kept_weights(experiment)
+    return hashlib.sha256(kept.read_bytes()).hexdigest()[:16] if kept.is_file() else None
+
+
+def _kept_weights(experiment: Experiment) -> Path:
+    return find_checkout() / PRETRAINED / f"{pretraining_id(experiment)}.safetensors"
 
 
 def seed_of(name: str) -> str | None:

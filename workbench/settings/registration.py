@@ -39,11 +39,15 @@ class Code(Settings):
 
 
 class RegisteredRow(Settings):
-    """Run and variant of a row, and its code."""
+    """Run and variant of a row, its code, and the weights with which its backbone starts."""
 
     run: str = Field(min_length=1)
     variant: str = Field(min_length=1)
     code: Code
+    pretrained: str | None = Field(None, min_length=1)
+    """SHA-256 of the pretrained weights, 16 hex digits; None for random weights, and for weights outside the checkout.
+
+    Pretraining on another processor gives other weights, although the run is the same."""
 
 
 class RegisteredClaim(Claim):
@@ -200,7 +204,7 @@ def changes(registered: Study, present: Study) -> list[str]:
     values = {"scale": (registered.scale, present.scale), "split": (registered.split, present.split)}
     for id_, row in registered.rows.items():
         now = present.rows.get(id_)
-        for key in ("run", "variant", "code"):
+        for key in ("run", "variant", "code", "pretrained"):
             values[f"{id_}.{key}"] = getattr(row, key), now and getattr(now, key)
     return [_change(key, old, new) for key, (old, new) in values.items() if old != new]
 

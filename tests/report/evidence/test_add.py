@@ -123,6 +123,17 @@ def test_an_evaluation_of_other_code_or_without_facts_is_not_listed(tmp_path, pr
     assert not evidence_file(tmp_path).exists()
 
 
+def test_a_training_from_other_pretrained_weights_is_not_listed(tmp_path):
+    """The run covers how the weights were made, but another processor makes other ones."""
+    evaluate(tmp_path, **ROWS)
+    of_rows = {id_: row.model_copy(update={"pretrained": "0" * 16}) for id_, row in study(*ROWS).rows.items()}
+    with pytest.raises(
+        WorkbenchError, match=r"weights with the SHA-256 \w{16}, but 0{16} is registered; delete .*seed0"
+    ):
+        add_evidence(study(*ROWS).model_copy(update={"rows": of_rows}), MINI, tmp_path)
+    assert not evidence_file(tmp_path).exists()
+
+
 def test_a_row_whose_settings_changed_is_refused(tmp_path):
     registered = study(*ROWS)
     row = registered.rows["t3_raw_fl"].model_copy(update={"run": "vfnet_raw-focal-resnet50-00000000"})

@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.report.evidence.lines import METRICS, Line, line_of
 from workbench.report.measured import AGAIN, read_metrics, read_resamples, read_spearman, results_folder
-from workbench.runs.folders import ScaleFolder
+from workbench.runs.folders import Evaluation, ScaleFolder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.files import catalogue
@@ -81,6 +81,7 @@ def _line(row: Row, seed: int, folder: ScaleFolder, study: Study | Planned) -> L
                 f"{evaluation.metrics}: code of the {step} is {digest}, but {expected} is {study.status}; delete "
                 f"{stale}, and run snakemake again, with the same target and the {study.status} code"
             )
+    _refuse_other_weights(provenance, study.rows[row.id].pretrained, evaluation)
     named = [folder.name, row.id, seed, data.world_of(seed) if data.per_seed else None]
     numbers = [metrics.get(name) for name in METRICS]
     numbers += [read_spearman(ranking) if ranking.ranking_facts.is_file() else None]
@@ -90,6 +91,18 @@ def _line(row: Row, seed: int, folder: ScaleFolder, study: Study | Planned) -> L
     cells = [*named, evaluation.training.run.name, evaluation.name, *numbers, *ends]
     texts = ["" if value is None else str(value) for value in cells]
     return line_of(texts, str(evaluation.metrics), AGAIN)
+
+
+def _refuse_other_weights(provenance: dict[str, Any], expected: str | None, evaluation: Evaluation) -> None:
+    """Raise if the training's backbone started from other pretrained weights than the registered ones."""
+    weights = _stated(provenance, "training", "pretrained")
+    digest = _stated({"weights": weights}, "weights", "sha256")
+    if expected is not None and not str(digest).startswith(expected):
+        raise WorkbenchError(
+            f"{evaluation.metrics}: the backbone started from weights with the SHA-256 {digest}, but {expected} is "
+            f"registered; delete {evaluation.training.folder}, restore the file in experiments/pretrained, and run "
+            "snakemake again"
+        )
 
 
 def _stated(facts: dict[str, Any], group: str, key: str) -> Any:
