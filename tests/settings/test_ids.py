@@ -31,7 +31,7 @@ def test_ids_of_all_rows_stay_at_mini():
     assert ids("mini").splitlines() == (Path(__file__).parent / "ids_at_mini.txt").read_text().splitlines()
 
 
-@pytest.mark.parametrize(("scale", "digest"), [("coco", "e506cb79"), ("bccd", "4c0f7c5e")])
+@pytest.mark.parametrize(("scale", "digest"), [("coco", "e506cb79"), ("bccd", "dead37fb")])
 def test_ids_of_all_rows_stay(scale, digest):
     """Change these digests only with a change of what is learnt or measured."""
     assert hashlib.sha256(ids(scale).encode()).hexdigest()[:8] == digest
