@@ -233,11 +233,11 @@ def test_registered_code_is_compared_with_the_rows_own(experiments, results):
     assert dict(state_of(results).foreign) == {"of other code": 3}
 
 
-def test_verdicts_are_made_again_after_a_registration(experiments):
+def test_verdicts_are_made_again_after_a_registration(unregistered):
     before = {scale: judged_digest("table3", scale) for scale in ("mini", "bccd")}
-    register(experiments, "table3", seeds=SEEDS)
+    register(unregistered, "table3", seeds=SEEDS)
     registered = {scale: judged_digest("table3", scale) for scale in ("mini", "bccd")}
     assert registered["mini"] != before["mini"]
     assert registered["bccd"] == before["bccd"]
-    register(experiments, "table3", seeds=SEEDS, deviations=[{"date": "2026-12-01", "text": "a"}])
+    register(unregistered, "table3", seeds=SEEDS, deviations=[{"date": "2026-12-01", "text": "a"}])
     assert judged_digest("table3", "mini") not in (before["mini"], registered["mini"])
