@@ -16,6 +16,11 @@ Options of a table:
     where="column=value"      rows to show. Alternatives are separated by semicolons.
     by="a" across="b"         one line per value of a, one column per value of b and per entry of columns.
     best                      the highest AP and the highest published AP in bold.
+A lead has the name of a Markdown file in results/reference. Its content is that file's text above the first table:
+
+    <!-- lead: mini_claims -->
+    <!-- end -->
+
 A value is a column with ``row=ID``, ``min`` or ``max``; or ``count``, the number of rows; or ``tau``, Kendall's tau-b
 between measured and published AP.
 """
@@ -28,12 +33,13 @@ import re
 import shlex
 import sys
 from decimal import Decimal
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "results/README.md", "results/reference/README.md")
-BLOCK = re.compile(r"<!-- (?P<kind>table|value): (?P<options>.*?) -->(?P<content>.*?)<!-- end -->", re.DOTALL)
-START = re.compile(r"<!-- *(table|value)\b")
+BLOCK = re.compile(r"<!-- (?P<kind>table|value|lead): (?P<options>.*?) -->(?P<content>.*?)<!-- end -->", re.DOTALL)
+START = re.compile(r"<!-- *(table|value|lead)\b")
 SIGNED = {"difference", "effect", "published", "published difference"}
 NOTHING = "–"
 
@@ -109,6 +115,8 @@ def block(kind: str, options: str, reference: Path) -> str:
         raise BlockError(f"{error}; check the quotation marks") from None
     named = dict(word.split("=", 1) for word in words if "=" in word)
     flags = [word for word in words if "=" not in word]
+    if kind == "lead":
+        return f"\n\n{lead(reference / f'{name}.md')}\n\n"
     allowed = {"table": {"columns", "where", "by", "across"}, "value": {"row", "where"}}[kind]
     if unknown := named.keys() - allowed:
         raise BlockError(f"unknown option {min(unknown)!r}; choose from {', '.join(sorted(allowed))}")
@@ -134,6 +142,14 @@ def read_rows(path: Path) -> list[Row]:
         raise BlockError(f"{path.name} is missing in results/reference; correct the name")
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def lead(path: Path) -> str:
+    """Text of a Markdown page between its title and its next heading or table."""
+    if not path.is_file():
+        raise BlockError(f"{path.name} is missing in results/reference; correct the name")
+    _, *paragraphs = path.read_text(encoding="utf-8").strip().split("\n\n")
+    return "\n\n".join(takewhile(lambda text: not text.startswith(("#", "|")), paragraphs))
 
 
 def matches(row: Row, where: str) -> bool:

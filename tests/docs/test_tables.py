@@ -116,6 +116,12 @@ def test_a_value_is_one_number(reference, options, text):
     assert mistakes == []
 
 
+def test_a_lead_is_the_text_above_the_first_table(reference):
+    (reference / "claims.md").write_text("## Claims\n\nTwo.\n\nNot one.\n\n### Table 1\n\n| a |\n")
+    filled, _, mistakes = fill_tables.fill("<!-- lead: claims --><!-- end -->", reference)
+    assert (filled, mistakes) == ("<!-- lead: claims -->\n\nTwo.\n\nNot one.\n\n<!-- end -->", [])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -126,6 +132,7 @@ def test_a_value_is_one_number(reference, options, text):
         ('<!-- table: small columns="AP" where="model=x" --><!-- end -->', "no row matches"),
         ('<!-- table: small columns="AP --><!-- end -->', "check the quotation marks"),
         ('<!-- table: small columns="AP" -->', "a block has no end"),
+        ("<!-- lead: small --><!-- end -->", "small.md is missing"),
         ("a <!-- value: small AP row=z --><!-- end -->", "unknown row 'z'"),
         ("a <!-- value: small AP --><!-- end -->", "3 rows; add row="),
         ("a <!-- value: small --><!-- end -->", "no column"),

@@ -30,7 +30,7 @@ def list_pilot(ids: Sequence[str], settings: PipelineConfig, seeds: Iterable[int
     """
     if len({*ids}) != 2 or len(ids) != 2:
         raise WorkbenchError(f"{' '.join(ids)}: not two rows; name two, for example t3_fcos_atss t3_raw_fl")
-    rows = [find_row(id_, settings.scale) for id_ in ids]
+    rows = [find_row(id_, settings.scale, place="rows of the pilot") for id_ in ids]
     if not all(row.experiment.data.per_seed for row in rows):
         raise WorkbenchError(f"scale {settings.scale}: the seeds share a data set; choose a scale that draws worlds")
     pilot, file = Planned({row.id: registered_row(row) for row in rows}, tuple(seeds)), pilot_file(results)

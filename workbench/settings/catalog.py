@@ -127,10 +127,20 @@ def load_row(table: str, row: str, scale: str = "mini", data_root: Path | None =
     return next(r for r in rows if r.id == row)
 
 
-def find_row(id_: str, scale: str = "mini", data_root: Path | None = None, rehearsal: Rehearsal | None = None) -> Row:
-    """Return a row of any table, resolved at a scale; see ``load_table``."""
+def find_row(
+    id_: str,
+    scale: str = "mini",
+    data_root: Path | None = None,
+    rehearsal: Rehearsal | None = None,
+    place: str = "--run",
+) -> Row:
+    """Return a row of any table, resolved at a scale; see ``load_table``.
+
+    Args:
+        place: what named the row, the start of the message if there is no such row.
+    """
     tables = {row: table for row, table in catalogue().rows.items() if read_table(table).rows[row].base}
-    choose(id_, tables, "row", "--run")
+    choose(id_, tables, "row", place)
     return next(row for row in load_table(tables[id_], scale, data_root, rehearsal)[1] if row.id == id_)
 
 

@@ -125,7 +125,7 @@ def test_a_list_of_several_pilots_is_refused(tmp_path, pilot):
     [
         (("t3_raw_fl",), "mini", "t3_raw_fl: not two rows"),
         (("t3_raw_fl", "t3_raw_fl"), "mini", "t3_raw_fl t3_raw_fl: not two rows"),
-        (("t3_raw_fl", "t3_raw_lf"), "mini", "unknown row 't3_raw_lf'"),
+        (("t3_raw_fl", "t3_raw_lf"), "mini", "rows of the pilot: unknown row 't3_raw_lf'"),
         (ROWS, "bccd", "scale bccd: the seeds share a data set"),
         ((), "mini", r"pilot\.csv: no training of scale mini is listed"),
         (ROWS, "mini", r"pilot\.csv: no training of scale mini is listed"),
