@@ -42,6 +42,8 @@ BLOCK = re.compile(r"<!-- (?P<kind>table|value|lead): (?P<options>.*?) -->(?P<co
 START = re.compile(r"<!-- *(table|value|lead)\b")
 SIGNED = {"difference", "effect", "published", "published difference"}
 NOTHING = "–"
+NO_NUMBER = ("-", "", "not run")
+"""Texts in place of a number in the CSV files."""
 
 Row = dict[str, str]
 
@@ -203,8 +205,8 @@ def cell(row: Row, column: str, every: list[Row]) -> str:
         low, high = entry(row, "low"), entry(row, "high")
         return NOTHING if low == "-" else f"{signed(low)} to {signed(high)}"
     text = entry(row, column)
-    if text in ("-", ""):
-        return NOTHING
+    if text in NO_NUMBER:
+        return text if text == "not run" else NOTHING
     if text in ("True", "False"):
         return "✓" if text == "True" else ""
     if column in ("row", "claim", "run"):
@@ -243,7 +245,7 @@ def value(rows: list[Row], flags: list[str], row_id: str | None) -> str:
             raise BlockError(f"unknown row {row_id!r}; correct it")
     texts = [entry(row, column) for row in rows]
     if choice in (["min"], ["max"]):
-        text = {"min": min, "max": max}[choice[0]]([text for text in texts if text != "-"], key=Decimal)
+        text = {"min": min, "max": max}[choice[0]]([text for text in texts if text not in NO_NUMBER], key=Decimal)
     elif len(texts) == 1:
         text = texts[0]
     else:
@@ -282,9 +284,9 @@ def pivot(
 
 def is_best(row: Row, column: str, rows: list[Row]) -> bool:
     """Whether a row has the highest AP, measured or published, of some rows."""
-    if column.split("_")[0] != "AP" or entry(row, column) == "-":
+    if column.split("_")[0] != "AP" or entry(row, column) in NO_NUMBER:
         return False
-    return Decimal(row[column]) == max(Decimal(other[column]) for other in rows if other[column] != "-")
+    return Decimal(row[column]) == max(Decimal(other[column]) for other in rows if other[column] not in NO_NUMBER)
 
 
 def bold(text: str) -> str:
@@ -294,7 +296,7 @@ def bold(text: str) -> str:
 
 def alignment(column: str, rows: list[Row]) -> str:
     """Mark of a column's alignment: numbers to the right, check marks in the middle, text to the left."""
-    texts = {row.get(column, "0") for row in rows} - {"-", ""}
+    texts = {row.get(column, "0") for row in rows} - {*NO_NUMBER}
     if texts <= {"True", "False"}:
         return ":-:"
     return "--:" if all(re.fullmatch(r"[-+]?[0-9.]+", text) for text in texts) else ":--"

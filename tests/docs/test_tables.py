@@ -19,6 +19,7 @@ a,raw,False,30.10,0.50,-,-,-,-,39.0
 b,full,True,34.25,0.10,4.15,3.00,5.20,a,41.6
 c,other,True,-,-,-,-,-,-,42.0
 """
+NOT_RUN = "d,late,True,not run,not run,not run,-,-,a,41.0\n"
 
 
 @pytest.fixture
@@ -48,28 +49,28 @@ def test_every_block_is_up_to_date():
 
 
 def test_the_readme_and_the_results_have_blocks():
-    assert '<!-- table: table3 columns="' in (ROOT / "README.md").read_text()
+    assert '<!-- table: mini_table3 columns="' in (ROOT / "README.md").read_text()
     assert (ROOT / "docs" / "results.md").read_text().count("<!-- table: ") >= 9
 
 
 def test_a_changed_figure_is_found_and_corrected(copy):
     page = copy / "README.md"
     original = page.read_text()
-    assert original.count("36.12 ± 0.32") == 1
-    page.write_text(original.replace("36.12 ± 0.32", "36.21 ± 0.32"))
+    assert original.count("| 40.7 | +1.7 |") == 1
+    page.write_text(original.replace("| 40.7 | +1.7 |", "| 47.0 | +1.7 |"))
     result = run(copy, "--check")
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
-    assert "README.md: <!-- table: table3 " in result.stderr
+    assert "README.md: <!-- table: mini_table3 " in result.stderr
     assert "is out of date; run make docs" in result.stderr
-    assert "36.21" in page.read_text()  # a check changes nothing
+    assert "47.0" in page.read_text()  # a check changes nothing
     assert run(copy).returncode == 0
     assert page.read_text() == original
 
 
 def test_a_changed_measurement_is_found_on_every_page(copy):
-    table = copy / "results" / "reference" / "table3.csv"
-    table.write_text(table.read_text().replace("37.91", "37.99"))
+    table = copy / "results" / "reference" / "mini_table3.csv"
+    table.write_text(table.read_text().replace("VFNet without refinement", "VFNet"))
     lines = run(copy, "--check").stderr.splitlines()
     assert {line.split(":")[0] for line in lines} == {"README.md", "docs/results.md"}
 
@@ -86,6 +87,14 @@ def test_a_table_copies_digits_and_marks_the_best(reference):
         "| other | ✓ | – | – | **42.0** | – |",
     ]
     assert fill_tables.fill(filled, reference) == (filled, [], [])
+
+
+def test_a_row_that_was_not_run_says_so(reference):
+    (reference / "small.csv").write_text(CSV + NOT_RUN)
+    text = '<!-- table: small columns="model, AP, difference" best --><!-- end -->'
+    lines = fill_tables.fill(text, reference)[0].splitlines()
+    assert lines[3] == "| :-- | --: | --: |"
+    assert lines[7] == "| late | not run | not run |"
 
 
 def test_a_table_selects_rows_and_puts_values_in_columns(reference):
