@@ -12,7 +12,7 @@ TIERS = (
     {"cli"},
     {"commands"},
     {"pipeline"},
-    {"report", "training", "weights"},
+    {"report", "training", "weights", "convert"},
     {"evaluation", "runs"},
     {"detectors"},
     {"data", "layers"},

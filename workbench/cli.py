@@ -107,6 +107,24 @@ def data(
 
 
 @app.command()
+def convert(
+    form: Annotated[
+        Literal["voc", "yolo", "createml", "labelme"], typer.Argument(metavar="FORMAT", help="Its format.")
+    ],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Folder of the data set. It is only read.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write: a new or an empty one.")],
+    counted_from: Annotated[
+        Literal["1", "0"] | None,
+        typer.Option(help="For VOC: 1 if the files count pixels from 1 (default), 0 if they state positions from 0."),
+    ] = None,
+) -> None:
+    """Write a data set in the format voc, yolo, createml or labelme in COCO's layout."""
+    from workbench.commands.convert import convert as run_conversion
+
+    print(run_conversion(form, source, out, None if counted_from is None else int(counted_from)))
+
+
+@app.command()
 def weights(
     name: Annotated[str, typer.Argument(help="Backbone such as resnet50, or name of weights in a released.yaml.")],
     file: Annotated[Path, typer.Argument(help="File to write.")],
