@@ -277,7 +277,7 @@ def ranking(call: RunCall, workers: Workers = None) -> None:
 @app.command()
 @with_options(RUN, WORLD)
 def import_checkpoint(
-    call: RunCall, file: Annotated[Path, typer.Argument(help="Checkpoint of MMDetection 2 or 3.")]
+    call: RunCall, file: Annotated[Path, typer.Argument(help="Checkpoint of MMDetection 2 or 3, also as .safetensors.")]
 ) -> None:
     """Import published weights as the training ``released`` of a run. Nothing in the file is executed."""
     from workbench.weights.mmdet_import import import_checkpoint as run_import

@@ -1,5 +1,7 @@
 """Files and resources that the pipeline computes from its settings."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,66 @@ def test_the_number_of_gpus_is_no_part_of_a_run(pipeline):
         [row.run for row in pipeline("coco", **settings).rows] for settings in ({}, {"gpus": 8}, {"micro_batch": 1})
     ]
     assert runs[0] == runs[1] == runs[2]
+
+
+@pytest.fixture
+def atss(pipeline):
+    """Function that returns the pipeline with published weights, the run of a row with two publishers, its import."""
+
+    def read():
+        plan = pipeline("coco", weights="released")
+        run = next(row.run for row in plan.rows if row.id == "t5_atss_fl")
+        return plan, run, plan.folder.run(run).training("released")
+
+    return read
+
+
+def put(name):
+    file = Path("results/weights") / f"{name}.pth"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    return file
+
+
+def finish_import(training, run, **facts):
+    training.folder.mkdir(parents=True, exist_ok=True)
+    training.weights.touch()
+    training.facts.write_text(json.dumps({"run": run, "seed": "released", **facts}))
+
+
+def test_the_authors_file_is_taken_where_it_is_in_place_else_mmdetections(atss):
+    plan, run, _ = atss()
+    assert plan.trainings[run] == ["released"]
+    assert plan.published[run] == "atss_r50_1x"  # has an address
+    put("atss_r50_1x")
+    assert atss()[0].published[run] == "atss_r50_1x"
+    file = put("atss_fl_r50_1x")
+    assert atss()[0].published[run] == "atss_fl_r50_1x"
+    file.unlink()
+    assert atss()[0].published[run] == "atss_r50_1x"
+
+
+def test_weights_of_one_publisher_are_asked_for_without_an_address(atss):
+    plan, _, _ = atss()
+    run = next(row.run for row in plan.rows if row.id == "t5_atss_vfl")
+    assert plan.published[run] == "atss_vfl_r50_1x"
+
+
+@pytest.mark.parametrize(
+    ("imported", "in_place", "taken", "again"),
+    [
+        ("atss_r50_1x", [], "atss_r50_1x", False),
+        ("atss_r50_1x", ["atss_r50_1x", "atss_fl_r50_1x"], "atss_fl_r50_1x", True),
+        ("atss_fl_r50_1x", ["atss_r50_1x"], "atss_fl_r50_1x", False),
+        (None, ["atss_fl_r50_1x"], "atss_fl_r50_1x", False),
+    ],
+)
+def test_a_finished_import_is_made_again_only_from_a_preferred_publisher(atss, imported, in_place, taken, again):
+    """The file of a finished import may be deleted, and a file of an unknown publisher is the user's choice."""
+    _, run, training = atss()
+    finish_import(training, run, **({"weights": imported} if imported else {}))
+    for name in in_place:
+        put(name)
+    plan, _, _ = atss()
+    assert plan.published[run] == taken
+    assert (re.match(plan.unfinished, f"{run}/released/") is not None) == again

@@ -224,8 +224,11 @@ def test_published_weights_need_the_listed_digest(tmp_path, monkeypatch, digest)
     file.write_bytes(CONTENT)
     coco = load_row("table3", "t3_full_vfl", "coco").experiment
     with_data = coco.model_copy(update={"data": coco.data.model_copy(update={"digest": "0" * 32})})
-    for experiment in (coco, with_data, load_row("table3", "t3_raw_vfl", "coco").experiment):
-        assert check_published(file, experiment) == {"file": "mine.pth", "sha256": DIGEST}
+    facts = {"file": "mine.pth", "sha256": DIGEST}
+    of_digest = {"weights": "some", "publisher": "authors"} if digest else {}
+    for experiment in (coco, with_data):
+        assert check_published(file, experiment) == facts | of_digest
+    assert check_published(file, load_row("table3", "t3_raw_vfl", "coco").experiment) == facts
     file.write_bytes(b"other")
     assert check_published(file, load_row("table3", "t3_full_vfl").experiment)["file"] == "mine.pth"
     if digest is None:
@@ -234,3 +237,65 @@ def test_published_weights_need_the_listed_digest(tmp_path, monkeypatch, digest)
     for experiment in (coco, with_data):
         with pytest.raises(WorkbenchError, match=rf"mine.pth: SHA-256 .*, but {digest} is listed for some; run: workb"):
             check_published(file, experiment)
+
+
+@pytest.fixture
+def two_publishers(monkeypatch):
+    """Weights of the authors without a digest, and MMDetection's with one, both of one row; and weights of another."""
+    listed = {
+        "authors_fl": released.Released(publisher="authors", rows={"t5_atss_fl": 39.3}),
+        "authors_vfl": released.Released(publisher="authors", rows={"t5_atss_vfl": 40.2}),
+        "theirs": released.Released(publisher="mmdetection", rows={"t5_atss_fl": 39.4}, sha256=DIGEST[:8]),
+    }
+    monkeypatch.setattr(pretrained, "read_released", lambda: listed)
+    return load_row("table5", "t5_atss_fl", "coco").experiment
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "weights", "publisher"),
+    [
+        ("authors_fl", b"any", "authors_fl", "authors"),
+        ("theirs", CONTENT, "theirs", "mmdetection"),
+        ("downloaded", CONTENT, "theirs", "mmdetection"),
+        ("downloaded", b"any", None, None),
+    ],
+)
+def test_the_publisher_is_known_by_the_name_or_the_digest(tmp_path, two_publishers, name, content, weights, publisher):
+    file = tmp_path / f"{name}.pth"
+    file.write_bytes(content)
+    facts = check_published(file, two_publishers)
+    assert facts["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (facts.get("weights"), facts.get("publisher")) == (weights, publisher)
+
+
+def test_a_listed_digest_is_checked_if_the_file_has_the_name_of_the_weights(tmp_path, two_publishers):
+    file = tmp_path / "theirs.pth"
+    file.write_bytes(b"other")
+    with pytest.raises(WorkbenchError, match=rf"theirs.pth: SHA-256 .*, but {DIGEST[:8]} is listed for theirs; run: w"):
+        check_published(file, two_publishers)
+
+
+def test_weights_with_the_name_of_another_row_are_refused(tmp_path, two_publishers):
+    """The focal and the varifocal loss have the same tensors, so that no other check finds an exchange."""
+    file = tmp_path / "authors_vfl.pth"
+    file.write_bytes(CONTENT)
+    with pytest.raises(WorkbenchError) as error:
+        check_published(file, two_publishers)
+    assert str(error.value) == (
+        f"{file}: this is the name of the weights of t5_atss_vfl, not of this run (authors_fl or theirs); import the "
+        "file with --run t5_atss_vfl, or rename it"
+    )
+
+
+def test_weights_of_an_older_geometry_are_refused(tmp_path):
+    message = (
+        "weights of the geometry of MMDetection 1, which the detectors here do not have yet, so that their AP would be "
+        "lower without an error; use weights of MMDetection 2 or 3"
+    )
+    target = tmp_path / "weights" / "gfl_r101_dcn_2x.pth"
+    assert refused("gfl_r101_dcn_2x", target) == f"gfl_r101_dcn_2x: {message}"
+    target.parent.mkdir()
+    target.write_bytes(CONTENT)
+    with pytest.raises(WorkbenchError) as error:
+        check_published(target, load_row("gfl_table3", "gfl3_qfl_dfl", "coco").experiment)
+    assert str(error.value) == f"{target}: {message}"

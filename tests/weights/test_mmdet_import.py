@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.settings.test_catalog import TABLES
+from tests.weights.checkpoints import assert_same, changed, of_version_2, of_version_3, other_values, published
 from workbench import cli
 from workbench.detectors import build_detector
 from workbench.runs.folders import RELEASED, Run
@@ -27,66 +28,6 @@ from workbench.support.files import write_json_atomically
 from workbench.weights.mmdet_file import STAND_INS, Inert, read_checkpoint
 from workbench.weights.mmdet_import import import_checkpoint
 from workbench.weights.mmdet_names import renamer
-
-THEIRS = [  # our names → MMDetection's names; the rules are applied one after the other
-    (r"^backbone\.net\.", "backbone."),
-    (r"^neck\.laterals\.(\d)\.", r"neck.lateral_convs.\1.conv."),
-    (r"^neck\.outputs\.(\d)\.", r"neck.fpn_convs.\1.conv."),
-    (r"^neck\.extra\.0\.", "neck.fpn_convs.3.conv."),
-    (r"^neck\.extra\.1\.", "neck.fpn_convs.4.conv."),
-    (r"^head\.(cls|reg)_tower\.(\d)\.0\.", r"bbox_head.\1_convs.\2.conv."),
-    (r"^head\.(cls|reg)_tower\.(\d)\.1\.", r"bbox_head.\1_convs.\2.gn."),
-    (r"^head\.box_conv\.0\.", "bbox_head.vfnet_reg_conv.conv."),
-    (r"^head\.box_conv\.1\.", "bbox_head.vfnet_reg_conv.gn."),
-    (r"^head\.box_out\.", "bbox_head.vfnet_reg."),
-    (r"^head\.box_star\.", "bbox_head.vfnet_reg_refine_dconv."),
-    (r"^head\.refine_out\.", "bbox_head.vfnet_reg_refine."),
-    (r"^head\.cls_star\.", "bbox_head.vfnet_cls_dconv."),
-    (r"^head\.cls_out\.", "bbox_head.vfnet_cls."),
-    (r"\.predictor\.", ".conv_offset."),
-]
-
-
-def published(detector):
-    """Weights of a VFNet under MMDetection's names."""
-    state = OrderedDict()
-    for name, tensor in detector.state_dict().items():
-        if name.endswith(".factors"):
-            start = {"head.scales": "scales", "head.refine_scales": "scales_refine"}[name.removesuffix(".factors")]
-            state.update({f"bbox_head.{start}.{i}.scale": x.clone() for i, x in enumerate(tensor)})
-            continue
-        for ours, theirs in THEIRS:
-            name = re.sub(ours, theirs, name)
-        state[name] = tensor.clone()
-    return state
-
-
-@pytest.fixture(scope="module")
-def experiment():
-    """VFNet of scale mini with COCO's number of classes."""
-    return load_row("table3", "t3_full_vfl").experiment.model_copy(update={"data": CocoData(classes=80)})
-
-
-@pytest.fixture(scope="module")
-def detector(experiment):
-    """Detector of the experiment with weights that are all different."""
-    torch.manual_seed(1)
-    detector = build_detector(experiment)
-    with torch.no_grad():
-        for name, tensor in detector.state_dict().items():
-            tensor.fill_(7) if name.endswith("tracked") else tensor.uniform_(0.5, 1.5)
-    return detector
-
-
-@pytest.fixture
-def weights(detector):
-    return published(detector)
-
-
-@pytest.fixture
-def run(new_run, experiment):
-    """Run that contains only its settings."""
-    return new_run(experiment)
 
 
 @pytest.fixture
@@ -109,29 +50,6 @@ def mmengine(monkeypatch):
         monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
     sys.modules[name].HistoryBuffer = HistoryBuffer
     return HistoryBuffer
-
-
-def of_version_2(weights, classes=COCO_NAMES):
-    meta = {"mmdet_version": "2.10.0+c", "epoch": 12, "config": "model = …", "CLASSES": classes, "hook_msgs": {}}
-    return {"meta": meta, "state_dict": weights, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}}}
-
-
-def of_version_3(weights, history=None):
-    meta = {
-        "mmengine_version": "0.10.7",
-        "epoch": 12,
-        "dataset_meta": {"classes": COCO_NAMES, "palette": [(1, 2, 3)]},
-    }
-    hub = {"log_scalars": OrderedDict({"train/loss": history}), "runtime_info": OrderedDict(max_iters=np.int64(3))}
-    return {"meta": meta, "state_dict": weights, "message_hub": hub, "optimizer": {}, "param_schedulers": []}
-
-
-def changed(weights, rule):
-    return OrderedDict((rule(name), tensor) for name, tensor in weights.items())
-
-
-def other_values(weights):
-    return OrderedDict((name, tensor + 1) for name, tensor in weights.items())
 
 
 LAYOUTS = {
@@ -159,17 +77,6 @@ LAYOUTS = {
 }
 
 
-def assert_same(run, detector, half=False):
-    loaded = load_run(run.folder, "released")
-    expected = detector.state_dict()
-    for name, tensor in loaded.detector.state_dict().items():
-        exact = expected[name].half().float() if half and expected[name].is_floating_point() else expected[name]
-        if not name.endswith("tracked"):
-            assert torch.equal(tensor, exact), name
-            assert tensor.dtype == expected[name].dtype
-    return loaded
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("new_format", [True, False], ids=["zip", "before PyTorch 1.6"])
 def test_every_layout_gives_the_same_detector(tmp_path, run, detector, weights, layout, new_format):
@@ -182,14 +89,17 @@ def test_every_layout_gives_the_same_detector(tmp_path, run, detector, weights, 
     assert loaded.category_ids == COCO_IDS
     assert loaded.class_names == COCO_NAMES
     assert f"tensors of {file.name}" in lines[-1]
+    tensors = len(weights)
     notes = {
+        "of several processes": f"module.: removed from the names of {tensors} tensors",
         "averages next to the weights": "ema_state_dict: left out, state_dict is used",
         "averages only": "ema_state_dict: used, the file has no plain weights",
         "averages of weights alone": "swa_state_dict: used, the file has no plain weights",
         "averages among the weights": f"{len(weights)} averaged tensors: left out, the plain weights are used",
         "averages instead of the weights": "averaged weights: used, the file has no plain weights",
     }
-    assert lines[:-1] == ([notes[layout]] if layout in notes else [])
+    removed = [f"module.: removed from the names of {tensors} tensors"] if layout == "averages only" else []
+    assert lines[:-1] == ([notes[layout]] if layout in notes else []) + removed
     facts = json.loads(run.training(RELEASED).facts.read_text())
     assert (facts["seed"], facts["file"], len(facts["sha256"])) == ("released", "published.pth", 64)
     assert facts["code_digest"]
@@ -266,17 +176,17 @@ REFUSED = {
     "a list": (lambda w: [1, 2], "contains a list, not weights"),
     "no weights": (lambda w: of_version_2({}), "contains no weights (it has no tensor)"),
     "a list as a weight": (lambda w: of_version_2({FIRST: [1.0]}), f"'{FIRST}' is a list"),
-    "one missing": (lambda w: of_version_2(without(w, FIRST)), "(missing: backbone.net.conv1.weight; in total 1 missing, 0 unexpected, 0 different)"),
-    "a level missing": (lambda w: of_version_2(without(w, "bbox_head.scales.3.scale")), "missing: head.scales.factors[3];"),
-    "one too many": (lambda w: of_version_2(w | {"mask_head.x": torch.ones(1)}), "unexpected: mask_head.x; in total 0 missing, 1 unexpected"),
-    "a sixth level": (lambda w: of_version_2(w | {"bbox_head.scales.5.scale": torch.tensor(1.0)}), "unexpected: bbox_head.scales.5.scale"),
-    "a level without a number": (lambda w: of_version_2(w | {"bbox_head.scales.scale": torch.tensor(1.0)}), "unexpected: bbox_head.scales.scale"),
-    "other classes": (lambda w: of_version_2(w | {BIAS: torch.ones(20)}), f"shape: {BIAS} is [20], not [80]; in total 0 missing, 0 unexpected, 1 different"),
+    "one missing": (lambda w: of_version_2(without(w, FIRST)), "(1 missing (1 backbone): backbone.net.conv1.weight); choose another file, or a run of the detector that it belongs to"),
+    "a level missing": (lambda w: of_version_2(without(w, "bbox_head.scales.3.scale")), "(1 missing (1 head): head.scales.factors[3])"),
+    "one too many": (lambda w: of_version_2(w | {"mask_head.x": torch.ones(1)}), "(1 unexpected (1 other): mask_head.x)"),
+    "a sixth level": (lambda w: of_version_2(w | {"bbox_head.scales.5.scale": torch.tensor(1.0)}), "(1 unexpected (1 head): bbox_head.scales.5.scale)"),
+    "a level without a number": (lambda w: of_version_2(w | {"bbox_head.scales.scale": torch.tensor(1.0)}), "(1 unexpected (1 head): bbox_head.scales.scale)"),
+    "another bias": (lambda w: of_version_2(w | {"bbox_head.vfnet_reg.bias": torch.ones(20)}), "(1 different (1 head): shape: bbox_head.vfnet_reg.bias is [20], not [4])"),
     "not finite": (lambda w: of_version_2(set_first(w, torch.nan)), f"not finite: {FIRST}"),
     "whole numbers": (lambda w: of_version_2(w | {BIAS: torch.ones(80, dtype=torch.int64)}), f"kind: {BIAS} is torch.int64, not torch.float32"),
     "sparse": (lambda w: of_version_2(w | {BIAS: torch.ones(80).to_sparse()}), f"'{BIAS}' is a Tensor"),
     "a duplicate": (lambda w: of_version_2(w | {f"module.neck.lateral_convs.0.{p}": w[f"neck.lateral_convs.0.conv.{p}"] for p in ("weight", "bias")}), "duplicate: neck.lateral_convs.0.weight and neck.lateral_convs.0.conv.weight"),
-    "its own names": (lambda w: of_version_2({"head.cls_out.weight": torch.ones(1)}), "missing: backbone.net.conv1.weight"),
+    "its own names": (lambda w: of_version_2({"head.cls_out.weight": torch.ones(1)}), "126 missing (85 backbone, 16 neck, 25 head): backbone.net.conv1.weight, backbone.net.bn1.weight, "),
     "no classes": (lambda w: w, "does not name its classes; name the data set that it was trained on with --data-root"),
     "other names": (lambda w: of_version_2(w, ("person", "car") * 40), "has other classes than COCO; name the data set"),
     "fewer names": (lambda w: of_version_2(w, ("person",)), "names 1 classes, but its weights have 80"),
@@ -319,13 +229,13 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, run):
         import_checkpoint(tmp_path / "text.pth", Run(tmp_path).training(RELEASED), None, print)
 
 
-OTHER_MODELS = {  # row and changes of its backbone → first difference from the full VFNet with ResNet-50
-    "another depth": ("t4_vfnet_r101_480_960", {}, "unexpected: backbone.layer3.1."),
-    "another width": ("t3_full_vfl", {"channels": (8, 16, 24, 32)}, "shape: backbone.layer1.0.conv1.weight is [8, "),
-    "other kinds of blocks": ("t4_vfnet_r2_101_480_960", {}, "missing: backbone.net.layer1.0.conv2.weight"),
-    "deformable": ("t4_vfnet_r50_dcn_480_960", {}, "unexpected: backbone.layer2.0.conv2.conv_offset.weight"),
-    "no refinement": ("t3_raw_vfl", {}, "missing: head.box_star.weight"),
-}
+OTHER_MODELS = {  # row and changes of its backbone → part of the differences from the full VFNet with ResNet-50
+    "another depth": ("t4_vfnet_r101_480_960", {}, " backbone): backbone.layer3.1."),
+    "another width": ("t3_full_vfl", {"channels": (8, 16, 24, 32)}, ": shape: backbone.layer1.0.conv1.weight is [8, "),
+    "other kinds of blocks": ("t4_vfnet_r2_101_480_960", {}, " backbone): backbone.net.conv1.weight, backbone.net.layer1.0.conv2.weight, "),
+    "deformable": ("t4_vfnet_r50_dcn_480_960", {}, "unexpected (6 backbone, 4 head): backbone.layer2.0.conv2.conv_offset.weight, "),
+    "no refinement": ("t3_raw_vfl", {}, "(5 missing (5 head): head.cls_star.weight, head.box_star.weight, "),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", OTHER_MODELS)
@@ -336,13 +246,10 @@ def test_weights_of_another_model_are_refused(tmp_path, run, case):
         update={"data": CocoData(classes=80), "backbone": other.backbone.model_copy(update=backbone)}
     )
     torch.save(of_version_3(published(build_detector(other))), tmp_path / "other.pth")
-    lines = []
-    with pytest.raises(
-        WorkbenchError, match=r"other.pth: not weights of vfnet-varifocal-resnet50-[0-9a-f]+ \("
-    ) as error:
-        import_checkpoint(tmp_path / "other.pth", run.training(RELEASED), None, lines.append)
-    assert f"({lines[0]}; in total " in str(error.value)
-    assert any(line.startswith(first) for line in lines), lines[:5]
+    message = r"other.pth: not weights of vfnet-varifocal-resnet50-[0-9a-f]+ \("
+    with pytest.raises(WorkbenchError, match=message) as error:
+        import_checkpoint(tmp_path / "other.pth", run.training(RELEASED), None, print)
+    assert first in str(error.value)
     assert not run.training(RELEASED).folder.exists()
 
 
@@ -352,24 +259,28 @@ def test_weights_of_a_classifier_are_refused(tmp_path, run, detector):
     torch.save(state | {"fc.weight": torch.zeros(10, 4)}, tmp_path / "resnet50.pth")
     with pytest.raises(
         WorkbenchError,
-        match=r"resnet50.pth: not weights of vfnet-varifocal-resnet50-[0-9a-f]+ \(missing: backbone.net.conv1.weight",
+        match=r"resnet50.pth: not weights of vfnet-varifocal-resnet50-[0-9a-f]+ \(\d+ missing \(.*: backbone.net.conv1.weight",
     ):
         import_checkpoint(tmp_path / "resnet50.pth", run.training(RELEASED), None, print)
 
 
-def test_every_difference_is_reported_before_the_error(tmp_path, run, weights):
-    del weights[FIRST], weights["neck.lateral_convs.1.conv.bias"]
-    weights |= {"a.b": torch.ones(1), BIAS: torch.ones(3)}
+def test_all_differences_are_one_line_with_the_first_names_and_counts_by_part(tmp_path, run, detector, weights):
+    for name in [name for name in weights if name.startswith("backbone.layer")]:
+        del weights[name]
+    del weights["neck.lateral_convs.1.conv.bias"]
+    weights |= {"a.b": torch.ones(1), "bbox_head.vfnet_reg.bias": torch.ones(3)}
     torch.save(of_version_2(weights), tmp_path / "bad.pth")
     lines = []
-    with pytest.raises(WorkbenchError, match="in total 2 missing, 1 unexpected, 1 different"):
+    with pytest.raises(WorkbenchError) as error:
         import_checkpoint(tmp_path / "bad.pth", run.training(RELEASED), None, lines.append)
-    assert lines == [
-        "missing: backbone.net.conv1.weight",
-        "missing: neck.laterals.1.bias",
-        "unexpected: a.b",
-        f"shape: {BIAS} is [3], not [80]",
-    ]
+    assert lines == []
+    layers = sum("layer" in name and "tracked" not in name for name in detector.state_dict())
+    assert re.search(
+        rf"\({layers + 1} missing \({layers} backbone, 1 neck\): backbone\.net\.layer1\.0\.conv1\.weight, "
+        r"backbone\.net\.layer1\.\S+, backbone\.net\.layer1\.\S+, …; 1 unexpected \(1 other\): a\.b; "
+        r"1 different \(1 head\): shape: bbox_head\.vfnet_reg\.bias is \[3\], not \[4\]\); choose another file",
+        str(error.value),
+    )
 
 
 # The command, and the use of the imported weights.

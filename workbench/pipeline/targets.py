@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from workbench.pipeline.published import imported_weights, taken
 from workbench.report.notebooks import notebook_names
 from workbench.runs.find import data_folder
 from workbench.runs.folders import RELEASED, ScaleFolder, backbone_weights, check_folders, drawn_data, scale_folder
@@ -65,8 +66,11 @@ class Pipeline:
 
     @cached_property
     def published(self) -> dict[str, str]:
-        """Name of a run → name of its published weights, for the runs that have published weights."""
-        return released_runs(self.rows)
+        """Name of a run → name of the published weights that are imported, for the runs that have published weights."""
+        return {
+            run: taken(names, self.folder.run(run).training(RELEASED), RESULTS)
+            for run, names in released_runs(self.rows).items()
+        }
 
     @property
     def gpus(self) -> int:
@@ -113,15 +117,17 @@ class Pipeline:
 
     @cached_property
     def unfinished(self) -> str:
-        """Pattern of the names of runs, for the rule that trains: it excludes each training that is finished.
+        """Pattern of the names of runs, for the rules that train and import: it excludes each finished training.
 
         For Snakemake, the weights of a finished training are then files without a rule. Snakemake therefore never
-        deletes these weights, whatever input or setting changes.
+        deletes these weights, whatever input or setting changes. An import counts as finished unless the file of a
+        preferred publisher is in place now.
         """
         finished = "|".join(
             re.escape(f"{training.run.name}/{training.name}/")
             for run in self.experiments
             for training in self.folder.run(run).finished_trainings()
+            if training.seed != RELEASED or imported_weights(training) in (None, self.published.get(run))
         )
         return f"(?!(?:{finished}))(?:{self.run_names})" if finished else self.run_names
 

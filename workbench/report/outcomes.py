@@ -25,7 +25,7 @@ from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.data import is_coco
 from workbench.settings.files import read_table
-from workbench.settings.released import published_on_val2017
+from workbench.settings.released import published_on_val2017, reported_by
 from workbench.settings.specs import RowSpec, TableSpec
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_text_atomically
@@ -80,6 +80,7 @@ def table_rows(
     """
     from workbench.report.tables.cells import TEST_DEV, TableRow
     from workbench.report.tables.known_differences import known_differences
+    from workbench.report.tables.training_notes import on_published_weights
 
     resolved = {row.id: row for row in rows}
     on_val2017 = published_on_val2017() if spec.split == TEST_DEV else {}
@@ -92,6 +93,7 @@ def table_rows(
             line = replace(
                 line,
                 run=row.run,
+                note="; ".join(filter(None, [row_spec.note, on_published_weights(measured, reported_by(id_))])),
                 measured=tuple(measured),
                 bootstraps=tuple(bootstraps),
                 compared_with=spec.reference(id_) or "",

@@ -20,6 +20,9 @@ class Released(Settings):
 
     publisher: Literal["authors", "mmdetection"]
     """The authors of the paper, or MMDetection, which trained the detectors again with its own configurations."""
+    geometry: Literal["mmdetection 1"] | None = None
+    """Older geometry of the training: reference points at ``j·s + (s − 1) / 2`` and widths ``x2 − x1 + 1``. The
+    detectors here have the geometry of MMDetection 2 and 3, so such weights cannot be evaluated yet."""
     config: str | None = None
     """Configuration of the same detector in MMDetection 3.3.0, without ``.py``."""
     rows: dict[str, float | None] = Field(min_length=1)
@@ -43,7 +46,7 @@ def read_released() -> dict[str, Released]:
     rows = catalogue().rows
     released: dict[str, Released] = {}
     places: dict[str, Place] = {}
-    owners: dict[str, str] = {}
+    owners: dict[tuple[str, str], str] = {}
     for content, file in catalogue().files("released.yaml"):
         for name, weights in validated(_File, content, file).checkpoints.items():
             place = file.at("checkpoints", name)
@@ -51,9 +54,9 @@ def read_released() -> dict[str, Released]:
                 raise WorkbenchError(f"{place}: duplicate name of weights, also in {places[name].file}; rename one")
             for row in weights.rows:
                 choose(row, rows, "row", place.at("rows"))
-                if row in owners:
-                    raise WorkbenchError(f"{place.at('rows', row)}: this row has the weights {owners[row]}; keep one")
-                owners[row] = name
+                owner = owners.setdefault((row, weights.publisher), name)
+                if owner != name:
+                    raise WorkbenchError(f"{place.at('rows', row)}: this row has the weights {owner}; keep one")
             released[name], places[name] = weights, place
     return released
 
@@ -64,10 +67,27 @@ def published_on_val2017() -> dict[str, float]:
     return {row: ap for rows in reported for row, ap in rows.items() if ap is not None}
 
 
-def released_runs(rows: Iterable[Row]) -> dict[str, str]:
-    """Return name of a run → name of its published weights, for the runs that have published weights."""
-    names = {row: name for name, weights in read_released().items() for row in weights.rows}
-    return {row.run: names[row.id] for row in rows if row.id in names}
+def reported_by(row: str) -> dict[str, float]:
+    """Return publisher → AP in percent on val2017 that the publisher reports for a row."""
+    stated = ((weights.publisher, weights.rows.get(row)) for weights in read_released().values())
+    return {publisher: ap for publisher, ap in stated if ap is not None}
+
+
+def released_runs(rows: Iterable[Row]) -> dict[str, tuple[str, ...]]:
+    """Return name of a run → names of its published weights, the authors' before MMDetection's.
+
+    Runs without published weights, and weights of an older geometry, are left out.
+    """
+    names: dict[str, list[str]] = {}
+    usable = [(name, weights) for name, weights in read_released().items() if weights.geometry is None]
+    for name, weights in sorted(usable, key=lambda item: item[1].publisher):  # "authors" is first
+        for row in weights.rows:
+            names.setdefault(row, []).append(name)
+    runs: dict[str, tuple[str, ...]] = {}
+    for row in rows:
+        if row.id in names:
+            runs[row.run] = tuple(dict.fromkeys((*runs.get(row.run, ()), *names[row.id])))
+    return runs
 
 
 def trainings_of(rows: Iterable[Row], settings: PipelineConfig) -> dict[str, list[str]]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from workbench.settings.catalog import find_row
 from workbench.settings.experiment import Backbone, DrawnPretraining, Experiment
-from workbench.settings.released import read_released
+from workbench.settings.files import catalogue, read_table
+from workbench.settings.released import Released, read_released
 from workbench.support.errors import WorkbenchError, one_line
 from workbench.support.files import move_into_place, read_json
 from workbench.support.strict_yaml import choose
@@ -74,18 +75,50 @@ def check_backbone(file: Path, backbone: Backbone) -> dict[str, str]:
 
 
 def check_published(file: Path, experiment: Experiment) -> dict[str, str]:
-    """Return name and SHA-256 of a file with published weights of a detector, for ``train.json``.
+    """Return facts about a file with published weights of a detector, for ``train.json``.
+
+    The facts are name and SHA-256 of the file, and, if they are known, ``weights`` and ``publisher``: the name in
+    ``released.yaml`` and its publisher. The file's name without suffix decides, or else a listed digest.
 
     Raises:
-        WorkbenchError: the file cannot be read, or weights are listed for this experiment (on COCO) with other digests.
+        WorkbenchError: the file cannot be read, has the name of weights of other rows or of an older geometry, or
+            weights are listed for this experiment (on COCO), all with other digests.
     """
-    listed = {}
-    for name, weights in read_released().items():
-        rows = (find_row(row, "coco").experiment for row in weights.rows)
-        if weights.sha256 and any(row.model_copy(update={"data": experiment.data}) == experiment for row in rows):
-            listed[weights.sha256] = name
-    names = ", ".join(listed.values()) or "a detector"
-    return check_file(file, set(listed), names, f"run: workbench weights {names} FILE")
+    released = read_released()
+    listed = {name: weights for name, weights in released.items() if _is_of(weights, experiment)}
+    if named := released.get(file.stem):
+        refuse_older_geometry(str(file), named)
+        if listed and file.stem not in listed:
+            raise WorkbenchError(
+                f"{file}: this is the name of the weights of {', '.join(named.rows)}, not of this run "
+                f"({' or '.join(listed)}); import the file with --run {next(iter(named.rows))}, or rename it"
+            )
+        listed = {file.stem: named} if listed else {}
+    digests = {weights.sha256: name for name, weights in listed.items() if weights.sha256}
+    # Weights without a listed digest may be in any file.
+    required = set(digests) if len(digests) == len(listed) else set()
+    names = ", ".join(digests.values()) or "a detector"
+    facts = check_file(file, required, names, f"run: workbench weights {names} FILE")
+    of_digest = (name for digits, name in digests.items() if facts["sha256"].startswith(digits))
+    name = file.stem if named else next(of_digest, None)
+    return facts | ({"weights": name, "publisher": released[name].publisher} if name else {})
+
+
+def refuse_older_geometry(place: str, weights: Released) -> None:
+    """Raise a WorkbenchError if published weights have a geometry that the detectors here do not have."""
+    if weights.geometry is not None:
+        raise WorkbenchError(
+            f"{place}: weights of the geometry of {weights.geometry.replace('mmd', 'MMD')}, which the detectors here "
+            "do not have yet, so that their AP would be lower without an error; use weights of MMDetection 2 or 3"
+        )
+
+
+def _is_of(weights: Released, experiment: Experiment) -> bool:
+    """Whether published weights are listed for an experiment, with COCO or with another digest of the data."""
+    tables = catalogue().rows
+    run = (row for row in weights.rows if read_table(tables[row]).rows[row].base)  # without rows from the literature
+    stated = (find_row(row, "coco").experiment for row in run)
+    return any(row.model_copy(update={"data": experiment.data}) == experiment for row in stated)
 
 
 def check_file(file: Path, listed: set[str], name: str, remedy: str) -> dict[str, str]:
@@ -140,6 +173,7 @@ def _source(name: str, file: Path) -> tuple[str, str | None]:
     released = read_released()
     choose(name, [*BACKBONES, *released], "weights", "workbench weights")
     weights = released[name]
+    refuse_older_geometry(name, weights)
     if weights.url is None:
         raise WorkbenchError(
             f"{name}: the address of these weights is unknown; download them from their publishers "

@@ -1,8 +1,8 @@
-"""Reader of files that MMDetection 2 or 3 saved. Nothing that a file contains is executed.
+"""Reader of files with weights of MMDetection 2 or 3. Nothing that a file contains is executed.
 
 Checkpoints contain more than tensors: histories of the losses, NumPy's numbers, settings. PyTorch's restricted reader
 accepts the classes that are listed here and refuses all others. In place of a listed class, the reader uses a
-stand-in that stores nothing and does nothing.
+stand-in that stores nothing and does nothing. Files with the suffix ``.safetensors`` contain tensors only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from workbench.support.errors import WorkbenchError
+from workbench.support.errors import WorkbenchError, one_line
+from workbench.weights.state_names import plain_names
 
 INERT = {
+    "argparse": ("Namespace",),
     "builtins": ("getattr", "list", "dict", "int", "float"),
     "mmengine.logging.history_buffer": ("HistoryBuffer",),
     "mmengine.logging.message_hub": ("MessageHub",),
@@ -26,12 +30,11 @@ INERT = {
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
 }
-"""Classes and functions that MMEngine, and MMCV before it, save next to the weights, by module."""
+"""Classes and functions that MMEngine, MMCV before it, and other programs save next to the weights, by module."""
+STATES = ("state_dict", "model", "model_state_dict")
+"""Keys of the weights in a checkpoint."""
 AVERAGED = ("ema_state_dict", "swa_state_dict")
-AVERAGED_NAME = re.compile(r"(ema|swa)_(model\.)?(module\.)?")
-"""Start of the names of averaged weights next to plain weights. ``AVERAGED`` lists separate states of such weights."""
-COUNTERS = ("steps", "n_averaged")
-"""Names of counters in averaged states. Counters are not weights."""
+"""Keys of averaged weights next to the weights or in their place."""
 FACTS = ("mmdet_version", "mmcv_version", "mmengine_version", "epoch", "iter", "time", "seed", "exp_name")
 """Facts about the training that are kept from a checkpoint."""
 
@@ -71,7 +74,7 @@ class Checkpoint:
     """Parts of a checkpoint that the import uses.
 
     Attributes:
-        weights: tensors by MMDetection's names.
+        weights: tensors by MMDetection's names, without wrappers such as ``module.``.
         class_names: names of the classes, if the file states them.
         facts: facts about the training.
         notes: one line per choice and per part that was left out.
@@ -84,7 +87,7 @@ class Checkpoint:
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
-    """Read a checkpoint of MMDetection: ``{"state_dict": …, "meta": …}`` or the bare state.
+    """Read a checkpoint: ``{"state_dict": …, "meta": …}``, ``{"model": …}``, the bare state, or ``.safetensors``.
 
     Averaged weights are used only if the file has no plain weights.
 
@@ -96,11 +99,11 @@ def read_checkpoint(file: Path) -> Checkpoint:
         raise WorkbenchError(
             f"{file}: contains a {type(content).__name__}, not weights; name a checkpoint of MMDetection"
         )
-    key = next((key for key in ("state_dict", *AVERAGED) if isinstance(content.get(key), Mapping)), None)
+    key = next((key for key in (*STATES, *AVERAGED) if isinstance(content.get(key), Mapping)), None)
     notes = [f"{other}: left out, {key} is used" for other in AVERAGED if other in content and other != key]
     if key in AVERAGED:
         notes.append(f"{key}: used, the file has no plain weights")
-    weights, name_notes = _plain_names(content if key is None else content[key])
+    weights, name_notes = plain_names(content if key is None else content[key], str(file))
     others = [name for name, value in weights.items() if not _is_plain_tensor(value)]
     if others or not weights:
         fault = f"'{others[0]}' is a {type(weights[others[0]]).__name__}" if others else "it has no tensor"
@@ -115,8 +118,14 @@ def _load(file: Path) -> Any:
     if not file.is_file():
         raise WorkbenchError(f"{file}: no such file; download the checkpoint from its publishers first")
     try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
         with torch.serialization.safe_globals(STAND_INS):
             return torch.load(file, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise WorkbenchError(
+            f"{file}: not a complete safetensors file ({one_line(error)}); download it again, or correct its suffix"
+        ) from None
     except OSError as error:
         raise WorkbenchError(
             f"{file}: cannot read it ({error.strerror or error}); check the path and its permissions"
@@ -127,25 +136,12 @@ def _load(file: Path) -> Any:
         if foreign:
             raise WorkbenchError(
                 f"{file}: contains {foreign[1]}, which is not part of a checkpoint of MMDetection; "
-                "nothing was executed; do not trust this file, use another one"
+                "nothing was executed; do not trust this file, use another one, or a file with the state_dict alone"
             ) from None
         raise WorkbenchError(
-            f"{file}: not a complete checkpoint of PyTorch ({type(error).__name__}); download it again"
+            f"{file}: not a complete checkpoint of PyTorch ({type(error).__name__}); download it again, or correct its "
+            "suffix"
         ) from None
-
-
-def _plain_names(state: Mapping) -> tuple[dict[str, Any], list[str]]:
-    """Plain weights by name, or averaged weights if there are no plain weights; and notes about the choice."""
-    plain: dict[str, Any] = {}
-    averaged: dict[str, Any] = {}
-    for name, value in state.items():
-        name = str(name).removeprefix("module.")
-        if name not in COUNTERS:
-            start = AVERAGED_NAME.match(name)
-            (averaged if start else plain)[name[start.end() :] if start else name] = value
-    if averaged and plain:
-        return plain, [f"{len(averaged)} averaged tensors: left out, the plain weights are used"]
-    return (averaged, ["averaged weights: used, the file has no plain weights"]) if averaged else (plain, [])
 
 
 def _is_plain_tensor(value: Any) -> bool:
@@ -155,7 +151,8 @@ def _is_plain_tensor(value: Any) -> bool:
 def _class_names(meta: Mapping) -> tuple[str, ...] | None:
     """Names of the classes: in ``CLASSES`` of version 2 or ``dataset_meta`` of version 3."""
     dataset = meta.get("dataset_meta")
-    names = meta.get("CLASSES") or (dataset.get("classes") if isinstance(dataset, Mapping) else None)
+    dataset = dataset if isinstance(dataset, Mapping) else {}
+    names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
         return tuple(names)
     return None

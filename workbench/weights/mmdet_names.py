@@ -42,9 +42,16 @@ PARTS = ((".conv.", ".0."), (".gn.", ".1."))
 """Parts of a block of convolution and norm; a neck's block without a norm is the convolution itself."""
 OFFSETS = (".conv_offset.", ".predictor.")
 """Names of the predictor of a deformable convolution's offsets."""
+RAW_VFNET = {
+    "bbox_head.vfnet_cls_conv.": "head.cls_conv.",
+    "bbox_head.vfnet_reg_conv.": "head.box_conv.",
+    "bbox_head.vfnet_cls.": "head.cls_out.",
+    "bbox_head.vfnet_reg.": "head.box_out.",
+}
+"""Names of raw VFNet in the authors' code, next to the names of MMDetection's FCOS, which is the same network."""
 SCALE = re.compile(r"(head\.(?:refine_)?scales)\.(\d+)\.scale")
 """Factor of a level. The start of its name is already translated."""
-BARE = re.compile(r"(_convs\.\d+|\.vfnet_reg_conv)\.(weight|bias)$")
+BARE = re.compile(r"(_convs\.\d+|\.vfnet_(?:reg|cls)_conv)\.(weight|bias)$")
 """Convolution of a block in old files, whose names lack ``.conv``."""
 
 
@@ -61,6 +68,8 @@ def renamer(experiment: Experiment) -> Callable[[str], Place | None]:
     For a name with an unknown start, the function returns None.
     """
     starts = name_starts(experiment)
+    if experiment.detector.family == "vfnet" and not experiment.detector.star:
+        starts = starts | RAW_VFNET
     names = FAMILIES[experiment.detector.family].mmdetection_names(experiment)
     without_norm = () if names.neck_norm else BARE_CONVS[names.neck]
 

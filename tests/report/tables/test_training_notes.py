@@ -8,6 +8,7 @@ from tests.report.tables.test_render import FULL, LITERATURE, NOT_RUN, RAW, metr
 from workbench.report import outcomes
 from workbench.report.tables.known_differences import FOVEABOX_CLIP, GFL_IOU, GFL_PADDING, known_differences
 from workbench.report.tables.render import table_markdown
+from workbench.report.tables.training_notes import on_published_weights
 from workbench.settings.catalog import load_table
 from workbench.settings.config import read_config
 from workbench.settings.files import table_names
@@ -111,3 +112,24 @@ def test_a_table_and_its_page_state_the_known_differences_of_their_rows(tmp_path
     outcomes.make_table(table, read_config({}), tmp_path)
     for ending in ("md", "html"):
         assert (tmp_path / "mini" / "tables" / f"{table}.{ending}").read_text().count("Known difference of") == count
+
+
+@pytest.mark.parametrize(
+    ("facts", "remark"),
+    [
+        ({"publisher": "authors", "weights": "atss_fl_r50_1x"}, "weights of the authors"),
+        ({"publisher": "mmdetection"}, "weights of MMDetection, which reports AP 39.4"),
+        ({"file": "mine.pth"}, "weights of the file mine.pth"),
+        ({}, "published weights"),
+        (None, "published weights"),
+    ],
+)
+def test_the_remark_names_the_publisher(facts, remark):
+    released = metrics(0.4, seed="released")
+    released["provenance"]["training"] = facts
+    assert on_published_weights([released], {"authors": 39.3, "mmdetection": 39.4}) == remark
+
+
+def test_a_row_that_was_trained_here_has_no_remark_on_weights():
+    assert on_published_weights([trained()], {"authors": 39.3}) == ""
+    assert on_published_weights([], {}) == ""

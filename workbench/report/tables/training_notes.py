@@ -39,6 +39,26 @@ def on_mixed_arithmetic(rows: Sequence[TableRow]) -> list[str]:
     ]
 
 
+def on_published_weights(measured: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> str:
+    """Return a remark about the publisher of a row's weights; "" if the row was trained here.
+
+    Args:
+        measured: see `TableRow`.
+        reported: publisher → AP in percent on val2017 that the publisher reports for the row.
+    """
+    for metrics in measured:
+        if metrics["provenance"]["seed"] == "released":
+            facts = metrics["provenance"].get("training")
+            publisher, file = _stated(facts, "publisher"), _stated(facts, "file")
+            if publisher == "authors":
+                return "weights of the authors"
+            if publisher == "mmdetection":
+                ap = reported.get(publisher)
+                return "weights of MMDetection" + (f", which reports AP {ap}" if ap is not None else "")
+            return f"weights of the file {file}" if file else "published weights"
+    return ""
+
+
 def _trainings(row: TableRow) -> Iterator[Any]:
     """Facts about each training of a row, without published weights, which were trained elsewhere."""
     return (m["provenance"].get("training") for m in row.measured if m["provenance"]["seed"] != "released")
