@@ -122,7 +122,8 @@ def test_files_that_appear_meanwhile_are_kept(root, tmp_path, monkeypatch):
 def test_a_kill_leaves_no_folder_of_the_name(root, tmp_path, sent):
     """A killed process cannot remove its unfinished folder, whose name states this; an interrupted one does."""
     code = (
-        "import shutil, sys, time; from pathlib import Path; from workbench.commands.convert import convert\n"
+        "import shutil, signal, sys, time; from pathlib import Path; from workbench.commands.convert import convert\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests in the background ignore Ctrl-C
         "shutil.copyfile = lambda *_: (print('copying', flush=True), time.sleep(60))\n"
         "convert('yolo', Path(sys.argv[1]), Path(sys.argv[2]), None)"
     )

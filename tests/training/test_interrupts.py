@@ -36,14 +36,22 @@ def unbroken(tiny_experiment, tiny_data, whole):
     return whole / "plain"
 
 
+@pytest.fixture
+def default_hangup():
+    """The default for SIGHUP, also where the tests run below nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_each_signal_stops_with_a_checkpoint(tiny_experiment, tiny_data, tmp_path, monkeypatch, capsys, unbroken, name):
-    before = signal.getsignal(signal.SIGHUP)
     with monkeypatch.context() as patch:
         signal_after(patch, 3, number=signal.Signals[name])
         with pytest.raises(Interrupted, match=f"^stopped by {name} at step 3; run the same command again to resume$"):
             train_experiment(tiny_experiment, tmp_path, tiny_data)
-    assert signal.getsignal(signal.SIGHUP) == before
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     assert signal.set_wakeup_fd(-1) == -1
     train_experiment(tiny_experiment, tmp_path, tiny_data)
     assert "resumed from the checkpoint at step 3\n" in capsys.readouterr().err
