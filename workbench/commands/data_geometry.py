@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from workbench.data.coco import read_coco
+from workbench.commands.data_split import Split
 from workbench.data.embedded import draw_scene
 from workbench.data.transforms import resized_size
 from workbench.evaluation.geometry import COCO, Geometry, ResizedImage, geometry
-from workbench.settings.catalog import embedded_settings
 from workbench.settings.data import EmbeddedData, ImageSize
-from workbench.settings.digest import TRAIN, VAL
-from workbench.settings.experiment import Head
-from workbench.settings.files import read_scale
 from workbench.support.errors import WorkbenchError
 
 COLUMNS = ("this data set", "COCO", "ratio of the medians")
-
-
-def describe_data(scale: str, root: Path | None, images: int) -> str:
-    """Table of the geometry of a data set at a scale's image size, as text.
-
-    Args:
-        root: folder of a data set in COCO's layout; None for the data set of the scale.
-        images: number of images to measure of a data set that the workbench draws; nothing needs to be on disk.
-
-    Raises:
-        WorkbenchError: the scale names no data set, or the data set cannot be read or has no objects.
-    """
-    spec = read_scale(scale)
-    size = ImageSize.model_validate(spec.image)
-    anchor_scale = spec.head.get("anchor_scale", Head().anchor_scale)
-    root = root or (Path(spec.root) if spec.root else None)
-    if root is not None:
-        return geometry_table(read_images(root, size), anchor_scale, str(root))
-    if spec.data.get("kind") != "embedded":
-        raise WorkbenchError(
-            f"scale {scale} draws no data set: name the folder of one (workbench data FOLDER --scale {scale})"
-        )
-    return geometry_table(drawn_images(embedded_settings(scale).drawn_for(0), size, images), anchor_scale, scale)
 
 
 def drawn_images(data: EmbeddedData, image: ImageSize, images: int) -> Iterator[ResizedImage]:
@@ -54,11 +26,13 @@ def drawn_images(data: EmbeddedData, image: ImageSize, images: int) -> Iterator[
         yield _resized((height, width), boxes, labels, image)
 
 
-def read_images(root: Path, image: ImageSize) -> Iterator[ResizedImage]:
-    """Objects of all images, of both splits, of a data set in COCO's layout."""
-    for split in (TRAIN, VAL):
-        for record in read_coco(root, split, training=False).images:
-            yield _resized((record.height, record.width), record.boxes, record.labels, image)
+def split_images(splits: Sequence[Split], image: ImageSize, most: int) -> Iterator[ResizedImage]:
+    """Objects of at most ``most`` images of a data set on disk, evenly spaced over all its splits."""
+    places = [(split, index) for split in splits for index in split.sized.tolist()]
+    kept = np.linspace(0, max(len(places) - 1, 0), min(most, len(places))).astype(int)
+    for split, index in (places[i] for i in kept.tolist()):
+        boxes, labels = split.ground_truth(index)
+        yield _resized((int(split.columns.heights[index]), int(split.columns.widths[index])), boxes, labels, image)
 
 
 def _resized(size: tuple[int, int], boxes: np.ndarray, labels: np.ndarray, image: ImageSize) -> ResizedImage:
@@ -67,8 +41,8 @@ def _resized(size: tuple[int, int], boxes: np.ndarray, labels: np.ndarray, image
     return ResizedImage(resized, boxes.reshape(-1, 4) * factors, labels)
 
 
-def geometry_table(images: Iterable[ResizedImage], anchor_scale: float, place: str) -> str:
-    """Table of a data set's geometry beside COCO's, as text.
+def geometry_lines(images: Iterable[ResizedImage], anchor_scale: float, place: str) -> list[tuple[str, ...]]:
+    """Table of a data set's geometry beside COCO's: the headings, then one line per number.
 
     Args:
         anchor_scale: side of the anchors in strides.
@@ -81,12 +55,10 @@ def geometry_table(images: Iterable[ResizedImage], anchor_scale: float, place: s
         measured = geometry(images, anchor_scale)
     except ValueError as error:
         raise WorkbenchError(f"{place}: {error}; the geometry needs annotated images") from None
-    lines = [("", *COLUMNS)] + [
+    return [("", *COLUMNS)] + [
         (name, _cell(own, style), _cell(coco, style), _ratio(own, coco))
         for name, style, own, coco in zip(NAMES, STYLES, _values(measured), _values(COCO), strict=True)
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
 
 
 NAMES = (

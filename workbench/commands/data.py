@@ -1,0 +1,117 @@
+"""Description of a data set: ``workbench data``.
+
+For a data set on disk: numbers of its splits, all faults of its files, the geometry of its objects beside COCO's, and a
+page of pictures with their true boxes. For a data set that the workbench draws: the geometry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from workbench.commands.data_facts import class_lines, fact_lines, facts_of, warnings_of
+from workbench.commands.data_geometry import drawn_images, geometry_lines, split_images
+from workbench.commands.data_page import DrawnImage, data_page, draw_images, refuse_foreign_pages, write_pages
+from workbench.commands.data_split import Split, read_all
+from workbench.report.text import aligned, visible
+from workbench.settings.catalog import embedded_settings
+from workbench.settings.digest import annotation_digest, cache_file
+from workbench.settings.experiment import Head
+from workbench.settings.files import read_scale
+from workbench.settings.specs import ScaleSpec
+from workbench.support.errors import WorkbenchError
+
+NAME_LETTERS = 50
+"""Most letters of the data set's folder in the name of the folder with its page."""
+
+
+def describe_data(
+    scale: str, root: Path | None, images: int, pages: Path, out: Path | None = None
+) -> Iterator[str | WorkbenchError]:
+    """Describe a data set at a scale's image size; yield texts, and the faults of its files.
+
+    Args:
+        root: folder of a data set in COCO's layout; None for the data set of the scale.
+        images: largest number of images that are measured for the geometry.
+        pages: folder in which a folder for the page of a data set on disk is made.
+        out: folder for the page, instead of a folder in ``pages``.
+
+    Raises:
+        WorkbenchError: the scale names no data set, the folder does not exist, or a file of the page would replace
+            another program's file. Nothing is written.
+    """
+    spec = read_scale(scale)
+    root = root or (Path(spec.root) if spec.root else None)
+    if root is not None:
+        yield from _describe_files(scale, root, images, pages, out)
+        return
+    if spec.data.get("kind") != "embedded":
+        raise WorkbenchError(
+            f"scale {scale} draws no data set: name the folder of one (workbench data FOLDER --scale {scale})"
+        )
+    if out is not None:
+        raise WorkbenchError("--out: a drawn data set has no page; name the folder of a data set, or leave --out out")
+    drawn = drawn_images(embedded_settings(scale).drawn_for(0), spec.image, images)
+    yield aligned(geometry_lines(drawn, _anchor_scale(spec), scale))
+
+
+def _describe_files(
+    scale: str, root: Path, images: int, pages: Path, out: Path | None
+) -> Iterator[str | WorkbenchError]:
+    spec = read_scale(scale)
+    if out is not None:
+        refuse_foreign_pages(out)
+    splits, faults = read_all(root, lambda line: print(line, file=sys.stderr, flush=True))
+    facts, warnings = facts_of(splits, spec.image)
+    drawn: list[DrawnImage] = []
+    for split in splits:
+        pictures, damaged = draw_images(split)
+        drawn, faults = drawn + pictures, faults + damaged
+    title = f"{visible(root)} at scale {scale}, {spec.image}"
+    lines = [f"warning: {line}" for line in warnings_of(facts) + warnings]
+    lines += [f"note: {note}" for note in _notes(root, splits, scale, spec)]
+    tables = {"Splits": fact_lines(facts)} if facts else {}
+    if any(f.split.objects.any() for f in facts):
+        measured = list(split_images(splits, spec.image, images))
+        heading = f"geometry of {len(measured):,} images beside COCO's"
+        tables[heading[0].upper() + heading[1:]] = geometry_lines(measured, _anchor_scale(spec), str(root))
+    yield title
+    for heading, table in tables.items():
+        yield f"\n{heading}\n{aligned(table)}"
+    if lines:
+        yield "\n" + "\n".join(lines)
+    yield from faults
+    if drawn:
+        folder = out or pages / _name(root, splits)
+        shown = [*(f"fault: {fault}" for fault in faults), *lines]
+        page = data_page(title, shown, tables, {"Classes": class_lines(facts)}, drawn)
+        yield "\n" + write_pages(folder, page, drawn)
+
+
+def _anchor_scale(spec: ScaleSpec) -> float:
+    return spec.head.get("anchor_scale", Head().anchor_scale)
+
+
+def _notes(root: Path, splits: Sequence[Split], scale: str, spec: ScaleSpec) -> list[str]:
+    """Notes on the numbers of classes of data set and scale, and on unusual entries of the files."""
+    notes = [f"{visible(split.file)}: {note}" for split in splits for note in split.columns.notes]
+    if not splits:
+        return notes
+    classes = len(splits[0].columns.class_names)
+    if spec.data.get("kind") == "embedded":
+        stated = f"{embedded_settings(scale).classes} in the data set that scale {scale} draws"
+    else:
+        stated = f"data.classes: {spec.data['classes']} in scale {scale}"
+    if spec.data.get("kind") == "embedded" or spec.data["classes"] != classes:
+        remedy = f"to train on this data set, write a scale with data: {{kind: coco, classes: {classes}}}"
+        notes.append(f"number of classes: {classes} in {visible(root)}, but {stated}; {remedy}")
+    return notes
+
+
+def _name(root: Path, splits: Sequence[Split]) -> str:
+    """Name of the folder for the page of a data set: name of its folder, and a digest of its annotations."""
+    digests = [annotation_digest(split.file, cache_file("digests.json")) for split in splits]
+    digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:8]
+    return f"{root.resolve().name[:NAME_LETTERS]}-{digest}"
