@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,18 +92,35 @@ def dataset(
 
 
 @app.command()
-@with_options(SCALE)
+@with_options(SCALE, RESULTS)
 def data(
     call: Call,
     root: Annotated[
-        Path | None, typer.Argument(help="Data set in COCO's layout. Default: the scale's data set.")
+        Path | None, typer.Argument(readable=False, help="Data set in COCO's layout. Default: the scale's data set.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Number of images to measure, of a data set that is drawn.")] = 300,
+    images: Annotated[int, typer.Option(min=1, help="Largest number of images that are measured in strides.")] = 300,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for data.html and data.png. Default: below results/<scale>/data.")
+    ] = None,
 ) -> None:
-    """Show how large a data set's objects are for a detector, in strides and locations, beside COCO's."""
+    """Show what is in a data set, all faults of its files, its objects beside COCO's, and pictures with true boxes."""
     from workbench.commands.data import describe_data
 
-    typer.echo(describe_data(call.settings.scale, root, images))
+    _print_outcomes(describe_data(call.settings.scale, root, images, call.folder.path / "data", out))
+
+
+def _print_outcomes(outcomes: Iterable[str | WorkbenchError]) -> None:
+    """Print texts on standard output and errors on standard error; exit with 1 if there was an error."""
+    failed = False
+    for outcome in outcomes:
+        if isinstance(outcome, WorkbenchError):
+            failed = True
+            sys.stdout.flush()  # keeps the order where both are one file
+            print(f"workbench: {outcome}", file=sys.stderr)
+        else:
+            print(outcome)
+    if failed:
+        sys.exit(1)
 
 
 @app.command()
@@ -397,14 +414,6 @@ def predict(
     from workbench.commands.predict import predict_images
     from workbench.support.devices import prepare_threads, reserved_gpus
 
-    failed = False
     with reserved_gpus(1):
         prepare_threads()
-        for outcome in predict_images(images, call.training, out, min_score):
-            if isinstance(outcome, WorkbenchError):
-                failed = True
-                print(f"workbench: {outcome}", file=sys.stderr)
-            else:
-                print(outcome)
-    if failed:
-        sys.exit(1)
+        _print_outcomes(predict_images(images, call.training, out, min_score))

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from pycocotools.coco import COCO
 from safetensors.torch import save_file
 
@@ -253,7 +253,7 @@ def test_own_files_that_the_user_has_changed_are_not_replaced(call, tmp_path, na
             image.load()
             marked, info = image.copy(), image.info
         marked.putpixel((0, 0), (1, 2, 3))
-        text = predict.PngImagePlugin.PngInfo()
+        text = PngImagePlugin.PngInfo()
         text.add_text(predict.MARK, info[predict.MARK])
         marked.save(file, pnginfo=text)
     before = tree(tmp_path)

@@ -18,7 +18,7 @@ def test_the_geometry_of_the_miniature_is_shown():
     """Small changes of the drawing may stay; after others, copy the output of ``workbench data`` again."""
     text = (ROOT / "docs" / "miniature.md").read_text()
     (shown,) = re.findall(r"^```\n( +this data set.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    shown, measured = numbers(shown), numbers(describe_data("mini", None, 150))
+    shown, measured = numbers(shown), numbers(*describe_data("mini", None, 150, ROOT))
     assert shown.keys() == measured.keys()
     for name, values in measured.items():
         assert shown[name] == pytest.approx(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from workbench import cli
-from workbench.commands.data import drawn_images, geometry_table, read_images
+from workbench.commands.data_geometry import drawn_images, geometry_lines, split_images
+from workbench.commands.data_split import read_all
 from workbench.evaluation.geometry import COCO, ResizedImage, geometry
 from workbench.settings.catalog import find_row
 from workbench.settings.data import ImageSize
@@ -53,22 +54,24 @@ def test_images_without_objects_count_as_images():
     with pytest.raises(ValueError, match="no objects"):
         geometry([image()], 8.0)
     with pytest.raises(WorkbenchError, match=r"^photos: no objects; "):
-        geometry_table([image()], 8.0, "photos")
+        geometry_lines([image()], 8.0, "photos")
 
 
 def test_coco_has_the_numbers_that_are_stated(shared_data):
-    measured = geometry(read_images(shared_data / "coco-tiny", ImageSize(long=1333, short=800)), 8.0)
+    splits, faults = read_all(shared_data / "coco-tiny", print)
+    assert not faults
+    measured = geometry(split_images(splits, ImageSize(long=1333, short=800), 1000), 8.0)
     for field in dataclasses.fields(COCO):
         stated, value = getattr(COCO, field.name), getattr(measured, field.name)
         assert value == pytest.approx(stated, rel=0.02, abs=0.006), field.name
 
 
 @pytest.mark.parametrize("scale", ["coco", "mini"])
-def test_a_folder_is_measured_at_the_image_size_of_any_scale(shared_data, scale, capsys, monkeypatch):
+def test_a_folder_is_measured_at_the_image_size_of_any_scale(shared_data, scale, capsys, monkeypatch, tmp_path):
     root = str(shared_data / "coco-tiny")
-    monkeypatch.setattr(sys, "argv", ["workbench", "data", root, "--scale", scale])
+    monkeypatch.setattr(sys, "argv", ["workbench", "data", root, "--scale", scale, "--out", str(tmp_path)])
     cli.main()
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("objects of an image")]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("objects of an image  ")]
     assert line.split()[4] == "9.4"  # not those of the drawn images
 
 

@@ -1,133 +1,117 @@
-"""Geometry of a data set at a scale, beside COCO's."""
+"""Description of a data set: ``workbench data``.
+
+For a data set on disk: numbers of its splits, all faults of its files, the geometry of its objects beside COCO's, and a
+page of pictures with their true boxes. For a data set that the workbench draws: the geometry.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from workbench.data.coco import read_coco
-from workbench.data.embedded import draw_scene
-from workbench.data.transforms import resized_size
-from workbench.evaluation.geometry import COCO, Geometry, ResizedImage, geometry
+from workbench.commands.data_facts import class_lines, fact_lines, facts_of, warnings_of
+from workbench.commands.data_geometry import drawn_images, geometry_lines, split_images
+from workbench.commands.data_page import DrawnImage, data_page, draw_images, refuse_foreign_pages, write_pages
+from workbench.commands.data_split import Split, read_all
+from workbench.report.text import aligned, visible
 from workbench.settings.catalog import embedded_settings
-from workbench.settings.data import EmbeddedData, ImageSize
-from workbench.settings.digest import TRAIN, VAL
+from workbench.settings.digest import annotation_digest, cache_file
 from workbench.settings.experiment import Head
 from workbench.settings.files import read_scale
+from workbench.settings.specs import ScaleSpec
 from workbench.support.errors import WorkbenchError
 
-COLUMNS = ("this data set", "COCO", "ratio of the medians")
+NAME_LETTERS = 50
+"""Most letters of the data set's folder in the name of the folder with its page."""
 
 
-def describe_data(scale: str, root: Path | None, images: int) -> str:
-    """Table of the geometry of a data set at a scale's image size, as text.
+def describe_data(
+    scale: str, root: Path | None, images: int, pages: Path, out: Path | None = None
+) -> Iterator[str | WorkbenchError]:
+    """Describe a data set at a scale's image size; yield texts, and the faults of its files.
 
     Args:
         root: folder of a data set in COCO's layout; None for the data set of the scale.
-        images: number of images to measure of a data set that the workbench draws; nothing needs to be on disk.
+        images: largest number of images that are measured for the geometry.
+        pages: folder in which a folder for the page of a data set on disk is made.
+        out: folder for the page, instead of a folder in ``pages``.
 
     Raises:
-        WorkbenchError: the scale names no data set, or the data set cannot be read or has no objects.
+        WorkbenchError: the scale names no data set, the folder does not exist, or a file of the page would replace
+            another program's file. Nothing is written.
     """
     spec = read_scale(scale)
-    size = ImageSize.model_validate(spec.image)
-    anchor_scale = spec.head.get("anchor_scale", Head().anchor_scale)
     root = root or (Path(spec.root) if spec.root else None)
     if root is not None:
-        return geometry_table(read_images(root, size), anchor_scale, str(root))
+        yield from _describe_files(scale, root, images, pages, out)
+        return
     if spec.data.get("kind") != "embedded":
         raise WorkbenchError(
             f"scale {scale} draws no data set: name the folder of one (workbench data FOLDER --scale {scale})"
         )
-    return geometry_table(drawn_images(embedded_settings(scale).drawn_for(0), size, images), anchor_scale, scale)
+    if out is not None:
+        raise WorkbenchError("--out: a drawn data set has no page; name the folder of a data set, or leave --out out")
+    drawn = drawn_images(embedded_settings(scale).drawn_for(0), spec.image, images)
+    yield aligned(geometry_lines(drawn, _anchor_scale(spec), scale))
 
 
-def drawn_images(data: EmbeddedData, image: ImageSize, images: int) -> Iterator[ResizedImage]:
-    """Objects of the first training images of a drawn data set, without painting the images."""
-    for index in range(images):
-        _, (width, height), scene = draw_scene(data, 0, index)
-        seen = [(thing, visible.box()) for thing, visible in scene if not thing.crowd]
-        boxes = np.array([(x, y, x + w, y + h) for _, (x, y, w, h) in seen], dtype=np.float32)
-        labels = np.array([thing.category.id for thing, _ in seen], dtype=np.int64)
-        yield _resized((height, width), boxes, labels, image)
+def _describe_files(
+    scale: str, root: Path, images: int, pages: Path, out: Path | None
+) -> Iterator[str | WorkbenchError]:
+    spec = read_scale(scale)
+    if out is not None:
+        refuse_foreign_pages(out)
+    splits, faults = read_all(root, lambda line: print(line, file=sys.stderr, flush=True))
+    facts, warnings = facts_of(splits, spec.image)
+    drawn: list[DrawnImage] = []
+    for split in splits:
+        pictures, damaged = draw_images(split)
+        drawn, faults = drawn + pictures, faults + damaged
+    title = f"{visible(root)} at scale {scale}, {spec.image}"
+    lines = [f"warning: {line}" for line in warnings_of(facts) + warnings]
+    lines += [f"note: {note}" for note in _notes(root, splits, scale, spec)]
+    tables = {"Splits": fact_lines(facts)} if facts else {}
+    if any(f.split.objects.any() for f in facts):
+        measured = list(split_images(splits, spec.image, images))
+        heading = f"geometry of {len(measured):,} images beside COCO's"
+        tables[heading[0].upper() + heading[1:]] = geometry_lines(measured, _anchor_scale(spec), str(root))
+    yield title
+    for heading, table in tables.items():
+        yield f"\n{heading}\n{aligned(table)}"
+    if lines:
+        yield "\n" + "\n".join(lines)
+    yield from faults
+    if drawn:
+        folder = out or pages / _name(root, splits)
+        shown = [*(f"fault: {fault}" for fault in faults), *lines]
+        page = data_page(title, shown, tables, {"Classes": class_lines(facts)}, drawn)
+        yield "\n" + write_pages(folder, page, drawn)
 
 
-def read_images(root: Path, image: ImageSize) -> Iterator[ResizedImage]:
-    """Objects of all images, of both splits, of a data set in COCO's layout."""
-    for split in (TRAIN, VAL):
-        for record in read_coco(root, split, training=False).images:
-            yield _resized((record.height, record.width), record.boxes, record.labels, image)
+def _anchor_scale(spec: ScaleSpec) -> float:
+    return spec.head.get("anchor_scale", Head().anchor_scale)
 
 
-def _resized(size: tuple[int, int], boxes: np.ndarray, labels: np.ndarray, image: ImageSize) -> ResizedImage:
-    resized = resized_size(*size, image.long, image.short)
-    factors = np.array([resized[1] / size[1], resized[0] / size[0]] * 2, dtype=np.float32)
-    return ResizedImage(resized, boxes.reshape(-1, 4) * factors, labels)
+def _notes(root: Path, splits: Sequence[Split], scale: str, spec: ScaleSpec) -> list[str]:
+    """Notes on the numbers of classes of data set and scale, and on unusual entries of the files."""
+    notes = [f"{visible(split.file)}: {note}" for split in splits for note in split.columns.notes]
+    if not splits:
+        return notes
+    classes = len(splits[0].columns.class_names)
+    if spec.data.get("kind") == "embedded":
+        stated = f"{embedded_settings(scale).classes} in the data set that scale {scale} draws"
+    else:
+        stated = f"data.classes: {spec.data['classes']} in scale {scale}"
+    if spec.data.get("kind") == "embedded" or spec.data["classes"] != classes:
+        remedy = f"to train on this data set, write a scale with data: {{kind: coco, classes: {classes}}}"
+        notes.append(f"number of classes: {classes} in {visible(root)}, but {stated}; {remedy}")
+    return notes
 
 
-def geometry_table(images: Iterable[ResizedImage], anchor_scale: float, place: str) -> str:
-    """Table of a data set's geometry beside COCO's, as text.
-
-    Args:
-        anchor_scale: side of the anchors in strides.
-        place: name of the data set, for the message.
-
-    Raises:
-        WorkbenchError: the data set has no objects.
-    """
-    try:
-        measured = geometry(images, anchor_scale)
-    except ValueError as error:
-        raise WorkbenchError(f"{place}: {error}; the geometry needs annotated images") from None
-    lines = [("", *COLUMNS)] + [
-        (name, _cell(own, style), _cell(coco, style), _ratio(own, coco))
-        for name, style, own, coco in zip(NAMES, STYLES, _values(measured), _values(COCO), strict=True)
-    ]
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
-
-
-NAMES = (
-    "distance from a positive to a side of its box, in strides (10, 50, 90 %)",
-    "distances below 1 stride",
-    "distances above 8 strides",
-    "distances above 12 strides",
-    "locations in an object on its level (10, 50, 90 %)",
-    "positives of an object (10, 50, 90 %)",
-    "locations of an image",
-    "objects of an image",
-    "share of the positives on P3, P4, P5, P6, P7",
-    "longer side / shorter side of a box (50, 90 %)",
-    "objects with an IoU above 0.1 with an object of their class",
-)
-STYLES = ("{:.1f}", "{:.1%}", "{:.1%}", "{:.1%}", "{:.0f}", "{:.0f}", "{:.0f}", "{:.1f}", "{:.2f}", "{:.1f}", "{:.0%}")
-
-
-def _values(g: Geometry) -> tuple:
-    return (
-        g.reach,
-        g.near,
-        g.beyond_8,
-        g.beyond_12,
-        g.inside,
-        g.positives,
-        g.locations,
-        g.objects,
-        g.levels,
-        g.aspect,
-        g.overlapping,
-    )
-
-
-def _cell(value: float | tuple[float, ...], style: str) -> str:
-    return ", ".join(style.format(part) for part in (value if isinstance(value, tuple) else (value,)))
-
-
-def _ratio(own: float | tuple[float, ...], coco: float | tuple[float, ...]) -> str:
-    """Ratio of two numbers, or of the medians of two distributions; empty for shares of levels."""
-    if isinstance(own, tuple) and len(own) == len(COCO.levels):
-        return ""
-    medians = [v if not isinstance(v, tuple) else v[len(v) // 2 if len(v) == 3 else 0] for v in (own, coco)]
-    return f"{medians[0] / medians[1]:.2f}" if medians[1] else ""
+def _name(root: Path, splits: Sequence[Split]) -> str:
+    """Name of the folder for the page of a data set: name of its folder, and a digest of its annotations."""
+    digests = [annotation_digest(split.file, cache_file("digests.json")) for split in splits]
+    digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:8]
+    return f"{root.resolve().name[:NAME_LETTERS]}-{digest}"

@@ -8,17 +8,17 @@ pixels; ``images.json`` contains the digests of its own content and of ``detecti
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
+from workbench.commands.own_files import digest, is_marked_png, marked_png, refuse_foreign
 from workbench.commands.pictures import find_pictures, read_picture
 from workbench.data import transforms
 from workbench.data.coco import ImageRecord
@@ -68,7 +68,7 @@ def predict_images(
     drawings = [out / picture.name.with_name(_drawing_name(picture.name.name)) for picture in pictures]
     _check_lists(out)
     for drawing in drawings:
-        _check_own(drawing, _is_own_drawing)
+        refuse_foreign(drawing, _is_own_drawing, MARK)
     trained = load_training(training)
     set_precision(trained.experiment.training.detection_precision)
     trained.detector.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -143,12 +143,8 @@ def _drawing_name(name: str) -> str:
 
 
 def _write_drawing(path: Path, drawing: Image.Image) -> None:
-    mark = PngImagePlugin.PngInfo()
-    mark.add_text(MARK, _digest(drawing.tobytes()))
-    content = io.BytesIO()
-    drawing.save(content, format="PNG", pnginfo=mark)
-    _check_own(path, _is_own_drawing)
-    write_bytes_atomically(path, content.getvalue())
+    refuse_foreign(path, _is_own_drawing, MARK)
+    write_bytes_atomically(path, marked_png(drawing, MARK))
 
 
 def _write_lists(out: Path, trained: TrainedRun, images: list[dict], results: list[dict]) -> None:
@@ -158,26 +154,16 @@ def _write_lists(out: Path, trained: TrainedRun, images: list[dict], results: li
     categories = [{"id": id_, "name": name} for id_, name in zip(trained.category_ids, names, strict=True)]
     listed = json.dumps(results, indent=2).encode() + b"\n"
     earlier = out / "detections.json"  # stays if the command is killed between the two writes
-    digests = {_digest(listed)} | ({_digest(earlier.read_bytes())} if earlier.is_file() else set())
+    digests = {digest(listed)} | ({digest(earlier.read_bytes())} if earlier.is_file() else set())
     content = {"images": images, "annotations": [], "categories": categories, "detections.json": sorted(digests)}
-    content["info"] = {"description": f"written by {MARK}", "sha256": _digest(json.dumps(content).encode())}
+    content["info"] = {"description": f"written by {MARK}", "sha256": digest(json.dumps(content).encode())}
     write_bytes_atomically(out / "images.json", json.dumps(content, indent=2).encode() + b"\n")
     write_bytes_atomically(out / "detections.json", listed)
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _is_own_drawing(path: Path) -> bool:
     """Return whether a file is an unchanged drawing of this command."""
-    if not path.name.endswith(ENDING) or not path.is_file():
-        return False
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            return image.info.get(MARK) == _digest(image.tobytes())
-    except Exception:  # damaged, so changed since it was written
-        return False
+    return path.name.endswith(ENDING) and path.is_file() and is_marked_png(path, MARK)
 
 
 def _digests_of(out: Path) -> list[str]:
@@ -185,33 +171,15 @@ def _digests_of(out: Path) -> list[str]:
     path = out / "images.json"
     try:
         content = read_json(path, "pictures") if path.is_file() else None
-        digest = content.pop("info")["sha256"]
+        own_digest = content.pop("info")["sha256"]
         digests = content["detections.json"]
     except (WorkbenchError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return []
-    return digests if digest == _digest(json.dumps(content).encode()) else []
-
-
-def _check_folder(path: Path) -> None:
-    """Fail if a folder can be neither made nor written."""
-    nearest = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
-    problem = "no permission to write" if os.path.isdir(nearest) else "not a folder"
-    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
-        raise WorkbenchError(f"{visible(nearest)}: {problem}; choose another folder with --out")
+    return digests if own_digest == digest(json.dumps(content).encode()) else []
 
 
 def _check_lists(out: Path) -> None:
     """Fail if ``images.json`` or ``detections.json`` exists and is not an unchanged file of this command."""
     digests = _digests_of(out)
-    _check_own(out / "images.json", lambda path: bool(digests))
-    _check_own(out / "detections.json", lambda path: _digest(path.read_bytes()) in digests)
-
-
-def _check_own(path: Path, is_own: Callable[[Path], bool]) -> None:
-    """Fail if a path exists and is not an unchanged file of this command. Links are not followed."""
-    _check_folder(path.parent)
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or not is_own(path)):
-        raise WorkbenchError(
-            f"{visible(path)}: not written by {MARK}, or changed since then; choose another folder with --out, or "
-            "move the file"
-        )
+    refuse_foreign(out / "images.json", lambda path: bool(digests), MARK)
+    refuse_foreign(out / "detections.json", lambda path: digest(path.read_bytes()) in digests, MARK)

@@ -1,11 +1,12 @@
-"""Table for readers: in GitHub's Markdown, and as an HTML page of the report, drawn by great-tables.
+"""Tables and pictures for readers: in GitHub's Markdown, and as an HTML page. great-tables draws the tables.
 
-The same table gives the same bytes. The page loads no other file.
+The same content gives the same bytes. The page loads no other file.
 """
 
 from __future__ import annotations
 
 import html
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,12 @@ h1 { font-size: 18px; }
 summary { cursor: pointer; }
 .sections { max-width: 1200px; }
 .sections .gt_table { width: 100% !important; }
-.sections td.gt_left:last-child { white-space: nowrap; }"""
+.sections td.gt_left:last-child { white-space: nowrap; }
+h2 { font-family: sans-serif; font-size: 16px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); gap: 16px; }
+figure { margin: 0; }
+figure img { max-width: 100%; max-height: 640px; }
+figcaption { font-family: sans-serif; font-size: 13px; overflow-wrap: anywhere; }"""
 """CSS that keeps a number and its interval on one line; text may break. Tables of one page have equal widths."""
 
 
@@ -38,6 +44,30 @@ class TableView:
     alignment: Sequence[str]
     notes: Sequence[str]
     colours: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """Picture on a page.
+
+    Attributes:
+        jpeg: content of the JPEG file, which becomes part of the page.
+        description: plain text in place of the picture, for readers who cannot see it.
+        caption: line below the picture, plain text.
+    """
+
+    jpeg: bytes
+    description: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures on a page, with a heading in plain text and a paragraph in Markdown."""
+
+    heading: str
+    note: str
+    pictures: Sequence[Photograph]
 
 
 def markdown_table(view: TableView) -> str:
@@ -68,8 +98,9 @@ def sectioned_page(
     sections: Mapping[str, TableView],
     notes: Sequence[str],
     folded: Mapping[str, TableView],
+    gallery: Gallery | None = None,
 ) -> str:
-    """Return an HTML page of several tables; see `page`.
+    """Return an HTML page of several tables, and of pictures; see `page`.
 
     Args:
         title: plain text.
@@ -77,6 +108,7 @@ def sectioned_page(
         sections: heading of each table, plain text → table.
         notes: paragraphs below the tables, in Markdown.
         folded: line of plain text → table that a reader opens by a click on the line.
+        gallery: pictures at the end of the page.
     """
     body = ['<div class="sections">', f"<h1>{_escaped(title)}</h1>", *map(_note, lead)]
     body += [_table(heading, view, f"table{n}") for n, (heading, view) in enumerate(sections.items())]
@@ -84,6 +116,9 @@ def sectioned_page(
     for n, (line, view) in enumerate(folded.items()):
         table = _table(line, view, f"folded{n}")
         body.append(f"<details><summary>{_escaped(line)}</summary>\n{table}\n</details>")
+    if gallery:
+        body += [f"<h2>{_escaped(gallery.heading)}</h2>", _note(gallery.note)]
+        body += ['<div class="pictures">', *map(_figure, gallery.pictures), "</div>"]
     return _document(title, "\n".join([*body, "</div>"]))
 
 
@@ -116,6 +151,12 @@ def _note(text: str) -> str:
 
     content = md(text).to_html()
     return content if content.startswith("<p>") else f"<p>{content}</p>"  # several blocks are paragraphs already
+
+
+def _figure(picture: Photograph) -> str:
+    source = f"data:image/jpeg;base64,{b64encode(picture.jpeg).decode()}"
+    image = f'<img src="{source}" alt="{html.escape(plain(picture.description))}">'
+    return f"<figure>{image}<figcaption>{_escaped(picture.caption)}</figcaption></figure>"
 
 
 def _document(title: str, body: str) -> str:

@@ -7,6 +7,7 @@ returns text that is shown as written, in one line, and never interpreted.
 import re
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 LETTERS = 60  # largest number of letters of a label in a table or a legend
@@ -51,6 +52,13 @@ def shortened(text: str, most: int) -> str:
         return text
     tail = _cut(text[::-1], most // 3)[::-1]
     return _cut(text, most - 1 - width(tail)) + "…" + tail
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table as plain text: the first column is aligned to the left, and the other columns to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    return "\n".join("  ".join(row) for row in rows)
 
 
 def wrapped(text: str, letters: int) -> str:

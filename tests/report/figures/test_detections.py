@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from workbench.report.figures.detections import _colour, _fitted, draw_detections
+from workbench.report.figures.detections import _colour, _fitted, draw_detections, draw_objects
 from workbench.report.figures.fonts import Pen
 
 NAMES = ["cube", "ball", "ring"]
@@ -87,7 +87,39 @@ def test_lines_and_text_are_in_proportion_to_the_image(size):
 @pytest.mark.parametrize("name", ["x" * 40, "猫" * 20, "two words " * 4])
 def test_a_long_name_is_shortened_to_the_width_and_leaves_space_for_the_score(name):
     pen = Pen(ImageDraw.Draw(Image.new("RGB", (100, 800))), 13)
-    text = _fitted(pen, name, 80)
+    text = _fitted(pen, name, " 0.00", 80)
     assert "…" in text
     assert pen.length(f"{text} 0.90") <= 80
-    assert _fitted(pen, name, 1000) == name
+    assert _fitted(pen, name, " 0.00", 1000) == name
+
+
+def objects(boxes, labels=None, crowd=None):
+    """Mask of the pixels that a drawing of true boxes changes."""
+    image = Image.new("RGB", (800, 600), GREY)
+    labels, crowd = labels or [0] * len(boxes), crowd or [False] * len(boxes)
+    return (np.asarray(draw_objects(image, boxes, labels, crowd, NAMES)) != GREY).any(axis=2)
+
+
+def test_true_boxes_have_names_without_scores():
+    box = [[100, 200, 300, 400]]
+    with_score = changed(Image.new("RGB", (800, 600), GREY), box)[1]
+    plain, crowd = objects(box), objects(box, crowd=[True])
+    assert plain.sum() < with_score.sum()
+    assert crowd.sum() > plain.sum()
+    assert plain[399, 100:300].all()
+
+
+def test_the_smaller_of_two_true_boxes_is_on_top():
+    boxes = [[100, 200, 200, 300], [100, 100, 400, 300]]
+    image = draw_objects(Image.new("RGB", (800, 600), GREY), boxes, [0, 1], [False, False], NAMES)
+    assert image.getpixel((150, 299)) == _colour(0)
+    assert image.getpixel((300, 299)) == _colour(1)
+
+
+def test_of_many_true_boxes_only_the_largest_of_a_class_has_a_text():
+    few = [[70 * i, 300, 70 * i + 60, 330] for i in range(10)]
+    texts = objects(few)[:300].sum()  # the texts are above the boxes
+    larger = [[700, 300, 790, 360]]
+    many = objects([*few, *larger])[:300]
+    assert 0 < many.sum() < texts / 5
+    assert not many[:, :690].any()

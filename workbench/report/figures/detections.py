@@ -1,4 +1,4 @@
-"""Detections drawn on their image: boxes, class names and scores, legible on small and large images."""
+"""Detections, or true boxes, drawn on their image: boxes, class names and scores, legible on images of any size."""
 
 import colorsys
 import math
@@ -13,6 +13,7 @@ from workbench.report.text import shortened
 
 MIN_SIDE = 640  # pixels: an image is enlarged by an integer factor if its longer side has fewer
 NAME_LETTERS = 40  # most letters of a class name
+NAMED = 10  # most true boxes of an image that all have a text
 
 Rectangle = tuple[int, int, int, int]
 
@@ -39,25 +40,65 @@ def draw_detections(
     Returns:
         RGB image with the size of the input times the factor. Lines and text are in proportion to the image.
     """
+    canvas, boxes = _enlarged(image, boxes)
+    scores, labels = np.asarray(scores, dtype=float).reshape(-1), np.asarray(labels, dtype=int).reshape(-1)
+    kept = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= min_score]
+    shown = _shown(canvas, boxes[kept], labels[kept], class_names, [f" {scores[i]:.2f}" for i in kept])
+    return _drawn(canvas, shown, shown)
+
+
+def draw_objects(
+    image: Image.Image, boxes: ArrayLike, labels: ArrayLike, crowd: ArrayLike, class_names: Sequence[str]
+) -> Image.Image:
+    """Return a copy of the image with its true boxes; see `draw_detections`. Smaller boxes are on top of larger ones.
+
+    Texts would hide small objects: of more than 10 boxes, only the largest box of each class and crowds have a text.
+
+    Args:
+        crowd: `[N]`, whether a box is of a crowd, which is written behind the name of its class.
+    """
+    canvas, boxes = _enlarged(image, boxes)
+    labels, crowd = np.asarray(labels, dtype=int).reshape(-1), np.asarray(crowd, dtype=bool).reshape(-1)
+    order = np.argsort((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
+    ends = [" (crowd)" if crowd[i] else "" for i in order]
+    shown = _shown(canvas, boxes[order], labels[order], class_names, ends)
+    largest = {name: place for place, (_, name, end, _) in enumerate(shown) if not end}  # the last one is the largest
+    texts = [
+        entry for place, entry in enumerate(shown) if len(shown) <= NAMED or entry[2] or largest[entry[1]] == place
+    ]
+    return _drawn(canvas, shown, texts)
+
+
+def _enlarged(image: Image.Image, boxes: ArrayLike) -> tuple[Image.Image, np.ndarray]:
+    """Return an RGB copy of an image whose longer side has at least 640 pixels, and the boxes ``[N, 4]`` on it."""
     factor = max(1, math.ceil(MIN_SIDE / max(image.size)))
     canvas = image.convert("RGB")
     if factor > 1:
         canvas = canvas.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
-    boxes = np.asarray(boxes, dtype=float).reshape(-1, 4) * factor
-    scores, labels = np.asarray(scores, dtype=float).reshape(-1), np.asarray(labels, dtype=int).reshape(-1)
+    return canvas, np.asarray(boxes, dtype=float).reshape(-1, 4) * factor
 
+
+def _shown(
+    canvas: Image.Image, boxes: np.ndarray, labels: np.ndarray, class_names: Sequence[str], ends: Sequence[str]
+) -> list[tuple[Rectangle, str, str, tuple[int, int, int]]]:
+    """Return rectangle, name, end of the text, and colour of each box that is partly inside the image."""
     names = {label: drawable(class_names[label], NAME_LETTERS) for label in set(labels.tolist())}
-    shown = []
-    for i in np.argsort(-scores, kind="stable"):
-        rectangle = _inside(boxes[i], canvas.size)
-        if scores[i] >= min_score and rectangle is not None:
-            shown.append((rectangle, names[labels[i]], f" {scores[i]:.2f}", _colour(int(labels[i]))))
+    rectangles = [_inside(box, canvas.size) for box in boxes]
+    return [
+        (rectangle, names[label], end, _colour(label))
+        for rectangle, label, end in zip(rectangles, labels.tolist(), ends, strict=True)
+        if rectangle is not None
+    ]
+
+
+def _drawn(canvas: Image.Image, shown: list, texts: list) -> Image.Image:
+    """Draw the boxes of ``shown`` and the texts of ``texts`` on an image, the first on top."""
     draw = ImageDraw.Draw(canvas)
     side = math.sqrt(canvas.width * canvas.height)  # for lines and text, also of long narrow images
     width = max(2, round(side / 400))
-    for rectangle, *_, colour in reversed(shown):  # the highest score on top
+    for rectangle, *_, colour in reversed(shown):
         draw.rectangle(rectangle, outline=colour, width=width)
-    _draw_texts(draw, Pen(draw, max(13, round(side / 52))), shown, canvas.size)
+    _draw_texts(draw, Pen(draw, max(13, round(side / 52))), texts, canvas.size)
     return canvas
 
 
@@ -85,13 +126,14 @@ def _text_colour(background: tuple[int, int, int]) -> str:
 
 
 def _draw_texts(draw: ImageDraw.ImageDraw, pen: Pen, shown: list, size: tuple[int, int]) -> None:
-    """Write the texts, the highest score first. Each text takes the place where it covers other texts least."""
+    """Write the texts, the first on top. Each text takes the place where it covers other texts least."""
     margin = round(pen.size / 4)
-    names = {name: _fitted(pen, name, size[0] - 2 * margin) for _, name, *_ in shown}
+    longest = max((end for *_, end, _ in shown), key=pen.length, default="")
+    names = {name: _fitted(pen, name, longest, size[0] - 2 * margin) for _, name, *_ in shown}
     occupied: list[Rectangle] = []
     labels = []
-    for rectangle, name, score, colour in shown:
-        text = names[name] + score
+    for rectangle, name, end, colour in shown:
+        text = names[name] + end
         # The height of a line, not of these letters, so that all labels have the same height.
         width, height = math.ceil(pen.length(text)) + 2 * margin, pen.height + 2
         places = [_within(left, top, width, height, size) for left, top in _places(rectangle, width, height)]
@@ -103,10 +145,10 @@ def _draw_texts(draw: ImageDraw.ImageDraw, pen: Pen, shown: list, size: tuple[in
         pen.write(place[0] + margin, place[1] + 1, text, _text_colour(colour))
 
 
-def _fitted(pen: Pen, name: str, width: int) -> str:
-    """Return a name, shortened until name and score are at most ``width`` pixels wide."""
+def _fitted(pen: Pen, name: str, end: str, width: int) -> str:
+    """Return a name, shortened until the name and the end of its text are at most ``width`` pixels wide."""
     letters = 2 * len(name)  # wide letters count twice
-    while letters > 2 and pen.length(shortened(name, letters) + " 0.00") > width:
+    while letters > 2 and pen.length(shortened(name, letters) + end) > width:
         letters -= 1
     return shortened(name, letters)
 
