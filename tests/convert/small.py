@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from workbench.commands.convert import convert
+from workbench.support.errors import WorkbenchError
 
 SIZE = (40, 30)
 
@@ -53,6 +55,15 @@ def converted(form, root, counted_from=None):
     out = Path(root).with_name("converted")
     report = convert(form, root, out, counted_from)
     return objects_of(out), report
+
+
+def refused(form, root, damage, message):
+    """Damage a data set with a function of its folder; its conversion must state the fault and write nothing."""
+    damage(root)
+    with pytest.raises(WorkbenchError) as caught:
+        converted(form, root)
+    assert message in str(caught.value)
+    assert [path.name for path in root.parent.iterdir()] == [root.name]
 
 
 def objects_of(out):

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.convert.small import SIZE, converted, save_image, save_json, save_text
-from workbench.support.errors import WorkbenchError
+from tests.convert.small import SIZE, converted, refused, save_image, save_json, save_text
 
 
 def shape(points, kind="rectangle", label="cat", group=None):
@@ -97,9 +96,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_ends_in_one_line_and_nothing_is_written(root, name):
-    damage, message = FAULTS[name]
-    damage(root)
-    with pytest.raises(WorkbenchError) as caught:
-        converted("labelme", root)
-    assert message in str(caught.value)
-    assert [path.name for path in root.parent.iterdir()] == ["labelme"]
+    refused("labelme", root, *FAULTS[name])

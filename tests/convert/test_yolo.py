@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.convert.small import converted, save_image, save_text
-from workbench.support.errors import WorkbenchError
+from tests.convert.small import converted, refused, save_image, save_text
 
 BOX = "0 0.5 0.5 0.25 0.2\n"
 EXPECTED = ["cat", 15, 12, 10, 6]
@@ -147,9 +146,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_ends_in_one_line_and_nothing_is_written(root, name):
-    damage, message = FAULTS[name]
-    damage(root)
-    with pytest.raises(WorkbenchError) as caught:
-        converted("yolo", root)
-    assert message in str(caught.value)
-    assert [path.name for path in root.parent.iterdir()] == ["yolo"]
+    refused("yolo", root, *FAULTS[name])
