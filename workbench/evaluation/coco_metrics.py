@@ -6,7 +6,8 @@ The protocol is COCO's for boxes (https://cocodataset.org/#detection-eval):
 - At most 100 detections per image and class.
 - Areas small < 32² <= medium <= 96² < large, in pixels of the original image.
 
-The metrics are equal to those of pycocotools, bit for bit; tests/evaluation compares them. This module does not
+For the same objects, the metrics are equal to those of pycocotools, bit for bit; tests/evaluation compares them.
+Objects that training leaves out are left out here too; docs/evidence.md lists such annotations. This module does not
 import torch, so that the pipeline's evaluation step starts quickly.
 """
 
