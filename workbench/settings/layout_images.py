@@ -1,0 +1,114 @@
+"""Search for the folder of the images of an annotation file: a folder in which the first images of the file exist.
+
+Only the standard library is imported, since the pipeline recognises a data set at its start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+from workbench.settings.layout_files import BOTH, Tree, names_in, split_of
+from workbench.support.errors import WorkbenchError
+
+LISTED = 8
+"""Largest number of folders in a message."""
+FOREIGN = 4
+"""Rank of a folder that another split names."""
+
+
+def image_folder_of(tree: Tree, file: Path, split: str | None, names: Sequence[str], others: Iterable[Path]) -> Path:
+    """Folder of the images of an annotation file.
+
+    The folders are those of the file and of the data set, their subfolders, and one level below. Of the folders with
+    images of these names, the first in this order is taken: the folder of the file, a folder with the name at the end
+    of the file's name (``instances_train2017``), a folder that names the split, any other. A folder that names another
+    split comes last, and only if no other file lists the images.
+
+    Args:
+        split: split of the file; None if its name states none.
+        names: first names of images in the file.
+        others: annotation files of the other splits.
+
+    Raises:
+        WorkbenchError: no folder has the images, or several of one rank have them.
+    """
+    root, near = tree.root, [file.parent, tree.root, *tree.folders(tree.root)]
+    if file.parent != root:
+        near += tree.folders(file.parent)
+    near = list(dict.fromkeys(near))
+    tried: list[Path] = []
+    for folders in (near, _one_level_below(tree, near)):
+        tried += folders
+        own = [folder for folder in folders if _rank(tree, file, split, folder) < FOREIGN]
+        if (folder := _best(tree, file, split, names, own)) is not None:
+            return folder
+    if not names:
+        return min(tried, key=lambda folder: (_rank(tree, file, split, folder) or FOREIGN, str(folder)))
+    foreign = [folder for folder in tried if _rank(tree, file, split, folder) == FOREIGN]
+    has_own = any(_rank(tree, file, split, folder) in (1, 2) for folder in tried)
+    folder = None if has_own else _best(tree, file, split, names, foreign)
+    if folder is not None and not any(names_in(other) & set(names) for other in others):
+        return folder
+    raise WorkbenchError(_missing(tree, file, split, names[0], tried))
+
+
+def _one_level_below(tree: Tree, near: list[Path]) -> list[Path]:
+    below = chain.from_iterable(tree.folders(folder) for folder in near)
+    return [folder for folder in dict.fromkeys(below) if folder not in near]
+
+
+def _rank(tree: Tree, file: Path, split: str | None, folder: Path) -> int:
+    """Rank of a folder, from 0 for the likely one; see ``image_folder_of``."""
+    if folder == file.parent:
+        return 0
+    stem, name = file.stem.lower(), folder.name.lower()
+    if folder != tree.root and stem.endswith(name) and not stem.removesuffix(name)[-1:].isalnum():
+        return 1
+    stated = {split_of(part) for part in folder.relative_to(tree.root).parts} - {None}
+    if not stated:
+        return 3
+    return 2 if split is not None and stated & {split, BOTH} else FOREIGN
+
+
+def _best(tree: Tree, file: Path, split: str | None, names: Sequence[str], folders: list[Path]) -> Path | None:
+    """Folder of the first rank with images of these names, and in this rank the one with the most of the images."""
+    ranked: dict[int, dict[str, tuple[int, Path]]] = {}
+    for folder in folders:
+        if count := sum(_exists(folder, name) for name in names):
+            of_rank = ranked.setdefault(_rank(tree, file, split, folder), {})
+            of_rank.setdefault(os.path.realpath(folder), (count, folder))  # two links to a folder are one folder
+    if not ranked:
+        return None
+    hits = list(ranked[min(ranked)].values())
+    most = max(count for count, _ in hits)
+    best = [folder for count, folder in hits if count == most]
+    if len(best) > 1:
+        places = " and in ".join(tree.named(folder) for folder in best[:2])
+        raise WorkbenchError(f"{file}: its images, such as '{names[0]}', are in {places}; keep one of these folders")
+    return best[0]
+
+
+def _exists(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).is_file() or ("\\" in name and (folder / name.replace("\\", "/")).is_file())
+    except (OSError, ValueError):  # a name that is too long, or with a zero byte
+        return False
+
+
+def _missing(tree: Tree, file: Path, split: str | None, name: str, tried: list[Path]) -> str:
+    """Message about images that are in none of the folders."""
+    bare = PurePosixPath(name.replace("\\", "/")).name
+    if bare != name and (place := next((folder for folder in tried if _exists(folder, bare)), None)):
+        return (
+            f"{file}: the image '{name[:100]}' does not exist, but {tree.named(place / bare)} does; state the names of "
+            "images below their folder in file_name"
+        )
+    order = sorted(tried, key=lambda folder: _rank(tree, file, split, folder))
+    listed = [tree.named(folder) for folder in order if _rank(tree, file, split, folder) < FOREIGN]
+    rest = ", …" if len(listed) > LISTED else ""
+    folders = ", ".join("the folder itself" if place == "." else f"{place}/" for place in listed[:LISTED])
+    remedy = "put the images there, or state their names below one of these folders in file_name"
+    return f"{file}: the image '{name[:100]}' does not exist (looked in {folders}{rest} of {tree.root}); {remedy}"
