@@ -17,12 +17,10 @@ from pathlib import Path
 
 from workbench.support.errors import WorkbenchError
 
-SPLIT_WORDS = {
-    "train": {"train", "training", "trainset", "trainval"},
-    "val": {"val", "valid", "validation", "valset", "trainval"},
-    "test": {"test", "testing", "testset"},
-}
-"""Words for a split in the name of a file or a folder, such as ``instances_train2017`` or ``valid``."""
+ANNOTATION_WORDS = {"annotation", "annotations", "anns", "ann", "labels", "label"}
+IMAGE_WORDS = {"images", "image", "imgs", "img", "data"}
+LIKELY = ANNOTATION_WORDS | {"instances", "coco"}
+"""Words in the names of the files that are opened first."""
 BOTH = "trainval"
 """Split of a name with words for train and val."""
 OTHER_TASKS = {"captions", "keypoints", "stuff", "panoptic"}
@@ -33,8 +31,11 @@ FOLDERS = 500
 """Largest number of subfolders of a folder that are considered."""
 LONGEST = 1 << 24
 """Largest number of bytes of a list of categories."""
+GLANCES = 40
+"""Largest number of JSON files of a folder that are opened; labelme writes a file for each image."""
 _HIDDEN = ("__MACOSX", "@eaDir")
 _LISTS = {key: re.compile(rb'"%s"\s*:\s*\[' % key.encode()) for key in ("images", "annotations", "shapes")}
+_SPLIT = re.compile(r"(train|val|valid|test)(ing|ation|set|data|images?|imgs?|annotations?|labels?)?")
 _CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -49,7 +50,8 @@ def words_of(name: str) -> set[str]:
 def split_of(name: str) -> str | None:
     """Split that a name states: ``train``, ``val``, ``test`` or ``trainval``; None for no split, or several."""
     words = words_of(name)
-    splits = {split for split, own in SPLIT_WORDS.items() if own & words}
+    splits = {match[1].replace("valid", "val") for word in words if (match := _SPLIT.fullmatch(word))}
+    splits |= {"train", "val"} if BOTH in words else set()
     if splits == {"train", "val"}:
         return BOTH
     return splits.pop() if len(splits) == 1 else None
@@ -158,6 +160,27 @@ def read_categories(file: Path) -> list[dict]:
             if all(isinstance(entry, dict) for entry in listed):
                 return listed
     return []
+
+
+def json_files(tree: Tree) -> Iterator[tuple[Path, Glance]]:
+    """JSON files with a glance at each: in the root, and in folders for annotations or splits down to two levels."""
+    folders = [tree.root]
+    for folder in tree.folders(tree.root):
+        if _describes(folder, IMAGE_WORDS | ANNOTATION_WORDS):
+            folders += [folder, *(inner for inner in tree.folders(folder) if _describes(inner, ANNOTATION_WORDS))]
+    seen: set[str] = set()
+    for folder in folders:
+        names = [name for name in tree.files(folder) if name.lower().endswith(".json")]
+        names.sort(key=lambda name: split_of(name) is None and not words_of(name) & LIKELY)
+        for file in (folder / name for name in names[:GLANCES]):
+            real = os.path.realpath(file)
+            if real not in seen:  # else another link to the file
+                seen.add(real)
+                yield file, glance(file)
+
+
+def _describes(folder: Path, words: set[str]) -> bool:
+    return split_of(folder.name) is not None or bool(words_of(folder.name) & words)
 
 
 @contextmanager

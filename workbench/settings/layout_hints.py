@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from workbench.settings.layout_files import Glance, Tree, glance, split_of, words_of
+from workbench.settings.layout_files import ANNOTATION_WORDS, Glance, Tree, glance, split_of, words_of
 from workbench.support.errors import WorkbenchError
 
 TITLES = {"voc": "Pascal VOC", "yolo": "YOLO", "createml": "CreateML", "labelme": "labelme"}
@@ -70,12 +70,10 @@ def _forms(tree: Tree, files: Mapping[Path, Glance]) -> Iterator[tuple[str, Path
     """Formats of other tools, each with a file that shows it."""
     for kind in ("createml", "labelme"):
         yield from ((kind, file) for file, look in files.items() if look.kind == kind)
-    folders = [tree.root, *tree.folders(tree.root)]
-    folders += [inner for folder in folders[1:] for inner in tree.folders(folder)]
+    likely = [folder for folder in tree.folders(tree.root) if _is_likely(folder)]
+    folders = [tree.root, *likely, *(inner for folder in likely for inner in tree.folders(folder) if _is_likely(inner))]
     for folder in folders:
-        words = words_of(folder.name)
-        is_likely = folder == tree.root or split_of(folder.name) or words & {"annotations", "annotation", "labels"}
-        for name in _named(tree, folder, ".xml")[:1] if is_likely else []:
+        for name in _named(tree, folder, ".xml")[:1]:
             if b"<annotation" in _start(folder / name):
                 yield "voc", folder / name
     if settings := [file for file in _settings_files(tree) if b"names" in _start(file)]:
@@ -83,6 +81,11 @@ def _forms(tree: Tree, files: Mapping[Path, Glance]) -> Iterator[tuple[str, Path
     for folder in folders:
         if {"labels"} & {part.lower() for part in folder.relative_to(tree.root).parts}:
             yield from (("yolo", folder / name) for name in _named(tree, folder, ".txt")[:1])
+
+
+def _is_likely(folder: Path) -> bool:
+    """Whether a folder may have annotations, by its name."""
+    return split_of(folder.name) is not None or bool(words_of(folder.name) & ANNOTATION_WORDS)
 
 
 def _settings_files(tree: Tree) -> list[Path]:

@@ -9,12 +9,11 @@ pipeline recognises a data set at its start.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.settings.digest import TRAIN, VAL, annotation_file, image_folder
-from workbench.settings.layout_files import BOTH, SPLIT_WORDS, Glance, Tree, glance, split_of, words_of
+from workbench.settings.layout_files import BOTH, Glance, Tree, json_files, split_of
 from workbench.settings.layout_hints import refusal
 from workbench.settings.layout_images import image_folder_of
 from workbench.support.errors import WorkbenchError
@@ -26,12 +25,6 @@ FOLDER_EACH = "a folder for each split"
 FILE_EACH = "an annotation file for each split"
 ONE_FILE = "one annotation file without splits"
 TRAIN_ONLY = "images of train alone, without other splits"
-ANNOTATION_WORDS = {"annotation", "annotations", "anns", "ann", "labels", "label"}
-LIKELY = ANNOTATION_WORDS | {"instances", "coco"}
-"""Words in the names of the files that are opened first."""
-IMAGE_WORDS = {"images", "image", "imgs", "img", "data"}
-GLANCES = 40
-"""Largest number of JSON files of a folder that are opened; labelme writes a file for each image."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +81,19 @@ def survey(root: Path) -> tuple[Layout, list[WorkbenchError]]:
     _refuse_place(root)
     if (layout := _coco(root)) is not None:
         return layout, []
-    tree = Tree(root)
-    search = _Search(tree, dict(_json_files(tree)))
+    search = _Search(Tree(root))
     if not search.candidates and not search.damaged:
-        raise refusal(tree, search.files, _is_data_set)
+        raise refusal(search.tree, search.files, _is_data_set)
     return search.result()
 
 
 def _is_data_set(folder: Path) -> bool:
+    """Whether a layout with a part is recognised in a folder; its subfolders are not searched for data sets."""
     try:
-        return bool(survey(folder)[0].parts)
+        if _coco(folder) is not None:
+            return True
+        search = _Search(Tree(folder))
+        return bool(search.candidates) and bool(search.result()[0].parts)
     except WorkbenchError:
         return False
 
@@ -125,28 +121,6 @@ def _coco(root: Path) -> Layout | None:
     return Layout(root, COCO, splits)
 
 
-def _json_files(tree: Tree) -> Iterator[tuple[Path, Glance]]:
-    """JSON files in the root, and in folders for annotations or splits down to the second level."""
-    folders = [tree.root]
-    for folder in tree.folders(tree.root):
-        if _describes(folder, IMAGE_WORDS | ANNOTATION_WORDS):
-            folders.append(folder)
-            folders += [inner for inner in tree.folders(folder) if _describes(inner, ANNOTATION_WORDS)]
-    seen: set[str] = set()
-    for folder in folders:
-        names = [name for name in tree.files(folder) if name.lower().endswith(".json")]
-        names.sort(key=lambda name: split_of(name) is None and not words_of(name) & LIKELY)
-        for file in (folder / name for name in names[:GLANCES]):
-            real = os.path.realpath(file)
-            if real not in seen:  # else another link to the file
-                seen.add(real)
-                yield file, glance(file)
-
-
-def _describes(folder: Path, words: set[str]) -> bool:
-    return bool(words_of(folder.name) & (words | set().union(*SPLIT_WORDS.values())))
-
-
 @dataclass
 class _Search:
     """Assignment of annotation files to splits.
@@ -158,11 +132,11 @@ class _Search:
     """
 
     tree: Tree
-    files: dict[Path, Glance]
     faults: list[WorkbenchError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.files: dict[Path, Glance] = dict(json_files(self.tree))
         self.candidates: dict[str | None, list[Path]] = {}
         self.damaged: dict[str, Path] = {}
         for file, look in self.files.items():
@@ -176,14 +150,14 @@ class _Search:
         """Layout, and faults."""
         root, stated = self.tree.root, self.candidates
         if stated.keys() == {None}:
-            whole = self._chosen(None, ONE_FILE)
+            whole = self._chosen(None)
             return Layout(root, ONE_FILE, {}, whole, tuple(self.notes)), self.faults
         if BOTH in stated and "train" not in stated:
             stated["train"] = stated.pop(BOTH)
             if "test" in stated and "val" not in stated:
                 stated["val"] = stated.pop("test")
                 self.notes.append("train and val are in one file by its name, so test is used in place of val")
-        splits = {split: self._chosen(split, split) for split in ("train", "val", "test") if split in stated}
+        splits = {split: self._chosen(split) for split in ("train", "val", "test") if split in stated}
         splits = {split: files for split, files in splits.items() if files is not None}
         self._refuse_missing(set(stated))
         for split in (BOTH, None):
@@ -200,7 +174,7 @@ class _Search:
         parts = file.relative_to(self.tree.root).parts
         return next((split for part in (file.stem, *reversed(parts[:-1])) if (split := split_of(part))), None)
 
-    def _chosen(self, split: str | None, what: str) -> SplitFiles | None:
+    def _chosen(self, split: str | None) -> SplitFiles | None:
         """Files of a split: the only candidate whose images exist; None, with a fault, without one."""
         hits, faults = [], []
         own = self.candidates[split]
@@ -213,19 +187,22 @@ class _Search:
                 faults.append(error)
         if len(hits) > 1:
             names = " and ".join(self.tree.named(hit.annotations) for hit in hits)
-            remedy = "keep one of them" if split else "keep one of them, or state the split of each in its name"
-            faults = [WorkbenchError(f"{self.tree.root}: {len(hits)} annotation files for {what}, {names}; {remedy}")]
+            what = f"for {split}" if split else "whose names state no split"
+            remedy = "keep one of them" if split else "keep one of them, or add the split to their names"
+            faults = [WorkbenchError(f"{self.tree.root}: {len(hits)} annotation files {what}, {names}; {remedy}")]
         self.faults += faults[:1] if len(hits) != 1 else []
         return hits[0] if len(hits) == 1 else None
 
     def _refuse_missing(self, stated: set[str | None]) -> None:
-        """Add a fault for each split that is missing without which there is no training."""
-        for split in ("train", "val"):
+        """Add a fault for each split whose file is damaged, and for a missing one that a training needs."""
+        for split in ("train", "val", "test"):
             if split in stated:
                 continue
             folder = self._folder_named(split)
             if file := self.damaged.get(split) or self._other_format(split):
                 self._fault(file, f"{self.files[file].problem}; copy the file again, in COCO's instances format")
+            elif split == "test":
+                continue
             elif split == "train" or folder:
                 self._fault(*self._absent(split, folder, stated))
             elif "test" in stated:
@@ -233,6 +210,10 @@ class _Search:
                 remedy = f"to use test for it, write val for test in the name of {names}"
                 problem = "annotations of train and test, but none of val, on which a training is validated"
                 self._fault(self.tree.root, f"{problem}; {remedy}, or move some images of train to a split val")
+            elif None in stated:
+                file, train = self.candidates[None][0], self.tree.named(self.candidates["train"][0])
+                remedy = "write val in its name if it is the other split, else move it to another folder"
+                self._fault(file, f"its name states no split, and {train} is train alone; {remedy}")
 
     def _absent(self, split: str, folder: Path | None, stated: set[str | None]) -> tuple[Path, str]:
         """Place and message of a split without annotations."""
