@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from tests.commands.pictures import draw
-from workbench import cli
 from workbench.commands.data_facts import Facts
 from workbench.commands.data_page import PICTURES, chosen
 from workbench.commands.data_split import read_all
@@ -62,25 +61,6 @@ def data_set(tmp_path):
     data.add("val2017", (3, 10, 10, 40, 30), (7, 50, 20, 20, 20))
     data.write()
     return data
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Function that runs ``workbench data``: exit code, output and errors, with results in a folder of the test."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["workbench", "data", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return run
 
 
 def cells(output, name):

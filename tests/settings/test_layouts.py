@@ -158,6 +158,24 @@ LAYOUTS = {
         FILE_EACH,
         {"train": "train.json → images", "val": "val.json → images"},
     ),
+    "masks with the names of the images": (
+        {f"{s}.json": EACH for s in ("train", "val")},
+        ["images", "masks", "depth"],
+        FILE_EACH,
+        {s: f"{s}.json → images" for s in ("train", "val")},
+    ),
+    "masks in each split": (
+        {f"annotations/{s}.json": EACH for s in ("train", "val")},
+        ["masks/train", "images/train", "masks/val", "images/val"],
+        FILE_EACH,
+        {s: f"annotations/{s}.json → images/{s}" for s in ("train", "val")},
+    ),
+    "all below a folder of data": (
+        {f"data/annotations/{s}.json": EACH for s in ("train", "val")},
+        ["data/images/train", "data/images/val"],
+        FILE_EACH,
+        {s: f"data/annotations/{s}.json → data/images/{s}" for s in ("train", "val")},
+    ),
     "equal names in the splits": (
         {"train.json": EACH, "val.json": EACH},
         ["train", "val"],
@@ -230,6 +248,12 @@ def test_a_layout_is_recognised(case, tmp_path):
     assert recognised(make(tmp_path / "set", files, *folders, names=names)) == (name, parts)
 
 
+def test_a_file_among_the_files_of_each_image_is_found(tmp_path):
+    files = {f"{i:03}.json": {"shapes": [], "imagePath": f"{i:03}.jpg"} for i in range(100)}
+    make(tmp_path, files | {"pets.json": coco("001.jpg")}, ".", names=[f"{i:03}.jpg" for i in range(100)])
+    assert recognised(tmp_path) == (ONE_FILE, {"all": "pets.json → ."})
+
+
 def test_hidden_files_and_leftovers_of_archives_are_not_seen(tmp_path):
     files, folders, _, parts = LAYOUTS["hosted export"]
     make(tmp_path, files, *folders)
@@ -293,6 +317,10 @@ NEAR_MISSES = {
         lambda root: make(root, {"train/_annotations.coco.json": EACH}, "train", "valid"),
         "{root}/valid/_annotations.coco.json: no such annotation file; put the annotations of val there (looked in tr",
     ),
+    "trainval and val": (
+        lambda root: make(root, {"trainval.json": EACH, "val.json": EACH}, "images"),
+        "{root}/train.json: no such annotation file; put the annotations of train there",
+    ),
     "val alone": (
         lambda root: make(root, {"annotations/val.json": EACH}, "val"),
         "{root}/annotations/train.json: no such annotation file; put the annotations of train there",
@@ -336,8 +364,8 @@ NEAR_MISSES = {
         "{root}: 2 annotation files whose names state no split, a.json and b.json; keep one of them, or add the split",
     ),
     "two folders of images": (
-        lambda root: make(root, {"train.json": EACH, "val.json": EACH}, "images", "copy"),
-        "{root}/train.json: its images, such as 'a.jpg', are in copy and in images; keep one of these folders",
+        lambda root: make(root, {"train.json": EACH, "val.json": EACH}, "photos", "copy"),
+        "{root}/train.json: its images, such as 'a.jpg', are in copy and in photos; keep one of these folders",
     ),
     "images elsewhere": (
         lambda root: make(root, {"annotations/train.json": EACH, "annotations/val.json": EACH}, "train", "val/x/y"),

@@ -171,12 +171,19 @@ def json_files(tree: Tree) -> Iterator[tuple[Path, Glance]]:
     seen: set[str] = set()
     for folder in folders:
         names = [name for name in tree.files(folder) if name.lower().endswith(".json")]
-        names.sort(key=lambda name: split_of(name) is None and not words_of(name) & LIKELY)
-        for file in (folder / name for name in names[:GLANCES]):
+        for file in (folder / name for name in _likely_first(names, tree.files(folder))[:GLANCES]):
             real = os.path.realpath(file)
             if real not in seen:  # else another link to the file
                 seen.add(real)
                 yield file, glance(file)
+
+
+def _likely_first(names: list[str], files: list[str]) -> list[str]:
+    """Names of JSON files: likely words first, then any other, and the files of single images last."""
+    if len(names) <= GLANCES:
+        return names
+    images = {os.path.splitext(name)[0] for name in files if not name.lower().endswith(".json")}
+    return sorted(names, key=lambda n: (not split_of(n) and not words_of(n) & LIKELY, os.path.splitext(n)[0] in images))
 
 
 def _describes(folder: Path, words: set[str]) -> bool:

@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from workbench.settings.layout_files import BOTH, Tree, names_in, split_of
+from workbench.settings.layout_files import BOTH, IMAGE_WORDS, Tree, names_in, split_of, words_of
 from workbench.support.errors import WorkbenchError
 
 LISTED = 8
 """Largest number of folders in a message."""
 FOREIGN = 4
-"""Rank of a folder that another split names."""
+"""Class of a folder that names another split."""
+
+Rank = tuple[int, bool]
+"""Class of a folder, from 0 for the likely one, and whether its path has no word for images (a folder of masks)."""
 
 
 def image_folder_of(tree: Tree, file: Path, split: str | None, names: Sequence[str], others: Iterable[Path]) -> Path:
@@ -24,8 +27,8 @@ def image_folder_of(tree: Tree, file: Path, split: str | None, names: Sequence[s
 
     The folders are those of the file and of the data set, their subfolders, and one level below. Of the folders with
     images of these names, the first in this order is taken: the folder of the file, a folder with the name at the end
-    of the file's name (``instances_train2017``), a folder that names the split, any other. A folder that names another
-    split comes last, and only if no other file lists the images.
+    of the file's name (``instances_train2017``), a folder that names the split, any other; in each case, a folder with
+    a word for images first. A folder that names another split comes last, and only if no other file lists the images.
 
     Args:
         split: split of the file; None if its name states none.
@@ -35,20 +38,18 @@ def image_folder_of(tree: Tree, file: Path, split: str | None, names: Sequence[s
     Raises:
         WorkbenchError: no folder has the images, or several of one rank have them.
     """
-    root, near = tree.root, [file.parent, tree.root, *tree.folders(tree.root)]
-    if file.parent != root:
-        near += tree.folders(file.parent)
-    near = list(dict.fromkeys(near))
+    above = [file.parent, *(folder for folder in file.parent.parents if folder.is_relative_to(tree.root))]
+    near = list(dict.fromkeys([*above, *(inner for folder in reversed(above) for inner in tree.folders(folder))]))
     tried: list[Path] = []
     for folders in (near, _one_level_below(tree, near)):
         tried += folders
-        own = [folder for folder in folders if _rank(tree, file, split, folder) < FOREIGN]
+        own = [folder for folder in folders if _rank(tree, file, split, folder)[0] < FOREIGN]
         if (folder := _best(tree, file, split, names, own)) is not None:
             return folder
     if not names:
-        return min(tried, key=lambda folder: (_rank(tree, file, split, folder) or FOREIGN, str(folder)))
-    foreign = [folder for folder in tried if _rank(tree, file, split, folder) == FOREIGN]
-    has_own = any(_rank(tree, file, split, folder) in (1, 2) for folder in tried)
+        return min(tried[1:], key=lambda folder: _rank(tree, file, split, folder), default=file.parent)
+    foreign = [folder for folder in tried if _rank(tree, file, split, folder)[0] == FOREIGN]
+    has_own = any(_rank(tree, file, split, folder)[0] in (1, 2) for folder in tried)
     folder = None if has_own else _best(tree, file, split, names, foreign)
     if folder is not None and not any(names_in(other) & set(names) for other in others):
         return folder
@@ -60,22 +61,24 @@ def _one_level_below(tree: Tree, near: list[Path]) -> list[Path]:
     return [folder for folder in dict.fromkeys(below) if folder not in near]
 
 
-def _rank(tree: Tree, file: Path, split: str | None, folder: Path) -> int:
-    """Rank of a folder, from 0 for the likely one; see ``image_folder_of``."""
+def _rank(tree: Tree, file: Path, split: str | None, folder: Path) -> Rank:
+    """Rank of a folder; see ``image_folder_of``."""
     if folder == file.parent:
-        return 0
+        return 0, False
+    parts = folder.relative_to(tree.root).parts
+    has_no_word = bool(parts) and not any(words_of(part) & IMAGE_WORDS for part in parts)
     stem, name = file.stem.lower(), folder.name.lower()
-    if folder != tree.root and stem.endswith(name) and not stem.removesuffix(name)[-1:].isalnum():
-        return 1
-    stated = {split_of(part) for part in folder.relative_to(tree.root).parts} - {None}
+    if parts and stem.endswith(name) and not stem.removesuffix(name)[-1:].isalnum():
+        return 1, has_no_word
+    stated = {split_of(part) for part in parts} - {None}
     if not stated:
-        return 3
-    return 2 if split is not None and stated & {split, BOTH} else FOREIGN
+        return 3, has_no_word
+    return (2 if split is not None and stated & {split, BOTH} else FOREIGN), has_no_word
 
 
 def _best(tree: Tree, file: Path, split: str | None, names: Sequence[str], folders: list[Path]) -> Path | None:
     """Folder of the first rank with images of these names, and in this rank the one with the most of the images."""
-    ranked: dict[int, dict[str, tuple[int, Path]]] = {}
+    ranked: dict[Rank, dict[str, tuple[int, Path]]] = {}
     for folder in folders:
         if count := sum(_exists(folder, name) for name in names):
             of_rank = ranked.setdefault(_rank(tree, file, split, folder), {})
@@ -107,7 +110,7 @@ def _missing(tree: Tree, file: Path, split: str | None, name: str, tried: list[P
             "images below their folder in file_name"
         )
     order = sorted(tried, key=lambda folder: _rank(tree, file, split, folder))
-    listed = [tree.named(folder) for folder in order if _rank(tree, file, split, folder) < FOREIGN]
+    listed = [tree.named(folder) for folder in order if _rank(tree, file, split, folder)[0] < FOREIGN]
     rest = ", …" if len(listed) > LISTED else ""
     folders = ", ".join("the folder itself" if place == "." else f"{place}/" for place in listed[:LISTED])
     remedy = "put the images there, or state their names below one of these folders in file_name"

@@ -152,9 +152,9 @@ class _Search:
         if stated.keys() == {None}:
             whole = self._chosen(None)
             return Layout(root, ONE_FILE, {}, whole, tuple(self.notes)), self.faults
-        if BOTH in stated and "train" not in stated:
+        if BOTH in stated and not stated.keys() & {"train", "val"}:
             stated["train"] = stated.pop(BOTH)
-            if "test" in stated and "val" not in stated:
+            if "test" in stated:
                 stated["val"] = stated.pop("test")
                 self.notes.append("train and val are in one file by its name, so test is used in place of val")
         splits = {split: self._chosen(split) for split in ("train", "val", "test") if split in stated}
