@@ -325,6 +325,10 @@ NEAR_MISSES = {
         lambda root: make(root, {"annotations/val.json": EACH}, "val"),
         "{root}/annotations/train.json: no such annotation file; put the annotations of train there",
     ),
+    "valid alone": (
+        lambda root: make(root, {"valid/_annotations.coco.json": EACH}, "valid"),
+        "{root}/train/_annotations.coco.json: no such annotation file; put the annotations of train there",
+    ),
     "test alone": (
         lambda root: make(root, {"test/_annotations.coco.json": EACH}, "test"),
         "{root}/train/_annotations.coco.json: no such annotation file; put the annotations of train there",
@@ -369,11 +373,13 @@ NEAR_MISSES = {
     ),
     "images elsewhere": (
         lambda root: make(root, {"annotations/train.json": EACH, "annotations/val.json": EACH}, "train", "val/x/y"),
-        "{root}/annotations/val.json: the image 'a.jpg' does not exist (looked in annotations/, val/, val/x/, the fol",
+        "{root}/annotations/val.json: the image 'a.jpg' does not exist (looked in {root} and its folders annotations, val, "
+        "val/x); put the images into one of them, or into images/val",
     ),
     "names with another folder in front": (
         lambda root: make(root, {"result.json": coco("home/me/a.jpg")}, "images"),
-        "{root}/result.json: the image 'home/me/a.jpg' does not exist, but images/a.jpg does; state the names of imag",
+        "{root}/result.json: the image 'home/me/a.jpg' does not exist, but images/a.jpg does; remove 'home/me/' from "
+        "file_name, or move the images",
     ),
     "images of val in the folder of train, which has others of these names": (
         lambda root: make(root, {"train.json": EACH, "val.json": EACH}, "train"),
@@ -462,6 +468,11 @@ def test_only_one_level_is_searched_below_a_folder_without_a_data_set(tmp_path):
     make(tmp_path, {"a/b/result.json": EACH}, "a/b/images")
     with pytest.raises(WorkbenchError, match="no annotation file"):
         find_layout(tmp_path)
+
+
+def test_the_start_of_the_pipeline_imports_nothing_heavy():
+    code = "import sys, workbench.settings.layouts; print({'numpy', 'pydantic', 'torch'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 @pytest.fixture(scope="module")

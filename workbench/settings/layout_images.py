@@ -103,15 +103,13 @@ def _exists(folder: Path, name: str) -> bool:
 
 def _missing(tree: Tree, file: Path, split: str | None, name: str, tried: list[Path]) -> str:
     """Message about images that are in none of the folders."""
+    problem = f"{file}: the image '{name[:100]}' does not exist"
     bare = PurePosixPath(name.replace("\\", "/")).name
     if bare != name and (place := next((folder for folder in tried if _exists(folder, bare)), None)):
-        return (
-            f"{file}: the image '{name[:100]}' does not exist, but {tree.named(place / bare)} does; state the names of "
-            "images below their folder in file_name"
-        )
+        front = name.removesuffix(bare)
+        return f"{problem}, but {tree.named(place / bare)} does; remove '{front}' from file_name, or move the images"
     order = sorted(tried, key=lambda folder: _rank(tree, file, split, folder))
-    listed = [tree.named(folder) for folder in order if _rank(tree, file, split, folder)[0] < FOREIGN]
-    rest = ", …" if len(listed) > LISTED else ""
-    folders = ", ".join("the folder itself" if place == "." else f"{place}/" for place in listed[:LISTED])
-    remedy = "put the images there, or state their names below one of these folders in file_name"
-    return f"{file}: the image '{name[:100]}' does not exist (looked in {folders}{rest} of {tree.root}); {remedy}"
+    listed = [tree.named(f) for f in order if f != tree.root and _rank(tree, file, split, f)[0] < FOREIGN]
+    below = f" and its folders {', '.join(listed[:LISTED])}{', …' * (len(listed) > LISTED)}" if listed else ""
+    remedy = f"put the images into one of them, or into {f'images/{split}' if split else 'images'}"
+    return f"{problem} (looked in {tree.root}{below}); {remedy}"

@@ -9,6 +9,7 @@ pipeline recognises a data set at its start.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,8 +166,8 @@ class _Search:
                 self.notes.append(f"{self.tree.named(file)} is not used, because other files state the splits")
         if stated.keys() & {"train", "val", "test"} == {"train"} and not self.faults:
             return Layout(root, TRAIN_ONLY, {}, splits["train"], tuple(self.notes)), []
-        inside = [f.annotations.parent for f in splits.values()]
-        name = FOLDER_EACH if len(set(inside)) == len(inside) and root not in inside else FILE_EACH
+        inside = [files.annotations.parent for files in splits.values()]
+        name = FOLDER_EACH if all(folder != root and split_of(folder.name) for folder in inside) else FILE_EACH
         return Layout(root, name, splits, None, tuple(self.notes)), self.faults
 
     def _split(self, file: Path) -> str | None:
@@ -220,7 +221,8 @@ class _Search:
         tree = self.tree
         models = {s: files[0] for s, files in self.candidates.items() if s} | self.damaged
         other, model = next((s, models[s]) for s in ("train", "val", "test") if s in models)
-        expected = Path(str(model.relative_to(tree.root)).replace(other, split))
+        below = str(model.relative_to(tree.root))
+        expected = Path(re.sub("[A-Za-z]+", lambda word: split if split_of(word[0]) == other else word[0], below))
         if split_of(model.stem) is None and folder is not None:
             expected = folder.relative_to(tree.root) / model.name
         searched = ", ".join(sorted({f"{tree.named(file.parent)}/" for file in self.files}))
