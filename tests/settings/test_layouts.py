@@ -62,6 +62,12 @@ LAYOUTS = {
         FILE_EACH,
         {s: f"annotations/instances_{s}2014.json → {s}2014" for s in ("train", "val")},
     ),
+    "folders of two years with equal names": (
+        {f"annotations/instances_{s}2017.json": EACH for s in ("train", "val")},
+        ["images/train2014", "images/train2017", "images/val2014", "images/val2017"],
+        FILE_EACH,
+        {s: f"annotations/instances_{s}2017.json → images/{s}2017" for s in ("train", "val")},
+    ),
     "COCO's names below images": (
         {f"annotations/instances_{s}2017.json": EACH for s in ("train", "val")},
         ["images/train2017", "images/val2017"],
@@ -266,7 +272,8 @@ def test_links_to_the_files_of_a_split_are_one_candidate(tmp_path):
         tmp_path, {"train/_annotations.coco.json": EACH, "annotations/instances_val.json": EACH}, "train", "images/val"
     )
     (tmp_path / "annotations/instances_train.json").symlink_to("../train/_annotations.coco.json")
-    (tmp_path / "val").symlink_to("images/val")
+    (tmp_path / "images/val_2").symlink_to("val")
+    (tmp_path / "annotations/instances_val.json").rename(tmp_path / "annotations/val_1.json")
     assert recognised(tmp_path)[1].keys() == {"train", "val"}
 
 

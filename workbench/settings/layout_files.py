@@ -33,7 +33,6 @@ LONGEST = 1 << 24
 """Largest number of bytes of a list of categories."""
 GLANCES = 40
 """Largest number of JSON files of a folder that are opened; labelme writes a file for each image."""
-_HIDDEN = ("__MACOSX", "@eaDir")
 _LISTS = {key: re.compile(rb'"%s"\s*:\s*\[' % key.encode()) for key in ("images", "annotations", "shapes")}
 _SPLIT = re.compile(r"(train|val|valid|test)(ing|ation|set|data|images?|imgs?|annotations?|labels?)?")
 _CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
@@ -80,7 +79,7 @@ class Tree:
         if folder not in self._listings:
             try:
                 with os.scandir(folder) as entries:
-                    shown = [e for e in entries if not e.name.startswith(".") and e.name not in _HIDDEN]
+                    shown = [e for e in entries if not e.name.startswith(".")]
                     parts = [sorted(e.name for e in shown if e.is_dir()), sorted(e.name for e in shown if e.is_file())]
             except OSError as error:
                 reason = f"cannot be listed ({error.strerror})"

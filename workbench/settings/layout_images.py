@@ -49,8 +49,7 @@ def image_folder_of(tree: Tree, file: Path, split: str | None, names: Sequence[s
     if not names:
         return min(tried[1:], key=lambda folder: _rank(tree, file, split, folder), default=file.parent)
     foreign = [folder for folder in tried if _rank(tree, file, split, folder)[0] == FOREIGN]
-    has_own = any(_rank(tree, file, split, folder)[0] in (1, 2) for folder in tried)
-    folder = None if has_own else _best(tree, file, split, names, foreign)
+    folder = _best(tree, file, split, names, foreign)
     if folder is not None and not any(names_in(other) & set(names) for other in others):
         return folder
     raise WorkbenchError(_missing(tree, file, split, names[0], tried))
