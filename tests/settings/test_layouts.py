@@ -218,6 +218,13 @@ LAYOUTS = {
         FILE_EACH,
         {"train": "train.json → images", "val": "val.json → images"},
     ),
+    "other files of test": (
+        {f"annotations/instances_{s}.json": EACH for s in ("train", "val")}
+        | {"annotations/image_info_test.json": {"images": []}, "test_results.json": [{"bbox": [1, 2, 3, 4]}]},
+        ["images"],
+        FILE_EACH,
+        {s: f"annotations/instances_{s}.json → images" for s in ("train", "val")},
+    ),
     "no image in a file": (
         {"annotations/train.json": EACH, "annotations/val.json": coco()},
         ["train", "val"],
@@ -362,6 +369,10 @@ NEAR_MISSES = {
         lambda root: make(root, {"train.json": EACH, "val.json": json.dumps(EACH).encode()[:-9]}, "images"),
         "{root}/val.json: not valid JSON, probably incomplete; copy the file again",
     ),
+    "val was cut, and another file states no split": (
+        lambda root: make(root, {"labels.json": EACH, "train.json": b"{", "val.json": b"{"}, "images"),
+        "{root}/train.json: not valid JSON, probably incomplete; copy the file again",
+    ),
     "the only file was cut": (
         lambda root: make(root, {"result.json": b'{"images": ['}, "images"),
         "{root}/result.json: not valid JSON, probably incomplete; copy",
@@ -449,6 +460,10 @@ def test_faults_of_one_split_leave_the_others(tmp_path):
     layout, faults = survey(tmp_path)
     assert layout.parts.keys() == {"train"}
     assert [str(fault).split(":")[0] for fault in faults] == [f"{tmp_path}/val.json", f"{tmp_path}/test.json"]
+
+
+def test_a_missing_train_is_the_only_fault_beside_test(tmp_path):
+    assert len(survey(make(tmp_path, {"test.json": EACH}, "images"))[1]) == 1
 
 
 def test_a_large_file_is_not_parsed(tmp_path):

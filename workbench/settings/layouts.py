@@ -150,7 +150,7 @@ class _Search:
     def result(self) -> tuple[Layout, list[WorkbenchError]]:
         """Layout, and faults."""
         root, stated = self.tree.root, self.candidates
-        if stated.keys() == {None}:
+        if stated.keys() == {None} and not self.damaged.keys() & {"train", "val"}:
             whole = self._chosen(None)
             return Layout(root, ONE_FILE, {}, whole, tuple(self.notes)), self.faults
         if BOTH in stated and not stated.keys() & {"train", "val"}:
@@ -200,12 +200,15 @@ class _Search:
             if split in stated:
                 continue
             folder = self._folder_named(split)
-            if file := self.damaged.get(split) or self._other_format(split):
+            file = self.damaged.get(split) or (self._other_format(split) if split != "test" else None)
+            if file is not None:
                 self._fault(file, f"{self.files[file].problem}; copy the file again, in COCO's instances format")
             elif split == "test":
                 continue
             elif split == "train" or folder:
                 self._fault(*self._absent(split, folder, stated))
+            elif "train" not in stated:
+                continue
             elif "test" in stated:
                 names = self.tree.named(self.candidates["test"][0])
                 remedy = f"to use test for it, write val for test in the name of {names}"
