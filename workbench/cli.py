@@ -96,7 +96,8 @@ def dataset(
 def data(
     call: Call,
     root: Annotated[
-        Path | None, typer.Argument(readable=False, help="Data set in COCO's layout. Default: the scale's data set.")
+        Path | None,
+        typer.Argument(readable=False, help="Folder of a data set in COCO's format. Default: the scale's data set."),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Largest number of images that are measured in strides.")] = 300,
     out: Annotated[

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from tests.commands.pictures import draw
-from workbench import cli
 from workbench.commands.data_facts import Facts
 from workbench.commands.data_page import PICTURES, chosen
 from workbench.commands.data_split import read_all
@@ -62,25 +61,6 @@ def data_set(tmp_path):
     data.add("val2017", (3, 10, 10, 40, 30), (7, 50, 20, 20, 20))
     data.write()
     return data
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Function that runs ``workbench data``: exit code, output and errors, with results in a folder of the test."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["workbench", "data", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return run
 
 
 def cells(output, name):
@@ -168,7 +148,7 @@ def test_each_kind_of_annotation_is_counted(call, odd):
 def test_objects_are_those_of_the_reader(odd, shared_data):
     """The rule is stated a second time, so that a data set with faults is described, too."""
     for root in (odd.root, shared_data / "coco-tiny", shared_data / "bccd"):
-        for split in read_all(root, print)[0]:
+        for split in read_all(root, print)[1]:
             records = read_coco(root, split.name, training=False).images
             for index, record in enumerate(records):
                 boxes, labels = split.ground_truth(index)
@@ -190,7 +170,7 @@ def test_sides_of_images_of_many_sizes(data_set):
     data_set.add("train2017", (3, 0, 0, 10, 10), size=(320, 40))
     data_set.add("train2017", (3, 0, 0, 10, 10), size=(160, 120))
     data_set.write()
-    split = read_all(data_set.root, print)[0][0]
+    split = read_all(data_set.root, print)[1][0]
     sides = Facts(split, ImageSize(long=320, short=240), 0).sides
     assert sides[-2:].tolist() == [10, 20]
 
@@ -199,7 +179,7 @@ def test_equal_files_of_both_splits_are_counted(call, data_set):
     """Other bytes of equal number are not equal; a link is equal to its file."""
     train, val = (data_set.root / split for split in ("train2017", "val2017"))
     assert (train / "1.png").stat().st_size == (val / "1.png").stat().st_size
-    assert cells(call(data_set.root)[1], "images also in the other split (equal bytes)") == ["0", "0"]
+    assert cells(call(data_set.root)[1], "images also in another split (equal bytes)") == ["0", "0"]
     (train / "3.png").write_bytes((train / "2.png").read_bytes())
     data_set.add("val2017")
     (val / "2.png").unlink()
@@ -207,7 +187,7 @@ def test_equal_files_of_both_splits_are_counted(call, data_set):
     data_set.write()
     code, out, _ = call(data_set.root)
     assert code == 0
-    assert cells(out, "images also in the other split (equal bytes)") == ["2", "1"]
+    assert cells(out, "images also in another split (equal bytes)") == ["2", "1"]
     assert "instances_val2017.json: 1 of 2 images are also in train2017, byte for byte " in out
     assert "(first: val2017/2.png = train2017/2.png); keep them in one split" in out
 
@@ -228,7 +208,7 @@ def test_all_faults_of_all_files_are_reported_at_once(call, data_set, tmp_path):
     assert "2 of 3 images" in val
     assert "1 x no such image (first: 3.png)" in val
     assert cells(out, "images") == ["3"]  # of val2017
-    assert cells(out, "images also in the other split (equal bytes)") == ["–"]
+    assert cells(out, "images also in another split (equal bytes)") == ["–"]
     page = (tmp_path / "out/data.html").read_text()
     assert "2 kinds of faults" in page
     assert "1 x no such image" in page
@@ -347,7 +327,7 @@ def test_images_are_chosen_for_the_rarest_classes_first(data_set):
     data_set.categories.append({"id": 8, "name": "rare"})
     data_set.add("train2017", (8, 0, 0, 40, 40))
     data_set.write()
-    split = read_all(data_set.root, print)[0][0]
+    split = read_all(data_set.root, print)[1][0]
     picked = chosen(split)
     assert len(set(picked)) == PICTURES
     assert picked[0] == 0

@@ -7,19 +7,21 @@ page of pictures with their true boxes. For a data set that the workbench draws:
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from workbench.commands.data_facts import class_lines, fact_lines, facts_of, warnings_of
+from workbench.commands.data_facts import class_lines, fact_lines, facts_of, root_category, warnings_of
 from workbench.commands.data_geometry import drawn_images, geometry_lines, split_images
 from workbench.commands.data_page import DrawnImage, data_page, draw_images, refuse_foreign_pages, write_pages
 from workbench.commands.data_split import Split, read_all
-from workbench.report.text import aligned, visible
+from workbench.report.text import aligned, plain, visible
 from workbench.settings.catalog import embedded_settings
 from workbench.settings.digest import annotation_digest, cache_file
 from workbench.settings.experiment import Head
 from workbench.settings.files import read_scale
+from workbench.settings.layouts import Layout
 from workbench.settings.specs import ScaleSpec
 from workbench.support.errors import WorkbenchError
 
@@ -33,7 +35,7 @@ def describe_data(
     """Describe a data set at a scale's image size; yield texts, and the faults of its files.
 
     Args:
-        root: folder of a data set in COCO's layout; None for the data set of the scale.
+        root: folder of a data set with a layout that is recognised; None for the data set of the scale.
         images: largest number of images that are measured for the geometry.
         pages: folder in which a folder for the page of a data set on disk is made.
         out: folder for the page, instead of a folder in ``pages``.
@@ -63,16 +65,19 @@ def _describe_files(
     spec = read_scale(scale)
     if out is not None:
         refuse_foreign_pages(out)
-    splits, faults = read_all(root, lambda line: print(line, file=sys.stderr, flush=True))
+    layout, splits, faults = read_all(root, lambda line: print(line, file=sys.stderr, flush=True))
     facts, warnings = facts_of(splits, spec.image)
     drawn: list[DrawnImage] = []
     for split in splits:
         pictures, damaged = draw_images(split)
         drawn, faults = drawn + pictures, faults + damaged
     title = f"{visible(root)} at scale {scale}, {spec.image}"
-    lines = [f"warning: {line}" for line in warnings_of(facts) + warnings]
-    lines += [f"note: {note}" for note in _notes(root, splits, scale, spec)]
-    tables = {"Splits": fact_lines(facts)} if facts else {}
+    root_name = root_category(facts)
+    lines = [f"warning: {line}" for line in warnings_of(facts, root_name) + warnings]
+    lines += [f"note: {note}" for note in [*layout.notes, *_notes(root, splits, root_name, scale, spec)]]
+    tables = {f"Files: {layout.name}": _file_lines(layout)} if layout.parts else {}
+    if facts:
+        tables["Splits"] = fact_lines(facts)
     if any(f.split.objects.any() for f in facts):
         measured = list(split_images(splits, spec.image, images))
         heading = f"geometry of {len(measured):,} images beside COCO's"
@@ -94,12 +99,29 @@ def _anchor_scale(spec: ScaleSpec) -> float:
     return spec.head.get("anchor_scale", Head().anchor_scale)
 
 
-def _notes(root: Path, splits: Sequence[Split], scale: str, spec: ScaleSpec) -> list[str]:
-    """Notes on the numbers of classes of data set and scale, and on unusual entries of the files."""
+def _file_lines(layout: Layout) -> list[tuple[str, ...]]:
+    """Table of the files of each split: the headings, then paths below the folder of the data set."""
+    files = [
+        (split, *(visible(os.path.relpath(path, layout.root)) for path in (files.annotations, files.images)))
+        for split, files in layout.parts.items()
+    ]
+    return [("", "annotations", "images"), *files]
+
+
+def _notes(root: Path, splits: Sequence[Split], root_name: str | None, scale: str, spec: ScaleSpec) -> list[str]:
+    """Notes on unusual entries of the files, and on the numbers of classes of data set and scale.
+
+    Args:
+        root_name: name of the root category, which is not counted.
+    """
     notes = [f"{visible(split.file)}: {note}" for split in splits for note in split.columns.notes]
     if not splits:
         return notes
-    classes = len(splits[0].columns.class_names)
+    names = splits[0].columns.class_names
+    classes = len(names) - (root_name in names)
+    if root_name is not None:
+        state = "has no objects and is the supercategory of all others"
+        notes.append(f"category {plain(root_name, 40)!r} {state}; without it, there are {classes} classes")
     if spec.data.get("kind") == "embedded":
         stated = f"{embedded_settings(scale).classes} in the data set that scale {scale} draws"
     else:

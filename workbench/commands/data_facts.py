@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,8 @@ from workbench.data.transforms import resized_size
 from workbench.evaluation.geometry import SHARES, STRIDES
 from workbench.report.text import plain, visible
 from workbench.settings.data import ImageSize
-from workbench.settings.digest import TRAIN
+from workbench.settings.layout_files import read_categories
+from workbench.settings.layouts import ALL
 
 LARGER = 1.01
 """Largest ratio of the stated area to width × height without a warning, for rounded numbers."""
@@ -28,7 +31,7 @@ class Facts:
 
     Attributes:
         size: largest sides of a resized image.
-        shared: number of images whose file the other split has, too; None without another split.
+        shared: number of images whose file another split has, too; None without another split.
     """
 
     split: Split
@@ -80,24 +83,29 @@ class Facts:
 
 
 def facts_of(splits: Sequence[Split], size: ImageSize) -> tuple[list[Facts], list[str]]:
-    """Facts of each split, and warnings about pictures that both splits have."""
+    """Facts of each split, and warnings about pictures that two splits have."""
     if len(splits) < 2:
         return [Facts(split, size, None) for split in splits], []
-    train, val = splits
-    of_train, of_val = content_digests(train, val)
-    first = {digest: index for index, digest in reversed(list(enumerate(of_train))) if digest}
-    both = first.keys() & set(of_val)
-    facts = [
-        Facts(split, size, sum(digest in both for digest in digests))
-        for split, digests in ((train, of_train), (val, of_val))
-    ]
+    digests = content_digests(*splits)
+    contents = [{digest for digest in side if digest} for side in digests]
+    facts = []
+    for split, side in zip(splits, digests, strict=True):
+        elsewhere = set().union(*(c for other, c in zip(splits, contents, strict=True) if other is not split))
+        facts.append(Facts(split, size, sum(digest in elsewhere for digest in side)))
+    pairs = combinations(zip(splits, digests, strict=True), 2)
+    return facts, [line for one, other in pairs if (line := _overlap(*one, *other))]
+
+
+def _overlap(one: Split, of_one: list[str | None], other: Split, of_other: list[str | None]) -> str | None:
+    """Warning about pictures of ``other`` that are also in ``one``; None if there are none."""
+    first = {digest: index for index, digest in reversed(list(enumerate(of_one))) if digest}
+    both = [index for index, digest in enumerate(of_other) if digest in first]
     if not both:
-        return facts, []
-    index = next(index for index, digest in enumerate(of_val) if digest in both)
-    pair = (val, index), (train, first[of_val[index]])
+        return None
+    pair = (other, both[0]), (one, first[of_other[both[0]]])
     names = " = ".join(visible(f"{split.name}/{split.columns.file_names[i]}") for split, i in pair)
-    problem = f"{facts[1].shared:,} of {len(val.paths):,} images are also in {train.name}, byte for byte"
-    return facts, [f"{visible(val.file)}: {problem} (first: {names}); keep them in one split, else AP is too high"]
+    problem = f"{len(both):,} of {len(other.paths):,} images are also in {one.name}, byte for byte"
+    return f"{visible(other.file)}: {problem} (first: {names}); keep them in one split, else AP is too high"
 
 
 ROWS: dict[str, Callable[[Facts], str]] = {
@@ -114,7 +122,7 @@ ROWS: dict[str, Callable[[Facts], str]] = {
     "classes": lambda f: f"{len(f.per_class):,}",
     "classes without objects": lambda f: f"{int((f.per_class == 0).sum()):,}",
     "images turned by EXIF": lambda f: f"{int(f.split.turned.sum()):,}",
-    "images also in the other split (equal bytes)": lambda f: "–" if f.shared is None else f"{f.shared:,}",
+    "images also in another split (equal bytes)": lambda f: "–" if f.shared is None else f"{f.shared:,}",
     "smallest image": lambda f: _image_size(f.split, 0),
     "median image": lambda f: _image_size(f.split, 0.5),
     "largest image": lambda f: _image_size(f.split, 1),
@@ -155,8 +163,27 @@ def class_lines(facts: Sequence[Facts]) -> list[tuple[str, ...]]:
     ]
 
 
-def warnings_of(facts: Sequence[Facts]) -> list[str]:
-    """Lines ``place: problem; what to do`` about annotations and sizes that are read, but are probably not wanted."""
+def root_category(facts: Sequence[Facts]) -> str | None:
+    """Name of a category without objects that is the supercategory of all others, as exporters add one; else None."""
+    counts: Counter[str] = Counter()
+    for f in facts:
+        counts.update(dict(zip(f.split.columns.class_names, f.per_class.tolist(), strict=True)))
+    unused = {name for name, count in counts.items() if not count}
+    if not unused or len(counts) == 1:
+        return None
+    stated = read_categories(facts[0].split.file)
+    for root in sorted(unused):
+        if {entry.get("supercategory") for entry in stated if entry.get("name") != root} == {root}:
+            return root
+    return None
+
+
+def warnings_of(facts: Sequence[Facts], root: str | None) -> list[str]:
+    """Lines ``place: problem; what to do`` about annotations and sizes that are read, but are probably not wanted.
+
+    Args:
+        root: name of the root category, which needs no objects.
+    """
     lines = []
     for f in facts:
         place, c = visible(f.split.file), f.split.columns
@@ -166,11 +193,12 @@ def warnings_of(facts: Sequence[Facts]) -> list[str]:
             lines.append(
                 f"{place}: {problem} (first: image {first}); correct it, AP of small and large objects uses it"
             )
-        empty = [name for name, number in zip(c.class_names, f.per_class.tolist(), strict=True) if not number]
-        if empty and f.split.name == TRAIN:
+        counts = zip(c.class_names, f.per_class.tolist(), strict=True)
+        empty = [name for name, number in counts if not number and name != root]
+        if empty and f.split.role in ("train", ALL):
             names = ", ".join(plain(name, 40) for name in empty[:LISTED]) + (", …" if len(empty) > LISTED else "")
             problem = f"classes without objects: {len(empty)} of {len(c.class_names)} ({names})"
-            lines.append(f"{place}: {problem}; add objects, or remove the classes from both files")
+            lines.append(f"{place}: {problem}; add objects, or remove the classes from all files")
     small, objects = sum(f.small for f in facts), sum(len(f.sides) for f in facts)
     if small:
         before = sum(int((f.own_sides < STRIDES[0]).sum()) for f in facts)

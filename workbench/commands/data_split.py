@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.data.annotations import Columns, read_annotations
-from workbench.data.coco import annotation_path
 from workbench.data.headers import Header
 from workbench.data.images import THREADS, check_images, read_headers
 from workbench.data.splits import refuse_other_categories
-from workbench.settings.digest import TRAIN, VAL, image_folder
+from workbench.settings.layouts import ALL, COCO, Layout, SplitFiles, survey
 from workbench.support.errors import WorkbenchError
 
 
@@ -32,7 +32,8 @@ class Split:
     """Split of a data set, of N images and M annotations.
 
     Attributes:
-        name: such as ``train2017``.
+        role: ``train``, ``val``, ``test``, or ``all`` for a data set without splits.
+        name: role, or ``train2017`` in COCO's own folders.
         file: annotation file.
         columns: content of the file. The size of an image without a stated size is read from the image; 0 if the image
             is unreadable.
@@ -40,6 +41,7 @@ class Split:
         headers: header of each image, or its fault.
     """
 
+    role: str
     name: str
     file: Path
     columns: Columns
@@ -89,48 +91,47 @@ def corners(boxes: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32)
 
 
-def read_all(root: Path, say: Callable[[str], None]) -> tuple[list[Split], list[WorkbenchError]]:
-    """Read both splits of a data set in COCO's layout, and all headers of their images.
+def read_all(root: Path, say: Callable[[str], None]) -> tuple[Layout, list[Split], list[WorkbenchError]]:
+    """Read all splits of a data set, and all headers of their images.
 
     Args:
         say: function that receives lines of progress.
 
     Returns:
-        The splits whose annotations are readable, and the faults of all files: each with one message.
+        The layout, the splits whose annotations are readable, and the faults of all files: each with one message.
 
     Raises:
-        WorkbenchError: the folder does not exist.
+        WorkbenchError: no layout is recognised.
     """
-    if not os.path.isdir(root):
-        annotation_path(root, TRAIN)  # raises
+    layout, faults = survey(root)
     splits: list[Split] = []
-    faults: list[WorkbenchError] = []
-    for name in (TRAIN, VAL):
+    for role, files in layout.parts.items():
         try:
-            split, faults_of_images = _read(root, name, say)
+            split, faults_of_images = _read(role, files.images.name if layout.name == COCO else role, files, say)
         except WorkbenchError as error:
             faults.append(error)
             continue
         splits.append(split)
         faults += faults_of_images
-        needed, what = (split.objects, "objects to learn") if name == TRAIN else (split.headers, "images to test on")
+        is_learnt = role in ("train", ALL)
+        needed, what = (split.objects, "objects to learn") if is_learnt else (split.headers, "images to test on")
         if not any(needed):
             faults.append(WorkbenchError(f"{split.file}: no {what}; add some to the file"))
-    if len(splits) == 2:
-        train, val = splits
-        place, owner = str(val.file), f"{train.file.name} has"
+    for other in splits[1:] if splits and splits[0].role == "train" else []:
+        train, place = splits[0].columns, str(other.file)
+        owner = f"{os.path.relpath(splits[0].file, other.file.parent)} has"
         try:
-            refuse_other_categories(val.columns, train.columns.category_ids, train.columns.class_names, place, owner)
+            refuse_other_categories(other.columns, train.category_ids, train.class_names, place, owner)
         except WorkbenchError as error:
             faults.append(error)
-    return splits, faults
+    return layout, splits, faults
 
 
-def _read(root: Path, name: str, say: Callable[[str], None]) -> tuple[Split, list[WorkbenchError]]:
+def _read(role: str, name: str, files: SplitFiles, say: Callable[[str], None]) -> tuple[Split, list[WorkbenchError]]:
     """Split, and the fault of its images if there is one; raise if the annotations have faults."""
-    file, folder = annotation_path(root, name), image_folder(root, name)
+    file = files.annotations
     columns = read_annotations(file)
-    paths = [_image_path(folder, file_name) for file_name in columns.file_names]
+    paths = [_image_path(files.images, file_name) for file_name in columns.file_names]
     headers = read_headers(paths, say)
     shown = np.array([h.shown_size if isinstance(h, Header) else (0, 0) for h in headers]).reshape(-1, 2)
     unknown = columns.widths == 0
@@ -144,7 +145,7 @@ def _read(root: Path, name: str, say: Callable[[str], None]) -> tuple[Split, lis
     except WorkbenchError as error:
         faults.append(error)
     columns = replace(columns, widths=widths, heights=heights, notes=tuple(notes))
-    return Split(name, file, columns, paths, headers), faults
+    return Split(role, name, file, columns, paths, headers), faults
 
 
 def _image_path(folder: Path, name: str) -> Path:
@@ -162,7 +163,8 @@ def content_digests(*splits: Split) -> list[list[str | None]]:
     that was encoded again has other bytes, and is not noticed.
     """
     states = [[_state(path) for path in split.paths] for split in splits]
-    sizes = set.intersection(*({state[0] for state in side if state} for side in states))
+    counts = Counter(size for side in states for size in {state[0] for state in side if state})
+    sizes = {size for size, count in counts.items() if count > 1}
     files = {
         state: path
         for split, side in zip(splits, states, strict=True)
