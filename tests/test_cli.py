@@ -206,6 +206,14 @@ def test_shared_options_are_spelled_the_same_in_every_command(command):
         assert "--results" in options
 
 
+def test_the_help_lists_every_command_in_a_panel_and_the_pipelines_steps_behind_users_commands():
+    panels = {name: c.rich_help_panel for name, c in typer.main.get_command(cli.app).commands.items()}
+    assert all(panels.values())
+    order = list(dict.fromkeys(panels.values()))
+    assert order[0] == panels["predict"]
+    assert order.index(panels["data"]) < order.index(panels["train"])
+
+
 def test_each_world_is_drawn_by_its_number(experiments, tmp_path, monkeypatch):
     """Without a number, the world is the scale's, or world 0 where each seed has its own."""
     few = draw_few(experiments, 2, 1).read_text()

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 
 Table = Annotated[str, typer.Argument(help="Name of a table, for example table3.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Number of processes that decode images.")]
+VariantFile = Annotated[
+    Path | None,
+    typer.Option("--variant", help="JSON file with a variant. Default: the row's variant."),
+]
 
 
 @dataclass(frozen=True)
