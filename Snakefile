@@ -9,7 +9,8 @@ from workbench.pipeline.messages import last_lines, unknown_target, where_result
 from workbench.pipeline.targets import RESULTS, read_pipeline
 from workbench.report.notebooks import notebook_names
 from workbench.report.outcomes import settings_digest
-from workbench.runs.folders import RELEASED, pretrained_weights, seed_of
+from workbench.runs.folders import RELEASED, seed_of
+from workbench.runs.results import pretrained_weights
 from workbench.settings.registration import judged_digest
 from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError

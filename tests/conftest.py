@@ -8,7 +8,7 @@ import pytest
 
 from tests.few_images import MINI
 from workbench.data.embedded import draw_data_set
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import load_row
 from workbench.settings.data import ImageSize

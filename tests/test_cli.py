@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.few_images import MINI, draw_few
 from workbench import cli
-from workbench.runs.folders import drawn_data, scale_folder
+from workbench.runs.results import drawn_data, scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import Rehearsal, load_table
 from workbench.settings.variant import Variant

@@ -34,7 +34,7 @@ from workbench.layers.backbones import ResidualBackbone
 from workbench.layers.deform import back_ends, deform_conv2d
 from workbench.layers.necks import FPN
 from workbench.losses.classification import CLASSIFICATION_LOSSES
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import load_row
 from workbench.settings.data import ImageSize
 from workbench.settings.ids import run_id

@@ -9,7 +9,7 @@ from workbench import cli
 from workbench.commands.costs import disk_bytes, epoch_images, find_speed, read_trainings, val_images
 from workbench.commands.plan import describe
 from workbench.data.coco import read_coco
-from workbench.runs.folders import ScaleFolder
+from workbench.runs.results import ScaleFolder
 from workbench.settings.catalog import Rehearsal, load_row, load_table
 from workbench.settings.data import CocoData
 from workbench.settings.experiment import WeightAveraging

@@ -13,7 +13,7 @@ from workbench.pipeline.evidence import missing_results
 from workbench.pipeline.targets import read_pipeline
 from workbench.report.evidence.add import add_evidence
 from workbench.report.evidence.lines import evidence_file, read_lines, write_lines
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import find_row
 from workbench.settings.config import PipelineConfig
 from workbench.support.errors import WorkbenchError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workbench.pipeline.targets import read_pipeline
-from workbench.runs.folders import drawn_data
+from workbench.runs.results import drawn_data
 from workbench.support import devices
 from workbench.support.errors import WorkbenchError
 

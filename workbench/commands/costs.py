@@ -17,8 +17,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workbench.runs.folders import Run, ScaleFolder
+from workbench.runs.folders import Run
 from workbench.runs.folders import Training as TrainingFolder
+from workbench.runs.results import ScaleFolder
 from workbench.settings.data import COCO_VAL, AnyData, is_coco
 from workbench.settings.digest import VAL
 from workbench.settings.experiment import Experiment, Training

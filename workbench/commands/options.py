@@ -20,7 +20,8 @@ import typer
 from workbench.settings.config import PipelineConfig, read_config
 
 if TYPE_CHECKING:
-    from workbench.runs.folders import Evaluation, ScaleFolder, Training
+    from workbench.runs.folders import Evaluation, Training
+    from workbench.runs.results import ScaleFolder
     from workbench.settings.catalog import Row
     from workbench.settings.digest import SplitDigest
     from workbench.settings.experiment import Experiment
@@ -50,7 +51,7 @@ class Call:
     @property
     def folder(self) -> ScaleFolder:
         """Folder of the scale, or of its rehearsal."""
-        from workbench.runs.folders import scale_folder
+        from workbench.runs.results import scale_folder
 
         return scale_folder(self.results, self.settings.scale, self.settings.rehearsal)
 

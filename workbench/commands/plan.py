@@ -20,7 +20,7 @@ from workbench.commands.costs import (
     read_trainings,
     val_images,
 )
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import Rehearsal, Row, load_table
 from workbench.settings.files import read_scale, table_names
 from workbench.support.errors import WorkbenchError

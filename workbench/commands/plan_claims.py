@@ -18,7 +18,7 @@ from workbench.report.claims.judge import Measurements, measured_on_disk
 from workbench.report.claims.words import metric_in_words
 from workbench.report.page import TableView, markdown_table
 from workbench.report.text import markdown
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import Rehearsal, Row, load_table
 from workbench.settings.claims import Claim, Comparison, Stated, families, read_claims, read_observations
 from workbench.settings.config import PipelineConfig

@@ -16,7 +16,8 @@ from pathlib import Path
 from workbench.pipeline.published import imported_weights, taken
 from workbench.report.notebooks import notebook_names
 from workbench.runs.find import data_folder
-from workbench.runs.folders import RELEASED, ScaleFolder, backbone_weights, check_folders, drawn_data, scale_folder
+from workbench.runs.folders import RELEASED
+from workbench.runs.results import ScaleFolder, backbone_weights, check_folders, drawn_data, scale_folder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.claims import RANK_CORRELATION, claimed_tables, compared_rows
 from workbench.settings.config import PipelineConfig, read_config

@@ -72,7 +72,8 @@ def train(
     workers: Workers = None,
 ) -> None:
     """Train a run, or resume its training."""
-    from workbench.runs.folders import RELEASED, backbone_weights
+    from workbench.runs.folders import RELEASED
+    from workbench.runs.results import backbone_weights
     from workbench.support.devices import available, decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
     from workbench.training.loop import train as run_training
     from workbench.training.processes import refuse_second_training
