@@ -257,5 +257,5 @@ import workbench.cli, workbench.training.loop, workbench.commands.detect, workbe
 
 
 def test_the_settings_are_read_without_torch():
-    code = "import sys, workbench.settings.catalog, workbench.pipeline.targets, workbench.settings.config, workbench.support.devices\nassert 'torch' not in sys.modules"
+    code = "import sys, workbench.settings.catalog, workbench.pipeline.read, workbench.settings.config, workbench.support.devices\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

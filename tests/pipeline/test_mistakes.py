@@ -15,7 +15,7 @@ import pytest
 from tests.few_images import CLASSES, draw_few
 from tests.pipeline.conftest import ROOT
 from workbench.pipeline.messages import last_lines
-from workbench.pipeline.targets import read_pipeline
+from workbench.pipeline.read import read_pipeline
 from workbench.support.errors import WorkbenchError
 
 REHEARSAL = ("limit_steps=2", "limit_images=4")
