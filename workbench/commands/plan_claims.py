@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.commands.costs import epoch_images, find_hours, read_trainings
+from workbench.commands.costs import epoch_images, find_hours
+from workbench.commands.on_disk import read_trainings
 from workbench.evaluation.effects import Effect
 from workbench.evaluation.hypotheses import MOST_SEEDS, Kind, seeds_needed, smallest_detectable
 from workbench.report.claims.judge import Measurements, measured_on_disk
