@@ -9,8 +9,6 @@ import pytest
 from workbench.settings.catalog import load_table
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 TABLES = {
     "controls": 3,
     "table1": 1,

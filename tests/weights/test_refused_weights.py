@@ -41,8 +41,6 @@ def set_first(weights, value):
 
 
 FIRST, BIAS = "backbone.conv1.weight", "bbox_head.vfnet_cls.bias"
-
-
 REFUSED = {
     "a system call": (with_code(os.system, "touch executed"), "contains posix.system, which is not part of a checkpoint"),
     "eval": (with_code(eval, "open('executed', 'w')"), "contains eval"),
