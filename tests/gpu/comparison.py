@@ -37,6 +37,11 @@ def noise_batch():
     return replace(make_batch((5, 3)), images=normal(2, 3, *CANVAS))
 
 
+def gradients_of(module):
+    """Gradient of each parameter that is trained, by name; frozen stages have none."""
+    return {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
+
+
 def outcome(function, tensors, device):
     """Outputs of a function or module on a device, and the gradients of a weighted sum of the outputs, by name."""
     if isinstance(function, nn.Module):
@@ -47,7 +52,7 @@ def outcome(function, tensors, device):
     sum((y * torch.linspace(-1, 1, y.numel()).view(y.shape).to(device)).sum() for y in outputs).backward()
     gradients = {f"gradient of input {i}": leaf.grad for i, leaf in enumerate(leaves)}
     if isinstance(function, nn.Module):
-        gradients |= {f"gradient of {name}": p.grad for name, p in function.named_parameters()}
+        gradients |= {f"gradient of {name}": g for name, g in gradients_of(function).items()}
     return {f"output {i}": y for i, y in enumerate(outputs)}, gradients
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.gpu.comparison import LOSS, LOSS_GRADIENT, assert_close, noise_batch
+from tests.gpu.comparison import LOSS, LOSS_GRADIENT, assert_close, gradients_of, noise_batch
 from tests.trainings import train_experiment
 from workbench.detectors import build_detector
 from workbench.runs.results import scale_folder
@@ -43,7 +43,7 @@ def training_step(table, row, device):
     detector.to(device).train()
     terms = detector.loss(noise_batch().to(device))
     sum(terms.values()).backward()
-    return terms, {name: p.grad for name, p in detector.named_parameters()}
+    return terms, gradients_of(detector)
 
 
 @pytest.mark.parametrize(
