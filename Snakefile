@@ -6,10 +6,12 @@ import sys
 
 from workbench.pipeline.evidence import missing_results
 from workbench.pipeline.messages import last_lines, unknown_target, where_results_are
-from workbench.pipeline.targets import RESULTS, read_pipeline
+from workbench.pipeline.read import read_pipeline
+from workbench.pipeline.targets import RESULTS
 from workbench.report.notebooks import notebook_names
 from workbench.report.outcomes import settings_digest
-from workbench.runs.folders import RELEASED, pretrained_weights, seed_of
+from workbench.runs.folders import RELEASED, seed_of
+from workbench.runs.results import pretrained_weights
 from workbench.settings.registration import judged_digest
 from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
@@ -24,8 +26,8 @@ try:
 except WorkbenchError as error:
     sys.exit(f"workbench: {error}")
 
-TABLES, FOLDER, SETTINGS = PIPELINE.tables, PIPELINE.folder, PIPELINE.settings
-OPTIONS, WORLD, GPUS, THREADS = SETTINGS.options, SETTINGS.world_options, PIPELINE.gpus, PIPELINE.threads
+TABLES, FOLDER, SETTINGS, RESOURCES = PIPELINE.tables, PIPELINE.folder, PIPELINE.settings, PIPELINE.resources
+OPTIONS, WORLD, GPUS, THREADS = SETTINGS.options, SETTINGS.world_options, RESOURCES.gpus, RESOURCES.threads
 PUBLISHED = FOLDER.run("{run}").training(RELEASED)
 TRAINED = FOLDER.run("{run}").training("{seed}")
 WEIGHTS = FOLDER.run("{run}").training("{training}")  # with a seed, or published
@@ -193,11 +195,11 @@ rule train:
     wildcard_constraints:
         run=PIPELINE.unfinished,
     priority: early
-    threads: lambda wildcards: THREADS * max(1, PIPELINE.devices(wildcards.run))
+    threads: lambda wildcards: THREADS * max(1, RESOURCES.devices(wildcards.run))
     resources:
-        gpu=lambda wildcards: PIPELINE.devices(wildcards.run),
-        mem_mb=lambda wildcards: PIPELINE.memory_mb(wildcards.run),
-        runtime=lambda wildcards: 60 if PIPELINE.is_small(wildcards.run) else 4320,
+        gpu=lambda wildcards: RESOURCES.devices(wildcards.run),
+        mem_mb=lambda wildcards: RESOURCES.memory_mb(wildcards.run),
+        runtime=lambda wildcards: 60 if RESOURCES.is_small(wildcards.run) else 4320,
     params:
         row=lambda wildcards, output: PIPELINE.row(wildcards.run),
         pretrained=lambda wildcards, input: f"--pretrained {input.pretrained}" if input.pretrained else "",
@@ -225,7 +227,7 @@ rule detect:
     threads: THREADS
     resources:
         gpu=min(1, GPUS),
-        mem_mb=lambda wildcards: 2000 if PIPELINE.is_small(wildcards.run) else 8000,
+        mem_mb=lambda wildcards: 2000 if RESOURCES.is_small(wildcards.run) else 8000,
         runtime=120,
     params:
         row=lambda wildcards, output: evaluated_row(wildcards),
@@ -266,7 +268,7 @@ rule rank:
     threads: THREADS
     resources:
         gpu=min(1, GPUS),
-        mem_mb=lambda wildcards: 2000 if PIPELINE.is_small(wildcards.run) else 8000,
+        mem_mb=lambda wildcards: 2000 if RESOURCES.is_small(wildcards.run) else 8000,
         runtime=120,
     params:
         row=lambda wildcards, output: PIPELINE.row(wildcards.run),

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.few_images import MINI
+from tests.scene import make_scene
 from workbench.data.embedded import draw_data_set
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import load_row
 from workbench.settings.data import ImageSize
@@ -110,3 +111,9 @@ def unregistered(experiments):
     (experiments / "vfnet" / FILE).unlink(missing_ok=True)
     files.forget()
     return experiments
+
+
+@pytest.fixture
+def scene(tiny_data, tiny_experiment, tmp_path, monkeypatch):
+    """Copy of the tiny data set and a run to train on it, which a test may damage."""
+    return make_scene(tiny_data, tiny_experiment, tmp_path, monkeypatch)

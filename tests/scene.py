@@ -22,6 +22,11 @@ from workbench.support.files import write_json_atomically
 
 RESULTS = {"model.safetensors", "detections.json", "metrics.json", "bootstrap.json"}
 """Files with which a step counts as done."""
+NOT_DETECTED = [
+    "/seed0/nms0.6-",
+    "no detections with this variant, on these images and annotations; run workbench detect",
+]
+"""Parts of the message about detections that are missing or of other images."""
 
 
 @dataclass
@@ -205,3 +210,26 @@ def truncated_checkpoint(scene: Scene) -> None:
 
 def no_move(_source, target) -> None:
     raise OSError(28, "No space left on device", str(target))
+
+
+def assert_one_line(scene: Scene, capfd: pytest.CaptureFixture, command: str, spoil, expected: list[str]) -> None:
+    """Check that a command ends in one line with the expected parts and leaves no result, after damage to the scene.
+
+    Args:
+        spoil: function that damages the scene.
+        expected: parts of the message; ``{image}`` is the path of the first image.
+    """
+    prepare(scene, command)
+    image = str(scene.image())
+    spoil(scene)
+    before = scene.results()
+    with pytest.raises(SystemExit) as caught:
+        scene.workbench(command)
+    message = caught.value.code
+    assert isinstance(message, str), message
+    assert message.startswith("workbench: "), message
+    assert len(message.splitlines()) == 1, message
+    for piece in expected:
+        assert piece.replace("{image}", image) in message, message
+    assert "Traceback" not in capfd.readouterr().err
+    assert scene.results() <= before

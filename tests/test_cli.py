@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.few_images import MINI, draw_few
 from workbench import cli
-from workbench.runs.folders import drawn_data, scale_folder
+from workbench.runs.results import drawn_data, scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import Rehearsal, load_table
 from workbench.settings.variant import Variant
@@ -206,6 +206,14 @@ def test_shared_options_are_spelled_the_same_in_every_command(command):
         assert "--results" in options
 
 
+def test_the_help_lists_every_command_in_a_panel_and_the_pipelines_steps_behind_users_commands():
+    panels = {name: c.rich_help_panel for name, c in typer.main.get_command(cli.app).commands.items()}
+    assert all(panels.values())
+    order = list(dict.fromkeys(panels.values()))
+    assert order[0] == panels["predict"]
+    assert order.index(panels["data"]) < order.index(panels["train"])
+
+
 def test_each_world_is_drawn_by_its_number(experiments, tmp_path, monkeypatch):
     """Without a number, the world is the scale's, or world 0 where each seed has its own."""
     few = draw_few(experiments, 2, 1).read_text()
@@ -249,5 +257,5 @@ import workbench.cli, workbench.training.loop, workbench.commands.detect, workbe
 
 
 def test_the_settings_are_read_without_torch():
-    code = "import sys, workbench.settings.catalog, workbench.pipeline.targets, workbench.settings.config, workbench.support.devices\nassert 'torch' not in sys.modules"
+    code = "import sys, workbench.settings.catalog, workbench.pipeline.read, workbench.settings.config, workbench.support.devices\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

@@ -4,7 +4,7 @@ All tensors of a detector are on the device of its input, also under autocast. T
 except where a test says so.
 
 Tensors without numbers replace the tensors of a GPU. An operation on two devices, or on types that do not fit, fails
-as on a GPU. ``test_gpu`` compares the values.
+as on a GPU. ``tests/gpu`` compares the values.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.assigners.padded import pad
+from tests.detectors.slow import slow_iou
 from workbench.assigners.assignment import BACKGROUND, PADDING, Assignment
 from workbench.assigners.atss import assign_atss
 from workbench.boxes import locations_in_images, pyramid_points
@@ -15,14 +17,6 @@ from workbench.boxes import locations_in_images, pyramid_points
 STRIDES = (8, 16, 32, 64, 128)
 NEAR = 1e-4
 """Distance from a tie up to which rounding and the sort may decide."""
-
-
-def iou(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
 
 
 def slow_atss(canvas, size, boxes, scale=8):
@@ -53,7 +47,7 @@ def slow_atss(canvas, size, boxes, scale=8):
         overlaps = {}
         for c in candidates:
             x, y, half = locations[c]
-            overlaps[c] = iou((x - half, y - half, x + half, y + half), box)
+            overlaps[c] = slow_iou((x - half, y - half, x + half, y + half), box)
         values = list(overlaps.values())
         threshold = sum(values) / len(values) + np.std(values, ddof=1)
         for c, overlap in overlaps.items():
@@ -84,11 +78,7 @@ def objects(rng, count, canvas, kind):
 
 def run(canvas, sizes, boxes, scale=8):
     shapes = [(math.ceil(canvas[0] / s), math.ceil(canvas[1] / s)) for s in STRIDES]
-    padded = torch.zeros(len(boxes), max(map(len, boxes)), 4)
-    valid = torch.zeros(padded.shape[:2], dtype=torch.bool)
-    for b, own in enumerate(boxes):
-        padded[b, : len(own)] = torch.as_tensor(own)
-        valid[b, : len(own)] = True
+    padded, valid = pad(boxes)
     inside = locations_in_images(shapes, STRIDES, torch.tensor(sizes))
     points = pyramid_points(shapes, STRIDES, "cpu")
     return assign_atss(points, [scale * s for s in STRIDES], padded, valid, inside)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.assigners.padded import pad
 from workbench.assigners.assignment import BACKGROUND
 from workbench.assigners.foveabox import assign_foveabox, scale_ranges
 
@@ -71,11 +72,7 @@ def objects(rng, count, canvas, kind):
 
 
 def run(canvas, boxes, factor=1.0):
-    padded = torch.zeros(len(boxes), max(map(len, boxes)), 4)
-    valid = torch.zeros(padded.shape[:2], dtype=torch.bool)
-    for b, own in enumerate(boxes):
-        padded[b, : len(own)] = torch.as_tensor(own)
-        valid[b, : len(own)] = True
+    padded, valid = pad(boxes)
     ranges = [(low * factor, high * factor) for low, high in RANGES]
     return assign_foveabox(pyramid(canvas), STRIDES, ranges, padded, valid)
 

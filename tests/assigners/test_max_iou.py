@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.assigners.padded import pad
+from tests.detectors.slow import slow_iou
 from workbench.assigners import max_iou
 from workbench.assigners.assignment import BACKGROUND, IGNORE
 from workbench.assigners.max_iou import assign_max_iou
@@ -19,17 +21,9 @@ NEAR = 1e-5
 """Difference up to which rounding may decide, if numbers are not exact."""
 
 
-def iou(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
-
-
 def slow_max_iou(anchors, boxes, inside, near=0.0):
     """Allowed indices of each anchor of one image; more than one if comparisons within ``near`` decide."""
-    table = [[iou(a, box) if here else None for a, here in zip(anchors, inside, strict=True)] for box in boxes]
+    table = [[slow_iou(a, box) if here else None for a, here in zip(anchors, inside, strict=True)] for box in boxes]
     allowed = []
     for a, here in enumerate(inside):
         if not here:
@@ -48,15 +42,6 @@ def slow_max_iou(anchors, boxes, inside, near=0.0):
             sure = near == 0 or len(tied) == 1
             allowed[a] = {g} if sure else allowed[a] | {g}
     return allowed
-
-
-def pad(boxes):
-    padded = torch.zeros(len(boxes), max(map(len, boxes)), 4)
-    valid = torch.zeros(padded.shape[:2], dtype=torch.bool)
-    for b, own in enumerate(boxes):
-        padded[b, : len(own)] = torch.as_tensor(own).view(-1, 4)
-        valid[b, : len(own)] = True
-    return padded, valid
 
 
 # -------------------------------------------------------------------------- exact: small whole numbers, any boxes
@@ -92,7 +77,7 @@ def test_the_assignment_of_boxes_on_whole_pixels_agrees_with_loops(monkeypatch, 
             allowed = slow_max_iou(own, boxes[b].tolist(), inside[b])
             expected = [value for (value,) in allowed]
             assert actual[b].tolist() == expected
-            claimed = [iou(own[a], boxes[b][g]) for a, g in enumerate(expected) if g >= 0]
+            claimed = [slow_iou(own[a], boxes[b][g]) for a, g in enumerate(expected) if g >= 0]
             seen["taken"] += len(claimed)
             seen["ignored"] += sum(i == IGNORE and here for i, here in zip(expected, inside[b], strict=True))
             seen["forced"] += sum(0 < value < 0.5 for value in claimed)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.assigners.padded import pad
 from workbench.assigners.assignment import BACKGROUND, PADDING
 from workbench.assigners.nearest_point import assign_nearest_point
 from workbench.boxes import locations_in_images, pyramid_points
@@ -55,11 +56,7 @@ def slow_assignment(canvas, size, boxes, unit):
 
 def run(canvas, sizes, boxes, unit=4.0):
     shapes = [(math.ceil(canvas[0] / s), math.ceil(canvas[1] / s)) for s in STRIDES]
-    padded = torch.zeros(len(boxes), max(map(len, boxes)), 4)
-    valid = torch.zeros(padded.shape[:2], dtype=torch.bool)
-    for b, own in enumerate(boxes):
-        padded[b, : len(own)] = torch.as_tensor(own)
-        valid[b, : len(own)] = True
+    padded, valid = pad(boxes)
     inside = locations_in_images(shapes, STRIDES, torch.tensor(sizes))
     return assign_nearest_point(pyramid_points(shapes, STRIDES, "cpu"), STRIDES, padded, valid, inside, unit=unit).index
 

@@ -6,10 +6,11 @@ import pytest
 
 from tests.trainings import train_experiment
 from workbench import cli
-from workbench.commands.costs import disk_bytes, epoch_images, find_speed, read_trainings, val_images
+from workbench.commands.costs import disk_bytes, epoch_images, find_speed, val_images
+from workbench.commands.on_disk import read_trainings
 from workbench.commands.plan import describe
 from workbench.data.coco import read_coco
-from workbench.runs.folders import ScaleFolder
+from workbench.runs.results import ScaleFolder
 from workbench.settings.catalog import Rehearsal, load_row, load_table
 from workbench.settings.data import CocoData
 from workbench.settings.experiment import WeightAveraging

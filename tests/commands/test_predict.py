@@ -18,7 +18,7 @@ from workbench import cli
 from workbench.commands import predict
 from workbench.commands.pictures import find_pictures
 from workbench.detectors import build_detector
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import load_row
 from workbench.settings.ids import run_id
 

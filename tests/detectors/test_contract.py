@@ -1,7 +1,6 @@
 """Contract of all detectors: every family with all its variants, and every backbone of the tables, at a tiny size.
 
-A new family is tested here as soon as its settings are in ``AnyDetector``. If a part of it is missing, the test names
-the part.
+A new family is tested here as soon as its settings are in ``AnyDetector``.
 """
 
 from __future__ import annotations
@@ -15,108 +14,19 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from tests.detectors.test_families import HEAD, nameless_tensors, settings_classes
 from tests.samples import BACKBONE, CANVAS, CLASSES, make_batch, make_experiment
-from workbench.detectors import FAMILIES, Family, build_detector
+from workbench.detectors import FAMILIES, build_detector
 from workbench.detectors.postprocess import postprocess
 from workbench.detectors.predictions import Pyramid
 from workbench.losses.classification import CLASSIFICATION_LOSSES
 from workbench.settings.base import Settings
 from workbench.settings.catalog import load_table
 from workbench.settings.detectors import AnyDetector, VFNet
-from workbench.settings.experiment import Head
 from workbench.settings.files import table_names
-from workbench.weights.mmdet_names import name_starts
 
-HEAD = Head(channels=8, norm_groups=4, stacked_convs=1, anchor_scale=4.0, init_std=0.1)
 LARGEST = 1_000_000
 """Size cap: parameters of a detector of these tests."""
-FACTS = ("title", "nms_iou", "centerness")
-"""Attributes of every family's settings, which run names, post-processing and evaluations read."""
-
-
-def settings_classes() -> tuple[type[Settings], ...]:
-    """Settings of all families."""
-    return get_args(get_args(AnyDetector)[0])
-
-
-# ------------------------------------------------------------------------------------------- no part is missing
-
-
-def missing_parts(classes: tuple[type[Settings], ...], families: dict[str, Family]) -> list[str]:
-    """One line for each part that a family lacks."""
-    lines = []
-    names = {cls.model_fields["family"].default: cls for cls in classes}
-    lines += [f"{name}: no settings class in AnyDetector" for name in families if name not in names]
-    for name, cls in names.items():
-        lines += [f"{name}: {cls.__name__} has no {fact}" for fact in FACTS if not _has(cls, fact)]
-        family = families.get(name)
-        if family is None:
-            lines.append(f"{name}: no entry in workbench.detectors.FAMILIES")
-            continue
-        if family.settings is not cls:
-            lines.append(f"{name}: the entry's settings are {family.settings.__name__}, not {cls.__name__}")
-        if not callable(family.build):
-            lines.append(f"{name}: no builder")
-        if not callable(family.mmdetection_names):
-            lines.append(f"{name}: no names in MMDetection")
-    return lines
-
-
-def _has(cls: type[Settings], fact: str) -> bool:
-    return hasattr(cls, fact) or fact in cls.model_fields
-
-
-def nameless_tensors(experiment, detector) -> list[str]:
-    """Tensors of a detector for which no start of a name in MMDetection is stated."""
-    ours = tuple(name_starts(experiment).values())
-    return [name for name in detector.state_dict() if not name.startswith(ours)]
-
-
-def test_no_family_lacks_a_part():
-    assert missing_parts(settings_classes(), FAMILIES) == []
-
-
-class Incomplete(Settings):
-    """Settings of a family without anything else."""
-
-    family: Literal["incomplete"] = "incomplete"
-
-
-@pytest.mark.parametrize(
-    ("family", "lines"),
-    [
-        (None, ["no entry in workbench.detectors.FAMILIES"]),
-        (Family(Incomplete, None, None), ["no builder", "no names in MMDetection"]),
-        (Family(Incomplete, print, None), ["no names in MMDetection"]),
-        (Family(VFNet, print, print), ["the entry's settings are VFNet, not Incomplete"]),
-    ],
-)
-def test_a_missing_part_is_named(family, lines):
-    families = FAMILIES | ({} if family is None else {"incomplete": family})
-    facts = [f"incomplete: Incomplete has no {fact}" for fact in FACTS]
-    expected = facts + [f"incomplete: {line}" for line in lines]
-    assert missing_parts((*settings_classes(), Incomplete), families) == expected
-
-
-def test_a_family_without_settings_is_named():
-    lines = missing_parts(settings_classes(), FAMILIES | {"incomplete": Family(Incomplete, print, print)})
-    assert lines == ["incomplete: no settings class in AnyDetector"]
-
-
-def test_a_tensor_without_a_name_in_mmdetection_is_named(monkeypatch):
-    experiment = make_experiment(VFNet(), CLASSIFICATION_LOSSES["varifocal"](), HEAD)
-    family = FAMILIES["vfnet"]
-
-    def names(experiment):
-        complete = family.mmdetection_names(experiment)
-        head = {theirs: ours for theirs, ours in complete.head.items() if ours != "head.cls_star."}
-        return dataclasses.replace(complete, head=head)
-
-    monkeypatch.setitem(FAMILIES, "vfnet", dataclasses.replace(family, mmdetection_names=names))
-    assert nameless_tensors(experiment, build_detector(experiment)) == ["head.cls_star.weight"]
-
-
-# -------------------------------------------------------------------------------- every variant, every backbone
 
 
 def values_of(annotation: Any) -> tuple:
@@ -264,6 +174,34 @@ def test_detections_are_sorted_and_inside_the_image(case):
         assert 0 <= one.labels.min() <= one.labels.max() < CLASSES
         assert (one.boxes.amin(0) >= 0).all()
         assert (one.boxes.amax(0) <= torch.tensor([width, height, width, height])).all()
+
+
+@pytest.fixture(params=[cls() for cls in settings_classes()], ids=lambda settings: settings.title)
+def detector(request):
+    """Detector of a family with its default settings, whose scores are high enough for detections."""
+    experiment = make_experiment(request.param, CLASSIFICATION_LOSSES["varifocal"](), HEAD)
+    torch.manual_seed(0)
+    detector = build_detector(experiment).eval()
+    torch.nn.init.zeros_(detector.head.cls_out.bias)
+    return detector
+
+
+@pytest.mark.parametrize("canvas", [(96, 96), (288, 32), (64, 352)])
+def test_a_detector_works_on_tall_and_wide_images(detector, canvas):
+    images, sizes = torch.randn(2, 3, *canvas), torch.tensor([canvas, (canvas[0] - 9, canvas[1] - 5)])
+    shapes = detector.infer(images).shapes
+    assert shapes == [(math.ceil(canvas[0] / s), math.ceil(canvas[1] / s)) for s in detector.strides]
+    for one, (height, width) in zip(detector.detect(images, sizes), sizes.tolist(), strict=True):
+        assert 0 < len(one.scores) <= 100
+        assert (one.boxes.amin(0) >= 0).all()
+        assert (one.boxes.amax(0) <= torch.tensor([width, height, width, height])).all()
+
+
+def test_an_image_has_the_same_predictions_alone_and_in_a_batch(detector):
+    images = torch.randn(2, 3, 96, 64)
+    both, alone = detector.infer(images), detector.infer(images[1:])
+    torch.testing.assert_close(both.boxes[1:], alone.boxes, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(both.logits[1:], alone.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_an_image_without_anything_has_no_detections(case):

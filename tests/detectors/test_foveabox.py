@@ -10,6 +10,7 @@ import torch
 
 import workbench
 from tests import samples
+from tests.detectors.slow import slow_iou
 from tests.samples import CLASSES, STRIDES, pyramid, silent
 from workbench.assigners.assignment import BACKGROUND
 from workbench.detectors.predictions import Pyramid
@@ -131,11 +132,6 @@ def test_absurd_codes_give_finite_boxes_that_are_clipped_to_the_whole_image():
 
 
 # ------------------------------------------------------------------------------------------------------------ losses
-
-
-def slow_iou(a, b):
-    shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
 def slow_terms(predictions, assignment, batch, loss, lengths):
@@ -316,11 +312,3 @@ def test_detections_end_a_pixel_before_the_right_and_bottom_side(canvas):
         assert 0 < len(one.scores) <= 100
         assert one.boxes.amin(0)[:2].tolist() == [0, 0]
         assert one.boxes.amax(0)[2:].tolist() == [width - 1, height - 1]
-
-
-def test_a_training_step_reaches_all_parameters():
-    detector, batch = small_detector().train(), make_batch((3, 2))
-    terms = detector.loss(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
-    assert list(terms) == ["cls", "box"]
-    sum(terms.values()).backward()
-    assert all(p.grad is not None for p in detector.parameters())

@@ -11,6 +11,7 @@ import torch
 
 import workbench
 from tests import samples
+from tests.detectors.slow import entropy, slow_iou
 from tests.samples import CLASSES, STRIDES, pyramid, silent
 from workbench.assigners.assignment import IGNORE
 from workbench.detectors import FAMILIES
@@ -21,10 +22,10 @@ from workbench.settings.detectors import RetinaNet
 from workbench.settings.experiment import Head
 
 
-def make_detector(loss="focal", *, depth=2, side=4.0, whole=False, **settings):
+def make_detector(loss="focal", *, depth=2, side=4.0, **settings):
     settings = {"channels": 8, "norm_groups": 1, "init_std": 0.1} | settings
     head = Head().model_copy(update=settings | {"stacked_convs": depth - 1, "anchor_scale": 2 * side})
-    return samples.make_detector(RetinaNet(), CLASSIFICATION_LOSSES[loss](), head, whole=whole)
+    return samples.make_detector(RetinaNet(), CLASSIFICATION_LOSSES[loss](), head)
 
 
 def make_head(*arguments, **settings):
@@ -154,15 +155,6 @@ def test_an_untrained_head_predicts_its_anchors():
 # ------------------------------------------------------------------------------------------------------------ losses
 
 
-def slow_iou(a, b):
-    shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
-
-
-def entropy(x, y):
-    return y * math.log1p(math.exp(-x)) + (1 - y) * math.log1p(math.exp(x))
-
-
 def slow_entry(loss, x, quality):
     """Loss of one logit; ``quality`` is None for classes other than the object's."""
     p = 1 / (1 + math.exp(-x))
@@ -276,39 +268,3 @@ def test_ignored_anchors_have_no_gradient(loss):
     terms["box"].backward()
     assert ((leaves.codes.grad.abs().amax(-1) > 0) == (index >= 0)).all()
     assert leaves.boxes.grad is None
-
-
-# ------------------------------------------------------------------------------------------------- the whole detector
-
-
-def small_detector():
-    return make_detector(whole=True)
-
-
-@pytest.mark.parametrize("canvas", [(96, 96), (288, 32), (64, 352)])
-def test_a_detector_works_on_tall_and_wide_images(canvas):
-    detector = small_detector()
-    torch.nn.init.zeros_(detector.head.cls_out.bias)
-    sizes = torch.tensor([canvas, (canvas[0] - 9, canvas[1] - 5)])
-    detections = detector.detect(torch.randn(2, 3, *canvas), sizes)
-    for one, (height, width) in zip(detections, sizes.tolist(), strict=True):
-        assert 0 < len(one.scores) <= 100
-        assert (one.boxes.amin(0) >= 0).all()
-        assert (one.boxes.amax(0) <= torch.tensor([width, height, width, height])).all()
-
-
-def test_a_training_step_reaches_all_parameters():
-    detector, batch = small_detector().train(), make_batch((3, 2))
-    terms = detector.loss(dataclasses.replace(batch, images=torch.randn(2, 3, 96, 128)))
-    assert list(terms) == ["cls", "box"]
-    sum(terms.values()).backward()
-    assert all(p.grad is not None for p in detector.parameters())
-
-
-def test_an_image_has_the_same_predictions_alone_and_in_a_batch():
-    detector = small_detector().eval()
-    images = torch.randn(2, 3, 96, 64)
-    with torch.no_grad():
-        both, alone = detector.predict(images), detector.predict(images[1:])
-    torch.testing.assert_close(both.boxes[1:], alone.boxes, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(both.logits[1:], alone.logits, rtol=1e-4, atol=1e-4)

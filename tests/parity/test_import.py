@@ -13,8 +13,8 @@ from tests.parity.test_foveabox import even_out
 from tests.parity.test_reppoints import enliven_points
 from tests.parity.test_retinanet import calm_outputs
 from workbench.data.transforms import collate
-from workbench.runs.folders import scale_folder
 from workbench.runs.load import load_training
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import load_table
 from workbench.settings.data import COCO_NAMES
 from workbench.settings.files import table_names

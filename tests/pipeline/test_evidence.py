@@ -10,10 +10,10 @@ from tests.report.made_up import evaluate, study
 from workbench.commands.registration import registered_row, study_text
 from workbench.pipeline import evidence
 from workbench.pipeline.evidence import missing_results
-from workbench.pipeline.targets import read_pipeline
+from workbench.pipeline.read import read_pipeline
 from workbench.report.evidence.add import add_evidence
 from workbench.report.evidence.lines import evidence_file, read_lines, write_lines
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import find_row
 from workbench.settings.config import PipelineConfig
 from workbench.support.errors import WorkbenchError

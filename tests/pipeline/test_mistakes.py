@@ -15,7 +15,7 @@ import pytest
 from tests.few_images import CLASSES, draw_few
 from tests.pipeline.conftest import ROOT
 from workbench.pipeline.messages import last_lines
-from workbench.pipeline.targets import read_pipeline
+from workbench.pipeline.read import read_pipeline
 from workbench.support.errors import WorkbenchError
 
 REHEARSAL = ("limit_steps=2", "limit_images=4")
@@ -167,18 +167,23 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_reported_in_the_last_line(mistake, repository, snakemake, edit):
-    spoil, arguments, expected = MISTAKES[mistake]
-    if spoil:
-        spoil(repository, edit)
-    code, screen = snakemake(repository, *arguments)
+def assert_one_last_line(code, screen, expected):
+    """Check that a call failed, and that its last line is a message with the expected parts."""
     assert code != 0, screen
     assert "Traceback" not in screen
     message = last_line(screen)
     assert message.startswith("workbench: ")
     for piece in expected:
         assert piece in message
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_reported_in_the_last_line(mistake, repository, snakemake, edit):
+    spoil, arguments, expected = MISTAKES[mistake]
+    if spoil:
+        spoil(repository, edit)
+    code, screen = snakemake(repository, *arguments)
+    assert_one_last_line(code, screen, expected)
     assert not taken_for_done(repository)
 
 
@@ -212,12 +217,7 @@ def test_a_full_disk(size, scale, step, expected, repository, snakemake, small_d
     root = ["data_root=data"] if scale == "own" else []
     command = ("t3_full_vfl", "--config", f"scale={scale}", *root, *REHEARSAL)
     code, screen = snakemake(repository, *command)
-    assert code != 0, screen
-    assert "Traceback" not in screen
-    message = last_line(screen)
-    assert message.startswith("workbench: ")
-    for piece in expected:
-        assert piece in message
+    assert_one_last_line(code, screen, expected)
     assert not taken_for_done(repository)
     subprocess.run(["mount", "-o", "remount,size=64m", repository / "results"], check=True)
     code, screen = snakemake(repository, *command, "-n")

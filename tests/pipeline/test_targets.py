@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from workbench.pipeline.targets import read_pipeline
-from workbench.runs.folders import drawn_data
-from workbench.support import devices
+from workbench.pipeline import resources
+from workbench.pipeline.read import read_pipeline
+from workbench.runs.results import drawn_data
 from workbench.support.errors import WorkbenchError
 
 
@@ -16,7 +16,7 @@ from workbench.support.errors import WorkbenchError
 def pipeline(tiny_data, tmp_path, monkeypatch):
     """Function that reads the pipeline of a scale with settings, as in an empty folder on a machine without GPUs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(devices, "gpu_indices", list)
+    monkeypatch.setattr(resources, "gpu_indices", list)
     return lambda scale, **settings: read_pipeline({"scale": scale, "data_root": str(tiny_data), **settings})
 
 
@@ -26,14 +26,14 @@ def pipeline(tiny_data, tmp_path, monkeypatch):
 def test_a_training_asks_for_as_many_gpus_as_divide_its_canvases(pipeline, gpus, vfnet, retinanet):
     plan = pipeline("coco", **({} if gpus is None else {"gpus": gpus}))
     runs = {row.id: row.run for row in plan.rows}
-    assert plan.devices(runs["t5_vfnet_vfl"]) == plan.devices(runs["t5_atss_fl"]) == vfnet
+    assert plan.resources.devices(runs["t5_vfnet_vfl"]) == plan.resources.devices(runs["t5_atss_fl"]) == vfnet
     for family in ("retinanet", "foveabox", "reppoints"):
-        assert plan.devices(runs[f"t5_{family}_vfl"]) == retinanet
+        assert plan.resources.devices(runs[f"t5_{family}_vfl"]) == retinanet
 
 
 def test_a_batch_on_one_canvas_takes_one_gpu(pipeline):
     plan = pipeline("bccd", gpus=8)
-    assert {plan.devices(row.run) for row in plan.rows} == {1}
+    assert {plan.resources.devices(row.run) for row in plan.rows} == {1}
     assert {row.experiment.training.canvas for row in plan.rows} == {"batch"}
 
 

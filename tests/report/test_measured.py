@@ -24,7 +24,7 @@ from workbench.report.measured import (
     values_by_seed,
 )
 from workbench.report.outcomes import draw_figure, make_table
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import find_row
 from workbench.settings.config import read_config
 from workbench.support.errors import WorkbenchError

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from workbench.report import outcomes
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import load_table
 from workbench.settings.config import read_config

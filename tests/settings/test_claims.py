@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.settings.mistakes import error_of
 from workbench.settings import files
 from workbench.settings.claims import (
     claimed_tables,
@@ -131,12 +132,9 @@ table1c:
 """
 
 
-def error_of(experiments, text):
+def error_of_claims(experiments, text):
     write(experiments / "gfl" / "claims.yaml", text)
-    with pytest.raises(WorkbenchError) as error:
-        read_claims()
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return error_of(read_claims)
 
 
 def test_a_claim_of_another_paper_is_added(experiments):
@@ -167,7 +165,7 @@ def test_a_claim_of_another_paper_is_added(experiments):
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_reported_with_its_place(experiments, old, new, message):
     assert old in OWN
-    assert error_of(experiments, OWN.replace(old, new)).startswith(message)
+    assert error_of_claims(experiments, OWN.replace(old, new)).startswith(message)
 
 
 def test_observations_and_claims_share_their_names(experiments):

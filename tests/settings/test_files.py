@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.settings.mistakes import error_of
 from workbench.report.outcomes import settings_digest
 from workbench.runs.find import data_folder
 from workbench.settings import files
@@ -16,7 +17,6 @@ from workbench.settings.config import read_config
 from workbench.settings.files import catalogue, read_table, table_names
 from workbench.settings.registration import judged_digest
 from workbench.settings.released import read_released, released_runs, trainings_of
-from workbench.support.errors import WorkbenchError
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = """
@@ -39,13 +39,6 @@ def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     write(path, text.replace(old, new, 1))
-
-
-def error_of(function, *arguments) -> str:
-    with pytest.raises(WorkbenchError) as error:
-        function(*arguments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_a_start_of_the_pipeline_reads_each_yaml_file_once(experiments, monkeypatch):

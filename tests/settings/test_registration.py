@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.report.made_up import register
+from tests.settings.mistakes import change, error_of
 from workbench.commands.registration import present_study
 from workbench.settings import files
 from workbench.settings.catalog import load_table
@@ -21,7 +22,6 @@ from workbench.settings.registration import (
     scale_digest,
 )
 from workbench.support.checkout import find_checkout
-from workbench.support.errors import WorkbenchError
 
 SEEDS = (1000, 1001)
 TRAININGS = "results/reference/trainings.csv"
@@ -94,13 +94,6 @@ def test_nothing_has_changed_since_a_moment_ago(experiments):
     assert frozen(study, "mini") == changed_claims(study, ["table3"]) == []
 
 
-def edit(experiments, file, old, new):
-    text = (experiments / file).read_text()
-    assert old in text
-    (experiments / file).write_text(text.replace(old, new, 1))
-    files.forget()
-
-
 @pytest.mark.parametrize(
     ("file", "old", "new", "changed"),
     [
@@ -112,7 +105,7 @@ def edit(experiments, file, old, new):
 )  # fmt: skip
 def test_the_freeze_sees_changes_of_settings(experiments, file, old, new, changed):
     study = register(experiments, "table3", seeds=SEEDS)
-    edit(experiments, file, old, new)
+    change(experiments / file, old, new)
     assert {text.partition(": registered as ")[0] for text in frozen(study, "mini")} == changed
 
 
@@ -135,7 +128,7 @@ def test_the_freeze_of_a_data_set_needs_no_data_set(experiments, tiny_data):
     study = register(experiments, "table3", seeds=SEEDS, scale="bccd", data_root=tiny_data)
     assert re.fullmatch("val2017:[0-9a-f]{8}", study.split)
     assert frozen(study, "bccd") == []
-    edit(experiments, "scales/bccd.yaml", "learning_rate: 1.2e-3", "learning_rate: 1.3e-3")
+    change(experiments / "scales/bccd.yaml", "learning_rate: 1.2e-3", "learning_rate: 1.3e-3")
     assert [text.partition(":")[0] for text in frozen(study, "bccd")] == ["scale"]
 
 
@@ -158,14 +151,14 @@ def test_the_digest_of_a_scale_covers_what_it_extends(experiments):
     before = scale_digest("child")
     assert before != scale_digest("mini")
     assert read_scale("child").title == "a child"
-    edit(experiments, "scales/mini.yaml", "epochs: 41", "epochs: 42")
+    change(experiments / "scales/mini.yaml", "epochs: 41", "epochs: 42")
     assert scale_digest("child") != before
 
 
 def test_deviations_of_claims_are_stated_in_words(experiments):
     study = register(experiments, "table1", "table3", seeds=SEEDS)
-    edit(experiments, "vfnet/claims.yaml", "bound: 3.0", "bound: 4.0")
-    edit(experiments, "vfnet/table3.yaml", "AP: 40.7", "AP: 40.8")
+    change(experiments / "vfnet/claims.yaml", "bound: 3.0", "bound: 4.0")
+    change(experiments / "vfnet/table3.yaml", "AP: 40.7", "AP: 40.8")
     assert changed_claims(study, ["table1"]) == ["oracle_true_centerness.bound: registered as 3.0, now 4.0"]
     in_table3 = changed_claims(study, ["table3"])
     assert in_table3
@@ -174,15 +167,8 @@ def test_deviations_of_claims_are_stated_in_words(experiments):
 
 def mistake(experiments, old, new, count=1):
     register(experiments, "table3", seeds=SEEDS)
-    file = experiments / "vfnet" / FILE
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new, count))
-    files.forget()
-    with pytest.raises(WorkbenchError) as error:
-        read_registration()
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    change(experiments / "vfnet" / FILE, old, new, count)
+    return error_of(read_registration)
 
 
 @pytest.mark.parametrize(

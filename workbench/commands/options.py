@@ -20,7 +20,8 @@ import typer
 from workbench.settings.config import PipelineConfig, read_config
 
 if TYPE_CHECKING:
-    from workbench.runs.folders import Evaluation, ScaleFolder, Training
+    from workbench.runs.folders import Evaluation, Training
+    from workbench.runs.results import ScaleFolder
     from workbench.settings.catalog import Row
     from workbench.settings.digest import SplitDigest
     from workbench.settings.experiment import Experiment
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 
 Table = Annotated[str, typer.Argument(help="Name of a table, for example table3.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Number of processes that decode images.")]
+VariantFile = Annotated[
+    Path | None,
+    typer.Option("--variant", help="JSON file with a variant. Default: the row's variant."),
+]
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Call:
     @property
     def folder(self) -> ScaleFolder:
         """Folder of the scale, or of its rehearsal."""
-        from workbench.runs.folders import scale_folder
+        from workbench.runs.results import scale_folder
 
         return scale_folder(self.results, self.settings.scale, self.settings.rehearsal)
 

@@ -10,17 +10,16 @@ from pathlib import Path
 from workbench.commands.costs import (
     Memory,
     Speed,
-    TrainingOnDisk,
     disk_bytes,
     epoch_images,
     find_memory,
     find_speed,
     is_rehearsal,
     passes,
-    read_trainings,
     val_images,
 )
-from workbench.runs.folders import scale_folder
+from workbench.commands.on_disk import TrainingOnDisk, read_trainings
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import Rehearsal, Row, load_table
 from workbench.settings.files import read_scale, table_names
 from workbench.support.errors import WorkbenchError

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.commands.costs import epoch_images, find_hours, read_trainings
+from workbench.commands.costs import epoch_images, find_hours
+from workbench.commands.on_disk import read_trainings
 from workbench.evaluation.effects import Effect
 from workbench.evaluation.hypotheses import MOST_SEEDS, Kind, seeds_needed, smallest_detectable
 from workbench.report.claims.judge import Measurements, measured_on_disk
 from workbench.report.claims.words import metric_in_words
 from workbench.report.page import TableView, markdown_table
 from workbench.report.text import markdown
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import Rehearsal, Row, load_table
 from workbench.settings.claims import Claim, Comparison, Stated, families, read_claims, read_observations
 from workbench.settings.config import PipelineConfig

@@ -15,7 +15,7 @@ from workbench.commands.plan_claims import Noise
 from workbench.evaluation.hypotheses import smallest_detectable
 from workbench.report.evidence.lines import pilot_file, read_lines
 from workbench.report.evidence.pilot import measured_pilot, pilot_keys, pilot_lines
-from workbench.runs.folders import kept_weights_digest
+from workbench.runs.results import kept_weights_digest
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.claims import Claim, Stated, families, read_claims
 from workbench.settings.files import catalogue, read_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.pipeline.targets import RESULTS, Pipeline
 from workbench.report.evidence.lines import evidence_file, read_lines, study_of
-from workbench.runs.folders import kept_weights_digest
+from workbench.runs.results import kept_weights_digest
 from workbench.settings.catalog import Row
 from workbench.settings.registration import Study
 from workbench.support.errors import WorkbenchError

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from workbench.runs.folders import ScaleFolder
+from workbench.runs.results import ScaleFolder
 from workbench.settings.config import PipelineConfig
 from workbench.support.strict_yaml import near_miss
 

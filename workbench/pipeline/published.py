@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.runs.folders import Training, pretrained_weights
+from workbench.runs.folders import Training
+from workbench.runs.results import pretrained_weights
 from workbench.settings.released import read_released
 from workbench.support.errors import WorkbenchError
 

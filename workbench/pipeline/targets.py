@@ -1,39 +1,34 @@
 """Files that the pipeline makes, computed from settings and folders for the Snakefile.
 
-The Snakefile calls ``read_pipeline`` once. No heavy package is imported here, so that each call starts quickly.
+No heavy package is imported here, so that each call of Snakemake starts quickly.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from workbench.pipeline.published import imported_weights, taken
+from workbench.pipeline.resources import Resources
 from workbench.report.notebooks import notebook_names
-from workbench.runs.find import data_folder
-from workbench.runs.folders import RELEASED, ScaleFolder, backbone_weights, check_folders, drawn_data, scale_folder
-from workbench.settings.catalog import Row, load_table
+from workbench.runs.folders import RELEASED
+from workbench.runs.results import ScaleFolder, backbone_weights
+from workbench.settings.catalog import Row
 from workbench.settings.claims import RANK_CORRELATION, claimed_tables, compared_rows
-from workbench.settings.config import PipelineConfig, read_config
-from workbench.settings.digest import TRAIN, VAL, annotation_file, hand_to_jobs
+from workbench.settings.config import PipelineConfig
+from workbench.settings.digest import TRAIN, VAL, annotation_file
 from workbench.settings.experiment import Experiment
-from workbench.settings.files import table_names
 from workbench.settings.ids import pretraining_id
-from workbench.settings.released import released_runs, trainings_of
-from workbench.support.devices import gpu_indices
+from workbench.settings.released import released_runs
 from workbench.support.errors import WorkbenchError
-from workbench.support.surroundings import prepare_user
 
 RESULTS = Path("results")
 TABLE_FORMS = (".csv", ".md", ".html")
 FIGURE_FORMS = (".png", ".pdf")
-SMALL = 600
-"""Long side of an image, in pixels, below which a training takes little memory and less than an hour."""
 
 
 @dataclass(frozen=True)
@@ -65,34 +60,17 @@ class Pipeline:
         return {row.run: row.experiment for row in self.rows}
 
     @cached_property
+    def resources(self) -> Resources:
+        """Resources of the jobs."""
+        return Resources(self.settings.gpus, self.experiments)
+
+    @cached_property
     def published(self) -> dict[str, str]:
         """Name of a run → name of the published weights that are imported, for the runs that have published weights."""
         return {
             run: taken(names, self.folder.run(run).training(RELEASED), RESULTS)
             for run, names in released_runs(self.rows).items()
         }
-
-    @property
-    def gpus(self) -> int:
-        """Largest number of GPUs of one training: the setting ``gpus``, else one if this machine has any.
-
-        The machine that submits a cluster's jobs does not see the cluster's GPUs. There, ``gpus`` must be set.
-        """
-        return self.settings.gpus or int(bool(gpu_indices()))
-
-    def devices(self, run: str) -> int:
-        """Number of GPUs that a training takes: each GPU gets equally many canvases of a step. 0 on a CPU."""
-        return self.experiments[run].training.devices(self.gpus) if self.gpus else 0
-
-    @property
-    def threads(self) -> int:
-        """Number of threads of a job, for each GPU of the job.
-
-        One thread per job on a CPU, so that as many jobs run in parallel as there are cores. On a GPU, the GPU's share
-        of the cores; four threads if the GPUs are on another machine.
-        """
-        visible = len(gpu_indices())
-        return max(1, os.cpu_count() // visible) if visible else 4 if self.gpus else 1
 
     @property
     def drawn(self) -> list[str]:
@@ -266,68 +244,7 @@ class Pipeline:
             )
         return files
 
-    def memory_mb(self, run: str) -> int:
-        """Memory of a training in MB.
-
-        A step of a rehearsal has one image. For one image, X-101-64x4d with DCN, the largest network, took 11.2 GB on a
-        CPU.
-        """
-        experiment = self.experiments[run]
-        if experiment.image.long < SMALL:
-            return 2000
-        return 12000 if experiment.training.limit_steps else max(24000, 12000 * self.devices(run))
-
-    def is_small(self, run: str) -> bool:
-        """Whether a run's images are small."""
-        return self.experiments[run].image.long < SMALL
-
 
 def _forms(files: Iterable[Path], suffixes: Iterable[str]) -> list[str]:
     """Names of files in each of their forms."""
     return [str(file.with_suffix(suffix)) for file in files for suffix in suffixes]
-
-
-def read_pipeline(config: dict) -> Pipeline:
-    """Make the pipeline from Snakemake's ``config``.
-
-    Raises:
-        WorkbenchError: a mistake in the settings or in ``experiments/``, a full disk, or a file where a folder is
-            needed.
-    """
-    prepare_user()  # Snakemake asks for the user's name, too
-    settings = read_config(config)
-    folder = scale_folder(RESULTS, settings.scale, settings.rehearsal)
-    tables = {
-        name: load_table(name, settings.scale, settings.data_root, settings.rehearsal)[1] for name in table_names()
-    }
-    rows = [row for rows in tables.values() for row in rows]
-    temporary = [os.environ.get(name, "") for name in ("TMPDIR", "TMP")]
-    for place in ("", *filter(os.path.isdir, temporary)):
-        _check_space(Path(place))
-    data, trainings = rows[0].experiment.data, _with_finished(folder, trainings_of(rows, settings))
-    root = data_folder(settings.scale, RESULTS, settings.data_root)
-    roots = {root}
-    if data.kind == "embedded":
-        root = drawn_data(RESULTS, data, "{world}")
-        roots = {drawn_data(RESULTS, data, data.world_of(seed)) for seeds in trainings.values() for seed in seeds}
-    else:
-        hand_to_jobs(root, VAL, rows[0].on_disk)
-    check_folders([*sorted(roots), *(folder.run(run).folder for run in trainings)])
-    return Pipeline(settings, folder, root, tables, trainings)
-
-
-def _with_finished(folder: ScaleFolder, trainings: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Add the finished trainings of each run, so that no summary has fewer seeds than before."""
-    added = {}
-    for run, seeds in trainings.items():
-        finished = [] if seeds == [RELEASED] else [t.seed for t in folder.run(run).finished_trainings()]
-        added[run] = seeds + [seed for seed in finished if seed not in (*seeds, RELEASED)]
-    return added
-
-
-def _check_space(folder: Path) -> None:
-    """Raise a WorkbenchError if nothing can be written. Snakemake writes files too, and would end in a traceback."""
-    if shutil.disk_usage(folder).free < 2**16:
-        raise WorkbenchError(f"{folder.resolve()}: no space left on this disk; free some space")
-    if not os.access(folder, os.W_OK):
-        raise WorkbenchError(f"{folder.resolve()}: no permission to write here; choose another folder")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.runs.find import data_folder
-from workbench.runs.folders import RELEASED, Evaluation, ScaleFolder, Training, scale_folder
+from workbench.runs.folders import RELEASED, Evaluation, Training
+from workbench.runs.results import ScaleFolder, scale_folder
 from workbench.settings.catalog import Row
 from workbench.settings.config import PipelineConfig
 from workbench.settings.digest import SplitDigest

@@ -20,7 +20,7 @@ from workbench.report.measured import (
     results_folder,
     shown_trainings,
 )
-from workbench.runs.folders import ScaleFolder
+from workbench.runs.results import ScaleFolder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.data import is_coco

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from workbench.runs.folders import Run, Training, drawn_data, scale_folder, seed_of
+from workbench.runs.folders import Run, Training, seed_of
+from workbench.runs.results import drawn_data, scale_folder
 from workbench.settings.catalog import Row, embedded_settings, find_row
 from workbench.settings.config import PipelineConfig
 from workbench.settings.digest import VAL, SplitDigest, drawn_digest, split_digest

@@ -14,7 +14,8 @@ from workbench.data.coco import CocoDetection, read_coco
 from workbench.data.splits import refuse_other_categories
 from workbench.detectors import Detector, build_detector
 from workbench.runs.find import find_training
-from workbench.runs.folders import RELEASED, Training, backbone_weights
+from workbench.runs.folders import RELEASED, Training
+from workbench.runs.results import backbone_weights
 from workbench.settings.config import read_config
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError, one_line

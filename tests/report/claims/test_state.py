@@ -10,7 +10,7 @@ from tests.report.made_up import evaluate, register
 from workbench.report.claims.judge import measured_on_disk
 from workbench.report.claims.state import page_state
 from workbench.report.claims.write import write_claims, write_verdicts
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import find_row
 from workbench.settings.config import PipelineConfig

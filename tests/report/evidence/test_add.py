@@ -12,7 +12,7 @@ from workbench.report.evidence import add
 from workbench.report.evidence.add import add_evidence
 from workbench.report.evidence.bootstraps import bootstrap_file, read_bootstrap
 from workbench.report.evidence.lines import evidence_file, read_lines
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.catalog import find_row
 from workbench.settings.config import PipelineConfig
 from workbench.support.errors import WorkbenchError

@@ -9,7 +9,7 @@ from tests.report.made_up import evaluate, register
 from workbench import cli
 from workbench.report.evidence.lines import evidence_file, pilot_file, read_lines
 from workbench.report.evidence.pilot import measured_pilot, pilot_keys, pilot_lines
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import find_row
 from workbench.settings.registration import FILE, Pilot, read_registration

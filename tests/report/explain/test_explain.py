@@ -17,7 +17,7 @@ from workbench.report.explain import assignment as explain_assignment
 from workbench.report.explain import losses as explain_losses
 from workbench.report.explain import star as explain_star
 from workbench.report.explain.pictures import load_picture
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.support.errors import WorkbenchError
 
 

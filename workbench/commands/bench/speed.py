@@ -20,8 +20,9 @@ from workbench.report.page import TableView, markdown_table
 from workbench.report.tables.cells import NOTHING
 from workbench.report.text import LETTERS, csv_text, markdown
 from workbench.runs.find import data_folder
-from workbench.runs.folders import Run, check_folders, scale_folder
+from workbench.runs.folders import Run
 from workbench.runs.load import load_training
+from workbench.runs.results import check_folders, scale_folder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.digest import VAL
 from workbench.settings.files import read_scale, table_place

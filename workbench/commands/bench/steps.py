@@ -18,7 +18,8 @@ from workbench.data.transforms import STRIDE
 from workbench.detectors import build_detector
 from workbench.report.page import TableView, markdown_table
 from workbench.report.tables.cells import NOTHING
-from workbench.runs.folders import Run, Training, check_folders, scale_folder
+from workbench.runs.folders import Run, Training
+from workbench.runs.results import check_folders, scale_folder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.experiment import Experiment
 from workbench.settings.experiment import Training as TrainingSettings

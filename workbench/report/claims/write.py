@@ -10,7 +10,7 @@ from workbench.report.claims.judge import Judgement, Measurements, Observed, jud
 from workbench.report.claims.page import claims_csv, claims_html, claims_markdown
 from workbench.report.claims.state import State, page_state
 from workbench.report.measured import refuse_fewer
-from workbench.runs.folders import scale_folder
+from workbench.runs.results import scale_folder
 from workbench.settings.claims import claimed_tables
 from workbench.settings.config import PipelineConfig
 from workbench.support.files import write_text_atomically

@@ -9,7 +9,8 @@ from typing import Any
 
 from workbench.report.evidence.lines import METRICS, Line, line_of
 from workbench.report.measured import AGAIN, read_metrics, read_resamples, read_spearman, results_folder
-from workbench.runs.folders import Evaluation, ScaleFolder
+from workbench.runs.folders import Evaluation
+from workbench.runs.results import ScaleFolder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.files import catalogue

@@ -12,7 +12,7 @@ from workbench.report.figures.dots import PUBLISHED, ap_figure
 from workbench.report.figures.drawing import drawing
 from workbench.report.tables.cells import AP_LIMITS, MEASURED
 from workbench.report.tables.read import read_log, read_table_file
-from workbench.runs.folders import ScaleFolder
+from workbench.runs.results import ScaleFolder
 
 Table = pd.DataFrame
 

@@ -28,8 +28,9 @@ from workbench.layers.deform import regular_grid
 from workbench.report.explain.pictures import Picture, show
 from workbench.report.figures.drawing import drawing
 from workbench.report.figures.style import COLOURS, WIDTH
-from workbench.runs.folders import Run, ScaleFolder, Training
+from workbench.runs.folders import Run, Training
 from workbench.runs.load import load_training
+from workbench.runs.results import ScaleFolder
 from workbench.settings.catalog import load_row
 from workbench.support.errors import WorkbenchError
 

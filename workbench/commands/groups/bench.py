@@ -1,7 +1,4 @@
-"""Groups of commands: ``workbench bench …`` and ``workbench evidence …``.
-
-As in ``workbench.cli``, each command imports its modules only when it runs.
-"""
+"""Commands ``workbench bench …``: benchmarks on this machine."""
 
 from __future__ import annotations
 
@@ -10,51 +7,11 @@ from typing import Annotated
 import typer
 
 from workbench.commands.options import DATA_ROOT, RESULTS, SCALE, Call, Table, with_options
-from workbench.support.errors import WorkbenchError
 
-bench = typer.Typer(no_args_is_help=True, help="Benchmarks on this machine.")
-evidence = typer.Typer(no_args_is_help=True, help="Measurements of the registered trainings.")
+app = typer.Typer(no_args_is_help=True, help="Benchmarks on this machine.")
 
 
-@evidence.command("add")
-@with_options(SCALE, DATA_ROOT, RESULTS)
-def evidence_add(call: Call) -> None:
-    """List the finished evaluations of the registered study of a scale in results/reference/trainings.csv."""
-    from workbench.report.evidence.add import add_evidence
-    from workbench.report.evidence.lines import study_of
-
-    print(add_evidence(study_of(call.settings.scale), call.settings, call.results))
-
-
-@evidence.command("show")
-@with_options(RESULTS)
-def evidence_show(call: Call) -> None:
-    """Write the claims and tables of the registered studies, computed from the list alone, to results/reference."""
-    from workbench.commands.evidence import show_evidence
-
-    for page in show_evidence(call.results):
-        print(page)
-
-
-@evidence.command("pilot")
-@with_options(SCALE, RESULTS)
-def evidence_pilot(
-    call: Call,
-    rows: Annotated[list[str] | None, typer.Argument(help="Two rows to list. Default: list nothing.")] = None,
-    first_seed: Annotated[int | None, typer.Option(min=0, max=999_999_000, help="First seed of the rows.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=2, max=1000, help="Number of seeds of each row.")] = None,
-) -> None:
-    """List the evaluations of two rows in results/reference/pilot.csv, and print the spread of their difference."""
-    from workbench.commands.pilot import list_pilot, show_pilot
-
-    if bool(rows) != (first_seed is not None) or bool(rows) != (seeds is not None):
-        raise WorkbenchError("evidence pilot: rows or seeds are missing; give two rows, --first-seed and --seeds")
-    if rows:
-        print(list_pilot(rows, call.settings, range(first_seed, first_seed + seeds), call.results))
-    print(show_pilot(call.settings.scale, call.results))
-
-
-@bench.command()
+@app.command()
 def deform(repeats: Annotated[int, typer.Option(min=1, help="Number of timed rounds.")] = 5) -> None:
     """Time the back ends of deformable convolution, forward and backward."""
     from workbench.commands.bench.deform import bench_deform
@@ -64,7 +21,7 @@ def deform(repeats: Annotated[int, typer.Option(min=1, help="Number of timed rou
     print(bench_deform(repeats))
 
 
-@bench.command()
+@app.command()
 @with_options(SCALE, RESULTS)
 def steps(
     call: Call,
@@ -86,7 +43,7 @@ def steps(
         print(bench_steps(table, row or [], call.settings.scale, precision or ["fp32"], count, images, call.results))
 
 
-@bench.command()
+@app.command()
 @with_options(SCALE, DATA_ROOT, RESULTS)
 def speed(
     call: Call,
@@ -104,7 +61,7 @@ def speed(
         print(bench_speed(table, row or [], settings.scale, settings.data_root, images, call.results))
 
 
-@bench.command()
+@app.command()
 @with_options(SCALE, DATA_ROOT, RESULTS)
 def loading(
     call: Call,
