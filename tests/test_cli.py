@@ -155,7 +155,7 @@ def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys):
         (("predict", tmp_path / "noise.jpg", *training, "--seed", 2), "this is the training of seed 1, not of 2"),
         (("detect", *training, "--variant", tmp_path / "none.json"), "none.json: settings of an evaluation not found"),
         (("train", "--run", tmp_path), "experiment.json: not found; train this run first, by the name of a row"),
-        (("train", *of_run, "--data-root", tmp_path / "empty"), "instances_train2017.json"),
+        (("train", *of_run, "--data-root", tmp_path / "empty"), "an empty folder; choose the folder of a data set"),
         (("oracle", "--run", ROW, "--scale", "coco"), "scale coco needs a data set: add data_root=FOLDER"),
         (
             ("train", "--run", ROW, "--seed", "released"),

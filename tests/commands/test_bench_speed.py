@@ -230,8 +230,8 @@ def test_file_names_are_safe(monkeypatch, device):
             "experiments/vfnet/table3.yaml: unknown row 't3_full'; did you mean 't3_full_vfl'?",
         ),
         (["table33"], "unknown table 'table33'"),
-        (["table3", "--data-root", "x"], "scale mini draws its own data set"),
-        (["table3", "--scale", "coco", "--data-root", "x"], "x: no such folder; data_root must contain"),
+        (["table3", "--scale", "mini", "--data-root", "x"], "scale mini draws its own data set"),
+        (["table3", "--data-root", "x"], "x: no such data folder; choose the folder of a data set"),
     ],
 )
 def test_mistakes_are_one_line(monkeypatch, tmp_path, arguments, expected):

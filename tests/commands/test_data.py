@@ -92,13 +92,11 @@ def test_a_data_set_without_faults_is_described(call, data_set, tmp_path):
     assert str(page.relative_to(tmp_path)) in out
 
 
-def test_both_numbers_of_classes_are_stated(call, data_set):
-    _, out, _ = call(data_set.root, "--scale", "coco")
-    (note,) = [line for line in out.splitlines() if line.startswith("note: number of classes")]
-    assert ": 2 in " in note
-    assert "data.classes: 80 in scale coco; " in note
-    assert note.endswith("write a scale with data: {kind: coco, classes: 2}")
-    assert "but 24 in the data set that scale mini draws; " in call(data_set.root)[1]
+def test_the_last_line_is_the_command_that_trains_on_it(call, data_set):
+    command = f"snakemake --cores all t3_full_vfl --config data_root={data_set.root}"
+    assert call(data_set.root)[1].endswith(f"{command}\n")
+    assert call(data_set.root, "--scale", "bccd")[1].endswith(f"{command} scale=bccd\n")
+    assert "snakemake" not in call(data_set.root, "--scale", "mini")[1]  # draws its own data set
 
 
 @pytest.fixture
@@ -371,4 +369,4 @@ def test_small_odd_data_sets(call, shared_data, tmp_path, case, line):
     code, out, err = call(tmp_path / case)
     assert code == (case == "names_swapped")
     assert line in out + err
-    assert list((tmp_path / "results/mini/data").glob(f"{case}-*/data.png"))
+    assert list((tmp_path / "results/own/data").glob(f"{case}-*/data.png"))

@@ -79,7 +79,10 @@ def test_without_lists_all_images_are_one_split(root):
     (root / "ImageSets/Main/val.txt").unlink()
     objects, report = converted("voc", root)
     assert {split: list(images) for split, images in objects.items()} == {"default": ["a.jpg", "b.jpg", "c.jpg"]}
-    assert "a training needs train and val; list them in ImageSets/Main/train.txt and val.txt" in report
+    assert (
+        "a training tests on a part of the images; to choose it, list them in ImageSets/Main/train.txt and val.txt"
+        in report
+    )
 
 
 def test_xml_files_beside_their_images_in_folders_of_splits(tmp_path):

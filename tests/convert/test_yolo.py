@@ -85,7 +85,7 @@ def test_labels_may_be_beside_their_images(tmp_path):
     save_text(root / "data.yaml", "train: data\nnames: [cat]\n")
     objects, report = converted("yolo", root)
     assert objects == {"default": {"a.jpg": [EXPECTED]}}
-    assert "a training needs train and val; state train and val in data.yaml" in report
+    assert "a training tests on a part of the images; to choose it, state train and val in data.yaml" in report
 
 
 def test_polygons_become_boxes(root):

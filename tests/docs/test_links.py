@@ -11,7 +11,7 @@ from tests.docs import pages
 from workbench.cli import app
 from workbench.settings.catalog import load_table
 from workbench.settings.config import PipelineConfig
-from workbench.settings.files import scale_names, table_names
+from workbench.settings.files import is_scale_file, scale_names, table_names
 
 ROOT = pages.ROOT
 
@@ -104,7 +104,8 @@ def wrong_targets(words):
     """Unknown targets and settings in the words of a call of Snakemake."""
     keys = {word.split("=")[0] for word in words if "=" in word and not word.startswith("-")}
     mistakes = [f"unknown setting {key!r}" for key in sorted(keys - PipelineConfig.model_fields.keys())]
-    mistakes += [f"unknown scale {word!r}" for word in words if word[:6] == "scale=" and word[6:] not in scale_names()]
+    scales = [word[6:] for word in words if word[:6] == "scale="]
+    mistakes += [f"unknown scale {s!r}" for s in scales if s not in scale_names() and not is_scale_file(s)]
     with_value = {"--cores", "--executor", "--workflow-profile", "--report"}
     skip = False
     for word in words:

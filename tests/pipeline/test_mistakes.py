@@ -29,7 +29,7 @@ def repository(copy, tiny_data, tmp_path):
     """Copy of the repository with few images to draw, and with an own data set and two scales for this data set."""
     folder = copy(tmp_path / "repository")
     draw_few(folder / "experiments", 24, 6)
-    (folder / "experiments/scales/own.yaml").write_text(OWN)
+    (folder / "experiments/scales/farm.yaml").write_text(OWN)
     (folder / "experiments/scales/wild.yaml").write_text(WILD)
     shutil.copytree(tiny_data, folder / "data")
     return folder
@@ -69,7 +69,7 @@ def typed(arguments, message):
     return None, ("-n", *arguments.split()), (message,)
 
 
-def data(spoil, *parts, scale="own", steps=REHEARSAL):
+def data(spoil, *parts, scale="farm", steps=REHEARSAL):
     """Fault of a data set, or of a training on a data set."""
     arguments = ("t3_full_vfl", "--config", f"scale={scale}", "data_root=data", *steps)
     return lambda folder, _: spoil(folder), arguments, parts
@@ -139,22 +139,22 @@ MISTAKES = {
     "unknown row beside a table": typed("table2 t3_full", "unknown target 't3_full'; did you mean 't3_full_vfl'?"),
     "no target like it": typed("everything_at_once", "unknown target 'everything_at_once'; known: all, claims, evidence, notebooks, tables, figures, controls, "),
     "setting without --config": typed("table3 seeds=3", "unknown target 'seeds=3': this is a setting; put --config between the targets and the settings: snakemake --cores all table3 --config seeds=3"),
-    "scale without --config": typed("table3 scale=own", "unknown target 'scale=own': this is a setting; put --config between the targets and the settings: snakemake --cores all table3 --config scale=own"),
+    "scale without --config": typed("table3 scale=farm", "unknown target 'scale=farm': this is a setting; put --config between the targets and the settings: snakemake --cores all table3 --config scale=farm"),
     "data set without --config": typed("table3 data_root=../own/data", "unknown target 'data_root=../own/data': this is a setting; put --config between"),
     "slash after a target": typed("table3/", "unknown target 'table3/': no target ends with a slash; write table3"),
     "too many seeds": typed("table3 --config seeds=1000000000", "--config: seeds: input should be less than or equal to 1000 (found 1000000000)"),
-    "folder read as a number": typed("table3 --config scale=own data_root=2024_05_01", "--config: data_root: Snakemake reads '2024_05_01' as 20240501; write data_root=./2024_05_01"),
+    "folder read as a number": typed("table3 --config scale=farm data_root=2024_05_01", "--config: data_root: Snakemake reads '2024_05_01' as 20240501; write data_root=./2024_05_01"),
     "no blocks": setting("scales/mini.yaml", "layers: [1, 1, 1, 1]", "layers: 0", "experiments/scales/mini.yaml: backbones.resnet50.layers: expected a list, not 0"),
     "infinite rate": setting("recipes.yaml", "warmup_ratio: 0.1", "warmup_ratio: .inf", "experiments/recipes.yaml, line ", ": '.inf' has another meaning in YAML; write a decimal number"),
     "unknown scale": typed("table3 --config scale=coko", "--config: scale: unknown scale 'coko'; did you mean 'coco'?"),
     "unknown config key": typed("table3 --config sceeds=3", "--config: sceeds: unknown key; did you mean 'seeds'?"),
     "wrong config type": typed("table3 --config seeds=many", "--config: seeds: input should be a valid integer"),
-    "no data root": typed("table3 --config scale=own", "scale own needs a data set: add data_root=FOLDER"),
-    "data root nowhere": typed("table3 --config scale=own data_root=/nowhere", "/nowhere: no such folder; data_root must contain annotations/instances_train2017.json, "),
-    "data root of a drawn set": typed("table3 --config data_root=data", "scale mini draws its own data set: leave data_root out, or choose another scale"),
-    "no annotations": data(missing(TRAIN), f"{TRAIN}: no such file", "data_root must contain annotations/"),
-    "no annotations of the test images": data(missing(VAL), f"{VAL}: no such file", "data_root must contain annotations/"),
-    "no test images": data(lambda folder: shutil.rmtree(folder / "data/val2017"), "data/val2017: no such folder; data_root must contain"),
+    "no data root": typed("table3 --config scale=farm", "scale farm needs a data set: add data_root=FOLDER"),
+    "data root nowhere": typed("table3 --config scale=farm data_root=/nowhere", "/nowhere: no such data folder; choose the folder of a data set"),
+    "data root of a drawn set": typed("table3 --config scale=mini data_root=data", "scale mini draws its own data set: leave data_root out, or choose another scale"),
+    "no annotations": data(missing(TRAIN), f"{TRAIN}: no such annotation file; put the annotations of train there"),
+    "no annotations of the test images": data(missing(VAL), f"{VAL}: no such annotation file; put the annotations of val there"),
+    "no test images": data(lambda folder: shutil.rmtree(folder / "data/val2017"), f"{VAL}: the image '", "put the images into one of them, or into images/val"),
     "published weights of drawn images": typed("table3 --config weights=released", "weights=released: scale mini draws its own data set, but published weights have COCO's classes; add scale=coco data_root=FOLDER"),
     "published weights without a connection": data(without_connection, "https://127.0.0.1:9/", "-38db6f58.pth: cannot download it (", "; try again, or put this file at results/weights/vfnet_r50_1x.pth yourself", steps=("weights=released", *REHEARSAL)),
     "annotations truncated": data(truncated(TRAIN), f"{TRAIN}: not valid JSON at line 1", "probably incomplete; copy the file again"),
@@ -209,12 +209,12 @@ def small_disk():
     [
         ("4k", "mini", "dataset", ("/results/dataset-", ": cannot be written (No space left on device); free")),
         ("100k", "mini", "dataset", ("/results/dataset-", ": cannot be written (No space left on device); free")),
-        ("1m", "own", "train", ("/checkpoints/last.pt: cannot be written (No space left on device); free",)),
+        ("1m", "farm", "train", ("/checkpoints/last.pt: cannot be written (No space left on device); free",)),
     ],
 )
 def test_a_full_disk(size, scale, step, expected, repository, snakemake, small_disk):
     small_disk(repository / "results", size)
-    root = ["data_root=data"] if scale == "own" else []
+    root = ["data_root=data"] if scale == "farm" else []
     command = ("t3_full_vfl", "--config", f"scale={scale}", *root, *REHEARSAL)
     code, screen = snakemake(repository, *command)
     assert_one_last_line(code, screen, expected)

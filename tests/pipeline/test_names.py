@@ -15,9 +15,9 @@ OWN = f"extends: bccd\ntitle: own images\ndata: {{kind: coco, classes: {CLASSES}
 
 def test_the_worst_of_names(copy, tiny_data, tmp_path):
     folder = copy(tmp_path / "repository")
-    (folder / "experiments/scales/own.yaml").write_text(OWN)
+    (folder / "experiments/scales/farm.yaml").write_text(OWN)
     shutil.copytree(tiny_data, folder / WORST)
-    config = ["scale=own", f"data_root={WORST}", "limit_steps=1", "limit_images=2"]
+    config = ["scale=farm", f"data_root={WORST}", "limit_steps=1", "limit_images=2"]
     result = subprocess.run(
         [BIN / "snakemake", "--cores", "1", "t3_raw_fl", "--config", *config],
         cwd=folder,
@@ -27,5 +27,5 @@ def test_the_worst_of_names(copy, tiny_data, tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    assert list(folder.glob("results/own-rehearsal/runs/*/seed0/*/metrics.json"))
+    assert list(folder.glob("results/farm-rehearsal/runs/*/seed0/*/metrics.json"))
     assert not list(tmp_path.rglob("hacked"))

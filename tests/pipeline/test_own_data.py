@@ -29,7 +29,7 @@ def run(snakemake):
     """Function that runs `snakemake` with a rehearsal on own data, and returns its output."""
 
     def rehearse(folder, *arguments, data="data", seeds=1, code=0):
-        config = ("scale=own", f"data_root={data}", "limit_steps=2", "limit_images=4", f"seeds={seeds}")
+        config = ("scale=farm", f"data_root={data}", "limit_steps=2", "limit_images=4", f"seeds={seeds}")
         returned, output = snakemake(folder, *arguments, "--config", *config)
         assert returned == code, output
         return output
@@ -59,9 +59,9 @@ def tree(folder):
 def finished(tmp_path_factory, copy, tiny_data):
     """Copy of the repository with own data and the finished rehearsal of a row."""
     folder = copy(tmp_path_factory.mktemp("own") / "repository")
-    (folder / "experiments/scales/own.yaml").write_text(OWN)
+    (folder / "experiments/scales/farm.yaml").write_text(OWN)
     shutil.copytree(tiny_data, folder / "data")
-    command = [BIN / "snakemake", "--cores", "1", ROW, "--config", "scale=own", "data_root=data", "limit_steps=2"]
+    command = [BIN / "snakemake", "--cores", "1", ROW, "--config", "scale=farm", "data_root=data", "limit_steps=2"]
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
     subprocess.run([*command, "limit_images=4"], cwd=folder, env=environment, check=True, capture_output=True)
     return folder
@@ -152,7 +152,7 @@ def test_the_pipeline_can_be_called_from_another_folder(repository, snakemake, t
     (tmp_path / "elsewhere").mkdir()
     options = ("--snakefile", str(repository / "Snakefile"), "--workflow-profile", str(repository / "profiles/default"))
     code, output = snakemake(
-        tmp_path / "elsewhere", "-n", *options, "all", "--config", f"data_root={repository}/data", "scale=own"
+        tmp_path / "elsewhere", "-n", *options, "all", "--config", f"data_root={repository}/data", "scale=farm"
     )
     assert code == 0, output
     assert not list((tmp_path / "elsewhere").rglob("*.json"))
@@ -216,7 +216,7 @@ def test_a_lost_file_beside_a_model_does_not_cost_the_model(repository, run, nam
     lost.unlink()
     before = tree(repository / "results")
     line = run(repository, ROW, code=1).strip().splitlines()[-1]
-    command = rf"workbench train {ROW} --seed 0 --scale=own --data-root=data --limit-steps=2 .*"
+    command = rf"workbench train {ROW} --seed 0 --scale=farm --data-root=data --limit-steps=2 .*"
     place = rf"workbench: results/\S+/{name}: missing, although the training was finished"
     assert re.fullmatch(f"{place}; write it again from the checkpoint: {command}", line)
     assert tree(repository / "results") == before
@@ -241,7 +241,7 @@ def test_a_lost_model_is_made_again_from_its_checkpoint_or_not_at_all(repository
     line = run(repository, ROW, data="my {v1}", code=1).strip().splitlines()[-1]
     assert re.fullmatch(
         rf"workbench: results/\S+/model\.safetensors: missing, although the training was finished; put the file back, or "
-        rf"train again: workbench train {ROW} --seed 0 --scale=own '--data-root=my \{{v1\}}' --limit-steps=2 .*",
+        rf"train again: workbench train {ROW} --seed 0 --scale=farm '--data-root=my \{{v1\}}' --limit-steps=2 .*",
         line,
     )
     assert tree(repository / "results") == before

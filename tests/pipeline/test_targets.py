@@ -48,10 +48,10 @@ def test_the_weights_of_the_checkout_start_tables_1_to_3_and_the_controls(pipeli
 
 
 def test_a_backbone_without_a_file_in_the_checkout_is_pretrained(experiments, pipeline):
-    (experiments / "scales" / "own.yaml").write_text(
-        "extends: mini\ntitle: own\nbackbones: {resnet50: {pretrained: {epochs: 1}}, resnet101: {pretrained: false}}\n"
+    (experiments / "scales" / "farm.yaml").write_text(
+        "extends: mini\ntitle: farm\nbackbones: {resnet50: {pretrained: {epochs: 1}}, resnet101: {pretrained: false}}\n"
     )
-    plan = pipeline("own", data_root=None)
+    plan = pipeline("farm", data_root=None)
     runs = {row.id: row.run for row in plan.rows}
     (file,) = plan.pretrained(runs["t3_full_vfl"])
     assert plan.pretrained(runs["t3_fcos_atss"]) == [file]

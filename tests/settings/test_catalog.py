@@ -69,20 +69,20 @@ def test_a_rehearsal_is_short_and_starts_from_random_weights():
 
 
 def test_a_scale_that_extends_another_states_only_differences(experiments):
-    (experiments / "scales" / "own.yaml").write_text(
-        "extends: bccd\ntitle: own\ndata: {kind: coco, classes: 7}\nimage: {long: 320, short: 256}\n"
+    (experiments / "scales" / "farm.yaml").write_text(
+        "extends: bccd\ntitle: farm\ndata: {kind: coco, classes: 7}\nimage: {long: 320, short: 256}\n"
     )
-    own, bccd = (load_row("table3", "t3_full_vfl", scale).experiment for scale in ("own", "bccd"))
-    assert (own.data.kind, own.data.classes, own.image.long) == ("coco", 7, 320)
-    assert own.training == bccd.training
-    assert own.backbone == bccd.backbone
+    farm, bccd = (load_row("table3", "t3_full_vfl", scale).experiment for scale in ("farm", "bccd"))
+    assert (farm.data.kind, farm.data.classes, farm.image.long) == ("coco", 7, 320)
+    assert farm.training == bccd.training
+    assert farm.backbone == bccd.backbone
 
 
 def test_drawn_objects_pretrain_a_backbone_for_a_data_set_on_disk(experiments):
     """A user's scale may extend mini. Its backbones start from the same weights as those of mini."""
-    (experiments / "scales" / "own.yaml").write_text("extends: mini\ntitle: own\ndata: {kind: coco, classes: 7}\n")
-    own, mini = (load_row("table3", "t3_full_vfl", scale).experiment for scale in ("own", "mini"))
-    assert pretraining_id(own) == pretraining_id(mini)
+    (experiments / "scales" / "farm.yaml").write_text("extends: mini\ntitle: farm\ndata: {kind: coco, classes: 7}\n")
+    farm, mini = (load_row("table3", "t3_full_vfl", scale).experiment for scale in ("farm", "mini"))
+    assert pretraining_id(farm) == pretraining_id(mini)
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,9 @@ def test_control_characters_in_a_folder_s_name_are_refused(name, source, experim
     if source == "command line":
         settings = {"scale": "bccd", "data_root": Path(name)}
     else:
-        settings = {"scale": "own"}
+        settings = {"scale": "farm"}
         text = f"extends: bccd\ntitle: own\nroot: {yaml.dump(name, default_style=chr(34))}"
-        (experiments / "scales/own.yaml").write_text(text)
+        (experiments / "scales/farm.yaml").write_text(text)
         files.forget()
     with pytest.raises(WorkbenchError) as error:
         read_config(settings)

@@ -18,7 +18,7 @@ from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_json
 from workbench.support.strict_yaml import validated
 
-LABEL = {("RowSpec", "labels")}
+LABEL = {("RowSpec", "labels"), ("DataSpec", "classes")}
 """Fields for any text, number or truth value."""
 
 

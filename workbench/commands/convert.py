@@ -67,9 +67,11 @@ def _table(before: dict[str, Counts], after: dict[str, Counts]) -> list[str]:
 
 
 def _missing_splits(form: str, data: DataSet) -> list[str]:
-    """Note about splits that a training needs and the data set lacks."""
-    missing = [split for split in ("train", "val") if split not in data.splits]
-    if not missing:
-        return []
-    state = "there is one split" if WHOLE in data.splits else f"there is no split {' or '.join(missing)}"
-    return [f"{state}, and a training needs train and val; {OWN_SPLIT[form]}, and convert again"]
+    """Note about splits that the data set lacks."""
+    if WHOLE in data.splits:
+        state = "without splits, a training tests on a part of the images"
+        return [f"{state}; to choose it, {OWN_SPLIT[form]}, and convert again"]
+    if missing := [split for split in ("train", "val") if split not in data.splits]:
+        state = f"there is no split {' or '.join(missing)}, and a training needs train and val"
+        return [f"{state}; {OWN_SPLIT[form]}, and convert again"]
+    return []

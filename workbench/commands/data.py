@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from workbench.report.text import aligned, plain, visible
 from workbench.settings.catalog import embedded_settings
 from workbench.settings.digest import annotation_digest, cache_file
 from workbench.settings.experiment import Head
-from workbench.settings.files import read_scale
+from workbench.settings.files import OWN, read_scale
 from workbench.settings.layouts import Layout
 from workbench.settings.specs import ScaleSpec
 from workbench.support.errors import WorkbenchError
@@ -74,7 +75,7 @@ def _describe_files(
     title = f"{visible(root)} at scale {scale}, {spec.image}"
     root_name = root_category(facts)
     lines = [f"warning: {line}" for line in warnings_of(facts, root_name) + warnings]
-    lines += [f"note: {note}" for note in [*layout.notes, *_notes(root, splits, root_name, scale, spec)]]
+    lines += [f"note: {note}" for note in [*layout.notes, *_notes(splits, root_name)]]
     tables = {f"Files: {layout.name}": _file_lines(layout)} if layout.parts else {}
     if facts:
         tables["Splits"] = fact_lines(facts)
@@ -93,6 +94,8 @@ def _describe_files(
         shown = [*(f"fault: {fault}" for fault in faults), *lines]
         page = data_page(title, shown, tables, {"Classes": class_lines(facts)}, drawn)
         yield "\n" + write_pages(folder, page, drawn)
+    if not faults and spec.data.get("kind") == "coco":
+        yield "\n" + _next_step(scale, root)
 
 
 def _anchor_scale(spec: ScaleSpec) -> float:
@@ -108,28 +111,21 @@ def _file_lines(layout: Layout) -> list[tuple[str, ...]]:
     return [("", "annotations", "images"), *files]
 
 
-def _notes(root: Path, splits: Sequence[Split], root_name: str | None, scale: str, spec: ScaleSpec) -> list[str]:
-    """Notes on unusual entries of the files, and on the numbers of classes of data set and scale.
-
-    Args:
-        root_name: name of the root category, which is not counted.
-    """
+def _notes(splits: Sequence[Split], root_name: str | None) -> list[str]:
+    """Notes on unusual entries of the files, and on the root category, which is no class."""
     notes = [f"{visible(split.file)}: {note}" for split in splits for note in split.columns.notes]
-    if not splits:
-        return notes
-    names = splits[0].columns.class_names
-    classes = len(names) - (root_name in names)
     if root_name is not None:
+        classes = len(splits[0].columns.class_names) - 1
         state = "has no objects and is the supercategory of all others"
         notes.append(f"category {plain(root_name, 40)!r} {state}; without it, there are {classes} classes")
-    if spec.data.get("kind") == "embedded":
-        stated = f"{embedded_settings(scale).classes} in the data set that scale {scale} draws"
-    else:
-        stated = f"data.classes: {spec.data['classes']} in scale {scale}"
-    if spec.data.get("kind") == "embedded" or spec.data["classes"] != classes:
-        remedy = f"to train on this data set, write a scale with data: {{kind: coco, classes: {classes}}}"
-        notes.append(f"number of classes: {classes} in {visible(root)}, but {stated}; {remedy}")
     return notes
+
+
+def _next_step(scale: str, root: Path) -> str:
+    """Command that trains a detector on a data set."""
+    chosen = "" if scale == OWN else f" scale={shlex.quote(scale)}"
+    command = f"snakemake --cores all t3_full_vfl --config data_root={shlex.quote(str(root))}{chosen}"
+    return f"to train and evaluate a VFNet on it: {command}"
 
 
 def _name(root: Path, splits: Sequence[Split]) -> str:

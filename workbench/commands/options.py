@@ -131,17 +131,37 @@ def _seed(text: str) -> str:
 
 
 RESULTS = {"results": (Annotated[Path, typer.Option(help="Folder of all results.")], Path("results"))}
-SCALE = {"scale": (Annotated[str, typer.Option(help="Scale: name of a file in experiments/scales.")], "mini")}
+SCALE = {
+    "scale": (
+        Annotated[
+            str | None,
+            typer.Option(help="Scale: name or path of its file. Default: mini, and own for a data set that is named."),
+        ],
+        None,
+    )
+}
 DATA_ROOT = {
     "data_root": (
         Annotated[
             Path | None,
             # checked later, so that the message about an unreadable folder is the pipeline's
-            typer.Option(readable=False, help="Data set in COCO's layout. Default: the scale's data set."),
+            typer.Option(readable=False, help="Folder of a data set in COCO's format. Default: the scale's data set."),
         ],
         None,
     )
 }
+DATA_FOLDER = {
+    "data_root": (
+        Annotated[
+            Path | None,
+            typer.Argument(
+                metavar="ROOT", readable=False, help="Folder of a data set in COCO's format. Default: the scale's."
+            ),
+        ],
+        None,
+    )
+}
+"""The data set as an argument, for a command that describes it as it is, with all its faults."""
 REHEARSAL = {
     "limit_steps": (Annotated[int | None, typer.Option(min=1, help="Rehearsal: number of one-image steps.")], None),
     "limit_images": (Annotated[int | None, typer.Option(min=1, help="Rehearsal: number of test images.")], None),
@@ -178,11 +198,13 @@ NAMED_RUN = {
 """Run as an argument, for commands without another argument: ``workbench train t3_full_vfl``."""
 
 
-def with_options(*groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable], Callable]:
+def with_options(*groups: dict[str, tuple[Any, Any]], as_it_is: bool = False) -> Callable[[Callable], Callable]:
     """Return a decorator that adds groups of options to a command. The command's first argument gets their values.
 
     Args:
         groups: with RUN, the first argument is a ``RunCall``; with SCALE, WORLD, SEEDS … alone, a ``Call``.
+        as_it_is: whether ``data_root`` is the user's folder. By default, it has COCO's own folders; see
+            ``workbench.runs.own_data``.
     """
     options = {name: option for group in groups for name, option in group.items()}
 
@@ -199,7 +221,7 @@ def with_options(*groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable], Ca
         @functools.wraps(command)
         def with_call(**values: Any) -> Any:
             shared = {name: values.pop(name) for name in shared_options}
-            return command(_call(shared), **values)
+            return command(_call(shared, as_it_is), **values)
 
         with_call.__signature__ = inspect.Signature(parameters)
         with_call.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -225,12 +247,16 @@ def _named(values: dict[str, Any]) -> str | None:
     return named[0]
 
 
-def _call(values: dict[str, Any]) -> Call:
+def _call(values: dict[str, Any], as_it_is: bool) -> Call:
     from workbench.runs.find import find_training
+    from workbench.runs.own_data import with_own_data
 
     run, seed = _named(values), values.pop("seed", None)
     results = values.pop("results", Path("results"))
-    settings = read_config(values)
+    settings = read_config({name: value for name, value in values.items() if value is not None})
+    if not as_it_is:
+        is_folder = run is not None and Path(run).is_dir()  # its scale is that of the folder, so none is announced
+        settings = with_own_data(settings, results, *[lambda line: None] * is_folder)
     if run is None:
         return Call(settings, results)
     training, row = find_training(run, seed, settings, results)

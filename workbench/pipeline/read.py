@@ -9,6 +9,7 @@ from pathlib import Path
 from workbench.pipeline.targets import RESULTS, Pipeline
 from workbench.runs.find import data_folder
 from workbench.runs.folders import RELEASED
+from workbench.runs.own_data import with_own_data
 from workbench.runs.results import ScaleFolder, check_folders, drawn_data, scale_folder
 from workbench.settings.catalog import load_table
 from workbench.settings.config import read_config
@@ -27,7 +28,7 @@ def read_pipeline(config: dict) -> Pipeline:
             needed.
     """
     prepare_user()  # Snakemake asks for the user's name, too
-    settings = read_config(config)
+    settings = with_own_data(read_config(config), RESULTS)
     folder = scale_folder(RESULTS, settings.scale, settings.rehearsal)
     tables = {
         name: load_table(name, settings.scale, settings.data_root, settings.rehearsal)[1] for name in table_names()

@@ -32,7 +32,9 @@ def data_folder(scale: str, results: Path, data_root: Path | None = None, seed: 
         return drawn_data(results, data, data.world_of(seed))
     root = data_root or spec.root
     if root is None:
-        raise WorkbenchError(f"scale {scale} needs a data set: add data_root=FOLDER (a folder in COCO's layout)")
+        raise WorkbenchError(
+            f"scale {scale} needs a data set: add data_root=FOLDER (a folder with annotations in COCO's format)"
+        )
     return Path(root)
 
 

@@ -15,6 +15,7 @@ from workbench.data.splits import refuse_other_categories
 from workbench.detectors import Detector, build_detector
 from workbench.runs.find import find_training
 from workbench.runs.folders import RELEASED, Training
+from workbench.runs.own_data import with_own_data
 from workbench.runs.results import backbone_weights
 from workbench.settings.config import read_config
 from workbench.settings.experiment import Experiment
@@ -63,7 +64,8 @@ def load_run(
         >>> run.detector.detect(images, sizes)
     """
     text = None if seed is None else str(seed)
-    training, _ = find_training(str(run), text, read_config({"scale": scale, "data_root": data_root}), Path(results))
+    settings = with_own_data(read_config({"scale": scale, "data_root": data_root}), Path(results))
+    training, _ = find_training(str(run), text, settings, Path(results))
     return load_training(training)
 
 

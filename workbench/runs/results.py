@@ -21,6 +21,7 @@ from workbench.runs.folders import REHEARSED, Evaluation, Run, Training
 from workbench.settings.catalog import Rehearsal, Row
 from workbench.settings.data import EmbeddedData
 from workbench.settings.experiment import DrawnPretraining, Experiment
+from workbench.settings.files import scale_name
 from workbench.settings.ids import hash8, pretraining_id
 from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
@@ -90,8 +91,13 @@ class ScaleFolder:
 
 
 def scale_folder(results: Path, scale: str, rehearsal: Rehearsal | None = None) -> ScaleFolder:
-    """Folder of a scale, or of its rehearsal."""
-    return ScaleFolder(results / (f"{scale}{REHEARSED}" if rehearsal else scale))
+    """Folder of a scale, or of its rehearsal.
+
+    Args:
+        scale: name of a scale, or path of a scale's file, whose stem is its name.
+    """
+    name = scale_name(scale)
+    return ScaleFolder(results / (f"{name}{REHEARSED}" if rehearsal else name))
 
 
 def drawn_data(results: Path, data: EmbeddedData, world: int | str) -> Path:

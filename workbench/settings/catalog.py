@@ -23,7 +23,8 @@ from workbench.settings.experiment import Experiment
 from workbench.settings.files import Catalogue, Scale, catalogue, read_scale, read_table
 from workbench.settings.ids import evaluation_id, run_id, variant_id
 from workbench.settings.layers import Layers
-from workbench.settings.specs import Differences, RowSpec, TableSpec
+from workbench.settings.layout_files import read_categories
+from workbench.settings.specs import DataSpec, Differences, RowSpec, TableSpec
 from workbench.settings.variant import Variant, check_evaluation, published_variant
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose
@@ -159,10 +160,15 @@ def embedded_settings(scale: str) -> EmbeddedData:
 
 @dataclass(frozen=True)
 class _Digests:
-    """Digests of a data set: its training annotations, part of a run's id, and the split that is evaluated."""
+    """Digests of a data set: its training annotations, part of a run's id, and the split that is evaluated.
+
+    Attributes:
+        classes: number of its categories.
+    """
 
     training: str | None = None
     validation: SplitDigest | None = None
+    classes: int | None = None
 
 
 def _digests(scale: str, data_root: Path | None) -> _Digests:
@@ -176,7 +182,17 @@ def _digests(scale: str, data_root: Path | None) -> _Digests:
         if not os.path.exists(path):  # unlike Path.exists, no error for a name that is too long
             kind = "file" if path.suffix == ".json" else "folder"
             raise WorkbenchError(f"{path}: no such {kind}; data_root must contain {', '.join(DATA_PARTS)}")
-    return _Digests(annotation_digest(root / DATA_PARTS[0], cache_file("digests.json")), split_digest(root, VAL))
+    training = annotation_digest(root / DATA_PARTS[0], cache_file("digests.json"))
+    return _Digests(training, split_digest(root, VAL), _number_of_categories(root / DATA_PARTS[0], training))
+
+
+@cache
+def _number_of_categories(annotations: Path, digest: str) -> int:
+    """Number of categories in a file of this digest; 1 for a file without categories, whose objects are of one class.
+
+    Faults of the file are reported by the training, which reads all of it.
+    """
+    return len(read_categories(annotations)) or 1
 
 
 @cache
@@ -187,17 +203,17 @@ def _rows(catalogue: Catalogue, table: str, scale: str, digests: _Digests, rehea
     for id_, row in spec.rows.items():
         if row.base:
             document = _document(catalogue, row, place.at("rows", id_), catalogue.scale(scale))
-            experiment, variant = _resolve(document, digests.training, rehearsal)
+            experiment, variant = _resolve(document, digests, rehearsal)
             stated = (id_, table, row.labels, row.published, row.note)
             rows.append(Row(*stated, experiment, variant, digests.validation))
     return tuple(rows)
 
 
-def _resolve(document: Layers, digest: str | None, rehearsal: Rehearsal) -> tuple[Experiment, Variant]:
+def _resolve(document: Layers, digests: _Digests, rehearsal: Rehearsal) -> tuple[Experiment, Variant]:
     """Return the experiment and the variant that a row's document states."""
     settings, evaluation = document.pick(Experiment.model_fields), document.part("evaluation")
-    if digest is not None:
-        settings.content["data"]["digest"] = digest
+    if document.content["data"].get("kind") == "coco":
+        settings.content["data"] = _data_on_disk(document.part("data").validated(DataSpec), digests)
     if rehearsal:
         _shorten(settings.content, evaluation.content, rehearsal)
     experiment = settings.validated(Experiment)
@@ -206,6 +222,12 @@ def _resolve(document: Layers, digest: str | None, rehearsal: Rehearsal) -> tupl
     variant = published.validated(Variant)
     check_evaluation(experiment.detector, variant, evaluation.place(()))
     return experiment, variant
+
+
+def _data_on_disk(spec: DataSpec, digests: _Digests) -> dict[str, Any]:
+    """Settings of a data set on disk: the number of classes is that of its files, or the stated one without files."""
+    stated = len(spec.classes) if isinstance(spec.classes, list) else spec.classes
+    return {"kind": "coco", "classes": digests.classes or stated or 1, "digest": digests.training}
 
 
 def _shorten(settings: dict, evaluation: dict, rehearsal: Rehearsal) -> None:

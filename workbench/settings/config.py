@@ -14,7 +14,7 @@ from pydantic import Field
 from workbench.settings.base import Settings
 from workbench.settings.catalog import DATA_PARTS, Rehearsal
 from workbench.settings.experiment import MOST_IMAGES, MOST_STEPS
-from workbench.settings.files import catalogue, read_scale, scale_names
+from workbench.settings.files import OWN, catalogue, is_scale_file, read_scale, scale_names
 from workbench.settings.layers import Layers
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose
@@ -79,10 +79,13 @@ def read_config(config: dict) -> PipelineConfig:
     for key in NAMES:
         _check_spelling(layers.content.get(key), key, layers.place((key,)))
     settings = layers.validated(PipelineConfig)
-    choose(settings.scale, scale_names(), "scale", layers.place(("scale",)))
+    if not is_scale_file(settings.scale) and not settings.scale.startswith(f"{OWN}-"):
+        choose(settings.scale, scale_names(), "scale", layers.place(("scale",)))
+    if "scale" not in config and settings.data_root and read_scale(settings.scale).data.get("kind") == "embedded":
+        settings = settings.model_copy(update={"scale": OWN})
     root, place = settings.data_root, layers.place(("data_root",))
     if root is None and (stated := read_scale(settings.scale).root) is not None:
-        root, place = Path(stated), Place(f"experiments/scales/{settings.scale}.yaml", ("root",))
+        root, place = Path(stated), catalogue().scale(settings.scale).layers.place(("root",))
     if root is not None:
         _check_folder(root, place)
     return settings

@@ -27,6 +27,8 @@ STEPS = (
 """Other names of rules in the Snakefile, which no table and no row can have."""
 ROOT_FILES = ("config.yaml", "recipes.yaml")
 """Files of ``experiments/`` outside a paper's folder."""
+OWN = "own"
+"""Scale for a data set that is named without a scale. At the scale ``own-<data set>`` its settings are used, too."""
 NOT_TABLES = ("paper", "claims", "observations", "released", "preregistration")
 """Names of files in a paper's folder that are not tables."""
 
@@ -136,16 +138,25 @@ class Catalogue:
         return files
 
     def scale(self, name: str) -> Scale:
-        """Return a scale by name."""
+        """Return a scale by name, or by the path of its file; ``own-…`` has the settings of the scale ``own``."""
         if name not in self._scales:
-            choose(name, self.scale_names, "scale", "experiments/scales")
-            _check_scale(name, self._scale_files[name])
+            if is_scale_file(name):
+                _check_scale(scale_name(name), Place(name))
+                if scale_name(name) in self.scale_names:
+                    raise WorkbenchError(f"{name}: experiments/scales has a scale of this name; rename the file")
+            elif not name.startswith(f"{OWN}-"):
+                choose(name, self.scale_names, "scale", "experiments/scales")
+                _check_scale(name, Place(f"experiments/scales/{self._scale_files[name].name}"))
             layers = self._scale_layers(name, ())
             self._scales[name] = Scale(layers.validated(ScaleSpec), layers)
         return self._scales[name]
 
     def _scale_layers(self, name: str, above: tuple[str, ...]) -> Layers:
-        content, place = self.read(*self._scale_files[name].relative_to(self.folder).parts)
+        if is_scale_file(name):
+            content, place = read_yaml(Path(name)), Place(name)
+        else:
+            file = self._scale_files[OWN if name.startswith(f"{OWN}-") else name]
+            content, place = self.read(*file.relative_to(self.folder).parts)
         own = Layers({key: value for key, value in content.items() if key != "extends"}, place)
         if "extends" not in content:
             return own
@@ -156,6 +167,16 @@ class Catalogue:
         return layers
 
 
+def is_scale_file(scale: str) -> bool:
+    """Whether a scale is named by the path of its file."""
+    return scale.endswith((".yaml", ".yml"))
+
+
+def scale_name(scale: str) -> str:
+    """Name of a scale that is named by its name or by the path of its file."""
+    return Path(scale).stem if is_scale_file(scale) else scale
+
+
 def _check_name(name: str, place: Place, kind: str) -> None:
     """Raise if a table or a row cannot have this name, a target of the pipeline."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -164,12 +185,11 @@ def _check_name(name: str, place: Place, kind: str) -> None:
         raise WorkbenchError(f"{place}: '{name}' is a target of the pipeline; rename the {kind}")
 
 
-def _check_scale(name: str, file: Path) -> None:
+def _check_scale(name: str, place: Place) -> None:
     """Raise unless a scale's name can be the name of its folder in ``results/``, which is in patterns of Snakemake."""
-    place = Place(f"experiments/scales/{file.name}")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise WorkbenchError(f"{place}: '{name}' cannot be a folder of results; use letters, digits, _ . and - only")
-    if name == "weights" or name.startswith("dataset-") or name.endswith("-rehearsal"):
+    if name == "weights" or name.startswith(("dataset-", f"{OWN}-")) or name.endswith("-rehearsal"):
         raise WorkbenchError(f"{place}: results/{name} is the folder of something else; rename the file")
 
 

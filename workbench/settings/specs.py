@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -87,6 +87,36 @@ class TableSpec(Settings):
         """Row that a row is compared with, or None."""
         named = self.rows[row].compared_with or self.compared_with
         return None if named == row or self.rows[row].base is None else named
+
+
+class SplitSpec(Settings):
+    """Files of a split, relative to the folder of the data set."""
+
+    annotations: str
+    images: str
+
+
+class DataSpec(Settings):
+    """Group ``data`` of a scale whose data set is on disk."""
+
+    kind: Literal["coco"]
+    classes: Annotated[int, Field(ge=1, le=100_000)] | Annotated[list[str], Field(min_length=1)] | None = None
+    """Number of classes that is assumed without a data set, or names of the classes that are learnt, in their order."""
+    drop_unused: bool = False
+    """Whether categories without objects are no classes."""
+    split: float | None = Field(None, gt=0, lt=1, examples=[0.2])
+    """Share of the images to test on, for a data set without splits."""
+    train: SplitSpec | None = None
+    val: SplitSpec | None = None
+    test: SplitSpec | None = None
+
+    @model_validator(mode="after")
+    def _files_of_both_splits(self) -> DataSpec:
+        if (self.train is None) != (self.val is None) or (self.test and not self.train):
+            raise ValueError("state annotations and images of both train and val, or of neither")
+        if isinstance(self.classes, list) and len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes names a category twice; name each once")
+        return self
 
 
 class ScaleSpec(Settings):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from workbench.commands.groups.printing import print_outcomes
-from workbench.commands.options import RESULTS, SCALE, Call, with_options
+from workbench.commands.options import DATA_FOLDER, RESULTS, SCALE, Call, with_options
 from workbench.settings.data import WORLDS
 
 app = typer.Typer()
@@ -17,13 +17,9 @@ command = partial(app.command, rich_help_panel="Data sets")
 
 
 @command()
-@with_options(SCALE, RESULTS)
+@with_options(SCALE, DATA_FOLDER, RESULTS, as_it_is=True)
 def data(
     call: Call,
-    root: Annotated[
-        Path | None,
-        typer.Argument(readable=False, help="Folder of a data set in COCO's format. Default: the scale's data set."),
-    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Largest number of images that are measured in strides.")] = 300,
     out: Annotated[
         Path | None, typer.Option(help="Folder for data.html and data.png. Default: below results/<scale>/data.")
@@ -32,7 +28,7 @@ def data(
     """Show what is in a data set, all faults of its files, its objects beside COCO's, and pictures with true boxes."""
     from workbench.commands.data import describe_data
 
-    print_outcomes(describe_data(call.settings.scale, root, images, call.folder.path / "data", out))
+    print_outcomes(describe_data(call.settings.scale, call.settings.data_root, images, call.folder.path / "data", out))
 
 
 @command()

@@ -36,7 +36,7 @@ def predict(
 
 
 @command()
-@with_options(RUN, WORLD)
+@with_options(RUN, WORLD, as_it_is=True)
 def submission(
     call: RunCall,
     variant: VariantFile = None,
