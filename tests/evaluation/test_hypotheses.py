@@ -179,9 +179,18 @@ def test_the_smallest_detectable_effect_of_known_noise():
 
 
 def test_agreement_with_a_published_ap():
-    assert agrees(41.0, 1, 41.5) == (pytest.approx(1.96 * 0.2 * math.sqrt(2)), True)
-    assert agrees(41.0, 1, 41.6)[1] is False
-    assert agrees(41.6, 4, 41.0, spread=0.3) == (pytest.approx(1.96 * 0.3 * math.sqrt(1.25)), True)
+    assert agrees(-0.5, 1) == (pytest.approx(1.96 * 0.2 * math.sqrt(2), abs=1e-4), True)
+    assert agrees(-0.6, 1)[1] is False
+    assert agrees(0.6, 4, spread=0.3) == (pytest.approx(3.18245 * 0.3 * math.sqrt(1.25), abs=1e-4), True)
+
+
+@pytest.mark.parametrize("trainings", [2, 3, 5])
+def test_a_row_without_a_true_difference_agrees_in_95_of_100_studies(trainings):
+    random, studies = np.random.default_rng(trainings), 2000
+    measured, published = random.normal(40, 0.3, (studies, trainings)), random.normal(40, 0.3, studies)
+    differences, spreads = measured.mean(1) - published, measured.std(1, ddof=1)
+    share = np.mean([agrees(d, trainings, s)[1] for d, s in zip(differences, spreads, strict=True)])
+    assert share == pytest.approx(0.95, abs=2 * math.sqrt(0.95 * 0.05 / studies))
 
 
 def check_errors(results):

@@ -199,19 +199,23 @@ def seeds_needed(detectable: Callable[[int], float], target: float) -> int | Non
     return 2 + bisect_left(range(2, MOST_SEEDS), True, key=lambda seeds: detectable(seeds) <= target)
 
 
-def agrees(measured: float, trainings: int, published: float, spread: float | None = None) -> tuple[float, bool]:
+def agrees(difference: float, trainings: int, spread: float | None = None) -> tuple[float, bool]:
     """Half-width of the 95 % interval of a measured minus a published AP, and whether it contains their difference.
 
     The published AP is of one training on the same test images (COCO's val2017), so the choice of images adds nothing.
+    A measured spread of few trainings is uncertain, so it has Student's quantile.
 
     Args:
-        measured: mean AP over the trainings, in points.
+        difference: mean AP over the trainings minus the published AP, in points.
         trainings: number of trainings of the measured AP.
-        published: published AP, in points.
-        spread: standard deviation of the AP of single trainings, in points; None if it was not measured.
+        spread: standard deviation of the AP of these trainings, in points; None if it was not measured.
     """
-    half_width = 1.96 * (USUAL_SPREAD if spread is None else spread) * math.sqrt(1 + 1 / trainings)
-    return half_width, abs(measured - published) <= half_width
+    from scipy.special import ndtri, stdtrit
+
+    quantile = ndtri(ONE_SIDED) if spread is None else stdtrit(trainings - 1, ONE_SIDED)
+    spread = USUAL_SPREAD if spread is None else spread
+    half_width = float(-quantile * spread * math.sqrt(1 + 1 / trainings))
+    return half_width, abs(difference) <= half_width
 
 
 def _distance(image_error: float, seed_parts: Sequence[tuple[float, int]], claims: int, kind: Kind) -> float:

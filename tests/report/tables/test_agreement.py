@@ -26,9 +26,9 @@ def test_one_seed_is_compared_with_the_assumed_spread():
 
 
 def test_several_seeds_are_compared_with_their_own_spread():
-    """Standard deviation 1 of three seeds: 1.96 * sqrt(4 / 3) = 2.26 points."""
+    """Standard deviation 1 of three seeds, and Student's quantile: 4.303 * sqrt(4 / 3) = 4.97 points."""
     (note,) = on_agreement([row("a", {"AP": 39.0}, 0.40, 0.41, 0.42)])
-    assert note.endswith("Agrees: `a` (+2.00, ±2.26).")
+    assert note.endswith("Agrees: `a` (+2.00, ±4.97).")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def on_agreement(rows: Sequence[TableRow]) -> list[str]:
         values = [100 * m["AP"] for m in row.measured]
         spread = statistics.stdev(values) if len(values) > 1 else None
         difference = statistics.fmean(values) - published
-        half_width, agreed = agrees(difference, len(values), 0.0, spread)
+        half_width, agreed = agrees(difference, len(values), spread)
         text = f"{code(row.row)} ({difference:+.2f}, ±{half_width:.2f})".replace("(-", "(−")
         listed[agreed].append(text)
     if not any(listed.values()):
@@ -35,7 +35,8 @@ def on_agreement(rows: Sequence[TableRow]) -> list[str]:
 WORDS = {True: "Agrees", False: "Differs"}
 EXPLANATION = (
     "Agreement with the published AP: brackets have measured minus published AP, and the 95 % limit of this difference "
-    "between trainings on the same test images. A row with one seed assumes a standard deviation of 0.2 AP."
+    "between trainings on the same test images (Student's t). A row with one seed assumes a standard deviation of "
+    "0.2 AP."
 )
 
 
