@@ -55,7 +55,7 @@ def test_a_pilot_of_two_rows_plans_all_claims(tmp_path):
     bound = line(text, "true centerness gains only about 2 AP")
     assert bound[3] == "1.1"  # 3.0 - 1.9
     likeness = line(text, "the varifocal loss is robust to alpha and gamma")
-    assert likeness[3:] == ["1.0", str(seeds_needed(lambda n: 0.4655 * mde_factor(n, 3, "equivalent"), 1.0))]
+    assert likeness[3:] == ["1.0", str(seeds_needed(lambda n: 0.4655 * mde_factor(n, 3, "equivalent", pairs=4), 1.0))]
     assert line(text, "an IoU-aware score raises AP at an IoU of 0.8")[1:] == ["unknown", "–", "–", "–"]
     assert "An assumed spread is the median of the comparisons that were run." in text
 

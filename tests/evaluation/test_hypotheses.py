@@ -26,9 +26,9 @@ def normal(estimate, error=1.0):
     return Effect(estimate, 5, "images", error)
 
 
-def mde_factor(n, claims=1, kind="better"):
+def mde_factor(n, claims=1, kind="better", pairs=1):
     """Smallest detectable effect of n worlds, divided by the standard deviation of the differences within worlds."""
-    return smallest_detectable(Effect(0.0, n, "worlds", seed_parts=((1 / n, n - 1),)), claims, kind)
+    return smallest_detectable(Effect(0.0, n, "worlds", seed_parts=((1 / n, n - 1),)), claims, kind, pairs)
 
 
 def word(kind, *estimates, **more):
@@ -175,7 +175,18 @@ def test_the_smallest_detectable_effect_of_known_noise():
     assert smallest_detectable(normal(7.0, error=0.5)) == pytest.approx(0.5 * (1.959964 + 0.841621), abs=1e-4)
     assert smallest_detectable(effect_over_worlds([1.0, 1.0])) == 0.0
     verdict = verdicts([Hypothesis("best of", (normal(0.0), normal(0.0, error=2.0)))], size=6)[0]
-    assert verdict.detectable == pytest.approx(smallest_detectable(normal(0.0, error=2.0), 6))
+    assert verdict.detectable == pytest.approx(smallest_detectable(normal(0.0, error=2.0), 6, pairs=2))
+    assert verdict.detectable > smallest_detectable(normal(0.0, error=2.0), 6)
+
+
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_a_claim_about_several_pairs_is_supported_in_80_of_100_studies_at_its_mde(pairs):
+    """All pairs are at the MDE, and independent. The bound is then 0.8, and the exact power (1 - 0.2 / m) to the m."""
+    random, studies, worlds, claims = np.random.default_rng(pairs), 2000, 10, 6
+    effects = mde_factor(worlds, claims, pairs=pairs) + random.normal(0, 1, (studies, pairs, worlds))
+    hypotheses = [Hypothesis("better", tuple(map(effect_over_worlds, study))) for study in effects]
+    share = np.mean([claims * p_value(hypothesis) <= ALPHA for hypothesis in hypotheses])
+    assert share == pytest.approx((1 - 0.2 / pairs) ** pairs, abs=0.02 + 2 * math.sqrt(0.16 / studies))
 
 
 def test_agreement_with_a_published_ap():

@@ -7,14 +7,14 @@ noise of the comparisons that were run, so that a pilot of two rows is enough fo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.commands.costs import epoch_images, find_hours
 from workbench.commands.on_disk import read_trainings
 from workbench.evaluation.effects import Effect
-from workbench.evaluation.hypotheses import MOST_SEEDS, Kind, seeds_needed, smallest_detectable
+from workbench.evaluation.hypotheses import MOST_SEEDS, seeds_needed, smallest_detectable
 from workbench.report.claims.judge import Measurements, measured_on_disk
 from workbench.report.claims.words import metric_in_words
 from workbench.report.page import TableView, markdown_table
@@ -143,24 +143,36 @@ def _line(
         return [*cells, "unknown", "–", _points(target), "–"]
     # A placebo is judged alone, and shows a difference of either sign.
     kind, family = ("better", 1) if content.kind == "placebo" else (content.kind, size)
-    detectable = smallest_detectable(noise.of(seeds), family, kind)
-    needed = "–" if target is None else _needed(noise, target, family, kind)
-    return [*cells, f"{noise.spread:.2f}{'' if own else ' (assumed)'}", f"{detectable:.1f}", _points(target), needed]
+
+    def detectable(number: int) -> float:
+        return smallest_detectable(noise.of(number), family, kind, len(content.pairs))
+
+    needed = "–" if target is None else _needed(detectable, target)
+    return [
+        *cells,
+        f"{noise.spread:.2f}{'' if own else ' (assumed)'}",
+        f"{detectable(seeds):.1f}",
+        _points(target),
+        needed,
+    ]
 
 
 def _target(claim: Stated[Claim]) -> float | None:
-    """Distance of the published effect from the effects for which the claim is false; for a likeness, its margin."""
+    """Distance of the published effect from the effects for which the claim is false; for a likeness, its margin.
+
+    Of several pairs the smallest distance counts.
+    """
     content = claim.content
     if content.margin is not None:
         return content.margin
     if not claim.published:
         return None
-    return min(claim.published) if content.bound is None else content.bound - claim.published[0]
+    return min(claim.published) if content.bound is None else content.bound - max(claim.published)
 
 
-def _needed(noise: Noise, target: float, claims: int, kind: Kind) -> str:
+def _needed(detectable: Callable[[int], float], target: float) -> str:
     """Smallest number of seeds whose MDE is at most the target, as text."""
-    seeds = seeds_needed(lambda number: smallest_detectable(noise.of(number), claims, kind), target)
+    seeds = seeds_needed(detectable, target)
     return f"over {MOST_SEEDS:,}" if seeds is None else f"{seeds:,}"
 
 

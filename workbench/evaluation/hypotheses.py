@@ -168,8 +168,11 @@ def holm(p_values: Sequence[float], size: int | None = None) -> list[float]:
     return adjusted.tolist()
 
 
-def smallest_detectable(effect: Effect, claims: int = 1, kind: Kind = "better") -> float:
+def smallest_detectable(effect: Effect, claims: int = 1, kind: Kind = "better", pairs: int = 1) -> float:
     """Smallest distance of the true effect from the null hypothesis at which a claim is supported in 80 % of studies.
+
+    A claim about m pairs is supported if each of its pairs is. Each pair is therefore missed in 20 % / m of studies at
+    most: then some pair is missed in at most 20 %, whether the pairs depend on each other or not.
 
     The level is the one of Holm's first step, as if all other claims of the family had larger p-values. For
     "equivalent" it is the smallest margin for which a true effect of zero is supported. NaN if the noise of trainings
@@ -178,10 +181,12 @@ def smallest_detectable(effect: Effect, claims: int = 1, kind: Kind = "better") 
     Args:
         effect: effect with the measured or expected noise; the estimate is not used.
         claims: number of claims of the family.
+        pairs: number of pairs of the claim; its distance is the largest one of its pairs.
     """
     if effect.design == "one seed":
         return math.nan
-    return _distance(effect.image_error, effect.seed_parts, claims, kind)
+    power = 1 - (1 - POWER) / pairs
+    return _distance(effect.image_error, effect.seed_parts, ONE_SIDED / claims, power, is_double=kind == "equivalent")
 
 
 def seeds_needed(detectable: Callable[[int], float], target: float) -> int | None:
@@ -218,19 +223,23 @@ def agrees(difference: float, trainings: int, spread: float | None = None) -> tu
     return half_width, abs(difference) <= half_width
 
 
-def _distance(image_error: float, seed_parts: Sequence[tuple[float, int]], claims: int, kind: Kind) -> float:
-    """Distance from the null hypothesis at which a claim is supported with the chance `POWER`, at Holm's first step.
+def _distance(
+    image_error: float, seed_parts: Sequence[tuple[float, int]], tail: float, power: float, *, is_double: bool
+) -> float:
+    """Distance from the null hypothesis at which one pair is supported with the chance ``power``.
 
     A study estimates the variances of the seeds. The interval is therefore computed for each of many equally probable
     pairs of estimates, quantiles of chi-squared distributions, and the chance is the mean over these pairs.
 
     Args:
         image_error, seed_parts: true noise, see `Effect`.
+        tail: level of the one-sided test.
+        is_double: whether a true effect of zero has to be far enough from two margins.
     """
     from scipy.optimize import brentq
     from scipy.special import chdtri, ndtr, ndtri, stdtrit
 
-    tail, probabilities = ONE_SIDED / claims, (np.arange(NODES) + 0.5) / NODES
+    probabilities = (np.arange(NODES) + 0.5) / NODES
     error = math.sqrt(image_error**2 + sum(variance for variance, _ in seed_parts))
     if not error:
         return 0.0
@@ -244,9 +253,9 @@ def _distance(image_error: float, seed_parts: Sequence[tuple[float, int]], claim
 
     def excess(distance: float) -> float:
         inside = ndtr((distance - half_width) / error)
-        if kind == "equivalent":  # a true effect of zero has to be far enough from both margins
+        if is_double:
             inside = np.maximum(2 * inside - 1, 0.0)
-        return float(np.mean(inside)) - POWER
+        return float(np.mean(inside)) - power
 
     return float(brentq(excess, 0.0, half_width.max() + 10 * error))
 
@@ -271,7 +280,7 @@ def _verdict(hypothesis: Hypothesis, p: float, opposite: float, size: int) -> Ve
     shown = estimates.index(_weakest(estimates, kind))
     effect = effects[shown]
     published = hypothesis.published[shown] if hypothesis.published else None
-    detectable = max(smallest_detectable(one, size, kind) for one in effects)
+    detectable = max(smallest_detectable(one, size, kind, len(effects)) for one in effects)
     if reason:
         return Verdict(reason, effect, published)
     word: Word = "inconclusive"
