@@ -70,6 +70,19 @@ def test_on_fixed_images_trainings_differ_by_chance(tmp_path, tiny_data):
         assert (judgements[name].verdict.effect.design, judgements[name].word) == ("images", "inconclusive")
 
 
+def test_trainings_in_one_world_are_trainings_on_fixed_images(tmp_path):
+    """Seeds 3, 100003 and 200003 share world 3. Every metric has the design of AP."""
+    rows = {"t3_raw_vfl": (0.330, 0.331, 0.329), "t3_raw_fl": (0.300, 0.301, 0.302)}
+    for number in range(3):
+        one = {id_: values[number : number + 1] for id_, values in rows.items()}
+        evaluate(tmp_path, first_seed=3 + 100_000 * number, **one)
+    judgements = by_name("table3", tmp_path)[0]
+    for name in ("component_vfl", "ranking_at_iou_80", "ranking_over_class_score"):
+        effect = judgements[name].verdict.effect
+        assert (effect.design, effect.seeds, len(effect.seed_parts)) == ("images", 3, 2)
+        assert judgements[name].word.startswith("same direction")
+
+
 def test_oracles_of_the_same_trainings_are_compared_training_by_training(tmp_path, tiny_data):
     settings = PipelineConfig(scale="bccd", data_root=tiny_data)
     evaluate(tmp_path, "bccd", tiny_data, t1_gt_ctr=(0.311, 0.410, 0.512), t1_base_ctr=(0.300, 0.400, 0.500))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from workbench.evaluation.effects import (
@@ -105,8 +106,7 @@ class Measurements:
         if metric == "AP":
             effect = effect_of_rows([*a.values()], [*b.values()], data.per_seed, same)
         elif data.per_seed:
-            means = [_mean_by_world(values, data.world_of) for values in (a, b)]
-            effect = effect_over_worlds([means[0][world] - means[1][world] for world in means[0] if world in means[1]])
+            effect = _effect_in_worlds(_by_world(a, data.world_of), _by_world(b, data.world_of), same)
         else:
             effect = effect_over_trainings([*a.values()], [*b.values()], same)
         return effect.scaled(100)
@@ -195,9 +195,18 @@ def _judge_placebo(claim: Stated[Claim], effects: Effects) -> Judgement:
     return Judgement(claim, Verdict("inconclusive", effect, p=p), "significant" if p <= ALPHA else "not significant")
 
 
-def _mean_by_world(values: Mapping[Seed, float], world_of: Callable[[Seed], int]) -> dict[int, float]:
-    """Mean of a metric over the trainings of each world."""
+def _effect_in_worlds(a: Mapping[int, list[float]], b: Mapping[int, list[float]], same: bool) -> Effect:
+    """Difference of a metric within the worlds of both rows; a single world is a set of fixed test images."""
+    common = [world for world in a if world in b]
+    if len(common) == 1:
+        one, other = a[common[0]], b[common[0]]
+        return effect_over_trainings(one, other, same and len(one) == len(other))
+    return effect_over_worlds([fmean(a[world]) - fmean(b[world]) for world in common])
+
+
+def _by_world(values: Mapping[Seed, float], world_of: Callable[[Seed], int]) -> dict[int, list[float]]:
+    """Values of a metric of the trainings of each world."""
     worlds: dict[int, list[float]] = {}
     for seed, value in values.items():
         worlds.setdefault(world_of(seed), []).append(value)
-    return {world: sum(group) / len(group) for world, group in worlds.items()}
+    return worlds
