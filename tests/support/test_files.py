@@ -133,13 +133,29 @@ def test_another_error_while_writing_is_raised_as_it_is(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
-    kept = {".last.pt.9.tmp", ".last.pt.mine.tmp", ".best.pt.8.tmp", "last.pt.7.tmp"}
-    for name in (*kept, ".last.pt.8.tmp"):
+    kept = {".last.pt.9.tmp", ".last.pt.mine.tmp", ".last.pt.8-mine.tmp", ".best.pt.8.tmp", "last.pt.7.tmp"}
+    for name in (*kept, ".last.pt.8.tmp", ".last.pt.8-01234abc.tmp"):
         (tmp_path / name).write_text("")
         if name != ".last.pt.9.tmp":
             os.utime(tmp_path / name, (time.time() - 7200,) * 2)
     write_text_atomically(tmp_path / "last.pt", "")
     assert {path.name for path in tmp_path.iterdir()} == kept | {"last.pt"}
+
+
+def test_processes_of_equal_id_on_two_machines_write_files_of_their_own(tmp_path):
+    """On a shared disk both writers may be in progress at once. Each new content is complete."""
+    names = []
+
+    def write(file):
+        names.append(Path(file.name).name)
+        if len(names) == 1:
+            write_atomically(tmp_path / "a", write)
+        file.write(b"complete")
+
+    write_atomically(tmp_path / "a", write)
+    assert len(set(names)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"complete"
 
 
 def test_a_name_that_is_not_utf_8_is_written_as_an_escape(tmp_path):

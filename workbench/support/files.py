@@ -13,6 +13,8 @@ import io
 import json
 import math
 import os
+import re
+import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable
@@ -36,8 +38,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     path = Path(path)
     # In the same folder, because only a move within one file system is atomic.
-    # With the process id, because two processes may write the same file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two processes may write the same file, also two of equal id on two machines of a cluster.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
@@ -57,6 +59,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 STALE = 3600
 """Age in seconds of a temporary file that a killed process left behind."""
+OWNER = re.compile(r"\d+(-[0-9a-f]{8})?")
+"""Process id and random part in the name of a temporary file; earlier versions wrote the process id alone."""
 
 
 def _remove_stale(path: Path) -> None:
@@ -64,7 +68,7 @@ def _remove_stale(path: Path) -> None:
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):
             owner = temporary.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
-            if owner.isdecimal() and time.time() - temporary.stat().st_mtime > STALE:
+            if OWNER.fullmatch(owner) and time.time() - temporary.stat().st_mtime > STALE:
                 temporary.unlink()
 
 
