@@ -1,6 +1,8 @@
 """Reader of data sets in COCO's detection format: ``annotations/instances_<split>.json``, ``<split>/<file_name>``.
 
-Annotations and images are filtered as in the loader that trained the paper's models. This module does not import torch.
+Annotations and images are filtered as in the loader that trained the paper's models, with one exception. That loader
+also leaves out annotations with ``area: 0`` or less in training. Many tools write 0 for every object, so such an object
+is trained on here, and its area is that of its box. This module does not import torch.
 """
 
 from __future__ import annotations
