@@ -6,7 +6,7 @@ import pytest
 
 from tests.trainings import train_experiment
 from workbench import cli
-from workbench.commands.costs import disk_bytes, epoch_images, find_speed, val_images
+from workbench.commands.costs import disk_bytes, epoch_images, find_speed, is_rehearsal, val_images
 from workbench.commands.on_disk import read_trainings
 from workbench.commands.plan import describe
 from workbench.data.coco import read_coco
@@ -194,6 +194,17 @@ def test_the_best_source_of_the_speed_is_used(tmp_path):
     assert source() == (2, "seed1 on a toaster")
     assert source(images_per_second=1.5) == (1.5, "--images-per-second")
     assert "memory    peak 900 MiB (seed1 on a toaster)" in describe("table3", "mini", tmp_path, None)
+
+
+@pytest.mark.parametrize("table", ["table3", "table4", "table5"])
+def test_a_rehearsal_is_recognised_at_every_scale(table):
+    """At scale coco a canvas has the recipe's two or four images, and in a rehearsal the one image of a step."""
+    for scale in ("mini", "coco"):
+        rows = load_table(table, scale)[1]
+        short = load_table(table, scale, rehearsal=Rehearsal(steps=2, images=4))[1]
+        for row, rehearsal in zip(rows, short, strict=True):
+            assert is_rehearsal(rehearsal.experiment, row.experiment)
+        assert not is_rehearsal(short[0].experiment, rows[1].experiment)
 
 
 def test_a_note_explains_that_rehearsals_of_single_images_are_not_used(tmp_path):

@@ -85,10 +85,10 @@ def is_rehearsal(rehearsal: Experiment | None, experiment: Experiment) -> bool:
     """Return whether a training is a rehearsal of this experiment, with other batch, length and initial weights."""
     if rehearsal is None:
         return False
-    training = {"batch": experiment.training.batch, "limit_steps": None}
+    whole_step = {"batch": experiment.training.batch, "canvas": experiment.training.canvas, "limit_steps": None}
     backbone = {"pretrained": experiment.backbone.pretrained}
     whole = {
-        "training": rehearsal.training.model_copy(update=training),
+        "training": rehearsal.training.model_copy(update=whole_step),
         "backbone": rehearsal.backbone.model_copy(update=backbone),
     }
     return run_id(rehearsal.model_copy(update=whole)) == run_id(experiment)
