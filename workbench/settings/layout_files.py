@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -146,9 +147,18 @@ def names_in(file: Path) -> set[str]:
 def read_categories(file: Path) -> list[dict]:
     """Categories of an annotation file as they are stated, without parsing the rest; an empty list if there are none.
 
+    A file of 450 MB is searched once in a process, as long as it does not change.
+
     Raises:
         OSError: the file cannot be read.
     """
+    status = os.stat(file)
+    return _categories(file, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@cache
+def _categories(file: Path, state: tuple[int, ...]) -> list[dict]:
+    """Categories of a file in this state."""
     with _opened(file) as content:
         for match in _CATEGORIES.finditer(content):
             text = content[match.end() : match.end() + LONGEST].decode("utf-8", "replace")
