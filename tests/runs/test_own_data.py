@@ -133,8 +133,9 @@ def test_a_data_set_in_one_file_gets_a_split(door, whole):
     assert lines[1:] == [f"{whole}: one annotation file without splits: 8 images to learn from, 2 to test on"]
     train, val = (contents(settings.data_root, split) for split in ("train2017", "val2017"))
     assert (len(train), len(val)) == (8, 2)
-    assert {*train, *val} == {f"{i}.png" for i in range(10)}  # the view's folder is that of the images
-    assert {**train, **val}["7.png"] == ([[1, 2, 21, 19], [2, 2, 22, 19]], ["cat", "dog"])
+    assert {*train, *val} == {f"images/{i}.png" for i in range(10)}
+    assert len(list((settings.data_root / "val2017/images").iterdir())) == 2  # a link to each image of the split
+    assert {**train, **val}["images/7.png"] == ([[1, 2, 21, 19], [2, 2, 22, 19]], ["cat", "dog"])
 
 
 def test_without_a_stated_share_no_split_is_made(door, whole, tmp_path):
@@ -216,7 +217,7 @@ def test_a_scale_file_has_a_name_of_its_own(door, hosted, tmp_path):
 
 
 def test_nothing_half_written_counts_as_a_view(door, whole, monkeypatch, tmp_path):
-    monkeypatch.setattr("workbench.data.view._selected", lambda *_: 1 / 0)
+    monkeypatch.setattr("workbench.data.view._document", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         door(data_root=whole)
     assert list((tmp_path / "results").glob("*/*")) == []
@@ -232,6 +233,118 @@ def test_cocos_own_folders_need_no_view(door, tiny_data, tmp_path):
     settings, _ = door(data_root=tiny_data, scale="coco")
     assert settings.data_root == tiny_data
     assert not (tmp_path / "results").exists()
+
+
+def rewrite(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_splits_with_other_categories_are_refused_before_a_view_is_made(door, hosted, tmp_path):
+    file = hosted / "valid/_annotations.coco.json"
+    rewrite(file, lambda c: c.update(categories=[ROOT, CAT | {"name": "dog"}, DOG | {"name": "cat"}]))
+    with pytest.raises(WorkbenchError, match=rf"{file}: the categories are .* but _annotations\.coco\.json has "):
+        door(data_root=hosted)
+    assert not list((tmp_path / "results").glob("*/*"))
+
+
+@pytest.mark.parametrize("form", [str, float, lambda id_: f"{id_}.0", lambda id_: f"0{id_}"])
+def test_ids_are_those_of_the_reader(door, hosted, form):
+    """Ids as text or as fractions, as some exporters write them: the view has every box."""
+    expected = contents(door(data_root=hosted)[0].data_root, "train2017")
+
+    def change(content):
+        for box in content["annotations"]:
+            box["image_id"], box["category_id"] = form(box["image_id"]), form(box["category_id"])
+
+    for split in ("train", "valid"):
+        rewrite(hosted / split / "_annotations.coco.json", change)
+    assert contents(door(data_root=hosted)[0].data_root, "train2017") == expected
+
+
+def test_a_root_with_objects_is_a_class(door, tmp_path):
+    pets, cat = {"id": "pets", "name": "pets"}, {"id": "c", "name": "cat", "supercategory": "pets"}
+    for split in ("train", "val"):
+        export(tmp_path / "pets", f"{split}.json", (f"{split}.png",), (pets, cat), used=(), images="images")
+        boxes = [{"id": i, "image_id": 0, "category_id": k, "bbox": [1, 2, 9, 9]} for i, k in enumerate(("pets", "c"))]
+        rewrite(tmp_path / f"pets/{split}.json", lambda c, boxes=boxes: c.update(annotations=boxes))
+    settings, lines = door(data_root=tmp_path / "pets")
+    assert len(lines) == 1
+    assert contents(settings.data_root, "train2017")["train.png"][1] == ["pets", "cat"]
+
+
+def test_a_root_may_have_the_name_of_a_class(door, tmp_path):
+    cats = ({"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"})
+    for split in ("train", "val"):
+        export(tmp_path / "cats", f"{split}.json", (f"{split}.png",), cats, used=(1,), images="images")
+    picked, _ = door(data_root=tmp_path / "cats", scale=scale(tmp_path, "data: {kind: coco, classes: [cat]}"))
+    for settings in (picked, door(data_root=tmp_path / "cats")[0]):
+        assert contents(settings.data_root, "val2017")["val.png"][1] == ["cat"]
+    for split in ("train", "val"):
+        export(tmp_path / "cats", f"{split}.json", (f"{split}.png",), cats, used=(0, 1), images="images")
+    with pytest.raises(WorkbenchError, match="the categories 0 and 1 have the name 'cat'; give them different names"):
+        door(data_root=tmp_path / "cats", scale=scale(tmp_path, "data: {kind: coco, classes: [cat]}"))
+
+
+def test_equal_annotations_of_other_pictures_are_another_data_set(door, hosted, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(hosted, other)
+    draw(other / "train/a.png", (60, 40), (1, 2, 3), compress_level=0)
+    first, second = (door(data_root=root)[0] for root in (hosted, other))
+    assert first.scale != second.scale
+    assert (first.data_root / "train2017/a.png").resolve() == hosted / "train/a.png"
+
+
+def test_results_beside_the_pictures_do_not_change_the_data_set(door, tmp_path):
+    export(tmp_path, "result.json", [f"{i}.png" for i in range(5)], (CAT, DOG))
+    first, _ = door(data_root=".")
+    (tmp_path / "results" / "more.txt").write_text("a result")
+    (tmp_path / "README.txt").write_text("about the pictures")
+    assert door(data_root=".")[0] == first
+    assert sorted(p.name for s in ("train2017", "val2017") for p in (first.data_root / s).iterdir()) == [
+        f"{i}.png" for i in range(5)
+    ]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"url": "x"}', "{", "null"])
+def test_a_user_may_have_a_file_of_the_markers_name(door, hosted, content):
+    (hosted / "source.json").write_text(content)
+    assert door(data_root=hosted)[0].scale.startswith("own-pets-")
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", "{", None])
+def test_a_damaged_view_is_made_again(door, hosted, damage):
+    first, _ = door(data_root=hosted)
+    if damage is None:
+        (first.data_root / "annotations/instances_val2017.json").unlink()
+    else:
+        (first.data_root / "source.json").write_text(damage)
+    assert door(data_root=hosted)[0] == first
+    assert contents(first.data_root, "val2017")
+    assert [path.name for path in first.data_root.parent.iterdir()] == [first.data_root.name]
+
+
+def test_an_empty_split_is_a_fault_of_the_users_file(door, hosted):
+    rewrite(hosted / "valid/_annotations.coco.json", lambda c: c.update(images=[], annotations=[]))
+    settings, _ = door(data_root=hosted)
+    assert settings.data_root.is_dir()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_pictures_for_a_split_are_one_line(door, tmp_path, count):
+    root = export(tmp_path / "few", "result.json", ["images/a.png"][:count], (CAT,), used=(1,))
+    with pytest.raises(WorkbenchError, match=r"result\.json: .*two different pictures; add images"):
+        door(data_root=root)
+
+
+def test_a_scale_without_its_data_set_is_one_line(door, hosted):
+    with pytest.raises(WorkbenchError, match="scale mini draws its own data set: leave data_root out"):
+        door(data_root=hosted, scale="mini")
+    with pytest.raises(WorkbenchError, match="scale own-pets-12345678: no data set is named"):
+        door(scale="own-pets-12345678")
+    with pytest.raises(WorkbenchError, match="unknown scale 'own-x'"):
+        door(scale="own-x")
 
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="the drawn layouts are not at hand")

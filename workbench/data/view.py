@@ -1,50 +1,65 @@
 """View of a user's data set in COCO's own folders, so that all other code reads one layout.
 
-A view is a folder below ``results/`` with links to the user's files. Where classes are chosen or a split is made, the
-view has annotation files of its own instead. Nothing is written beside the user's files. The content of the annotations
-and the choices decide the name of a view; if the data set has moved, the links follow.
+A view is a folder below ``results/`` with links to the user's files. Where classes are chosen or a split is made, its
+annotation files are written anew, and its folders have a link to each image. Nothing is written beside the user's
+files. Annotations, names and sizes of the images, and the choices decide the name of a view, and the user's paths do
+not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import posixpath
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.data.annotations import Columns, read_annotations
-from workbench.data.document import parse
+from workbench.data.chosen_classes import choose_classes, may_change
 from workbench.data.headers import missing_fault
 from workbench.data.images import THREADS
 from workbench.data.own_split import divide
-from workbench.settings.digest import TRAIN, VAL, annotation_digest, cache_file, listing_digest
-from workbench.settings.layout_files import read_categories
+from workbench.settings.digest import TRAIN, VAL, annotation_digest, cache_file
+from workbench.settings.layout_files import names_in
 from workbench.settings.layouts import ALL, COCO, Layout, SplitFiles
 from workbench.settings.specs import DataSpec
 from workbench.support.errors import WorkbenchError
-from workbench.support.files import read_json
-from workbench.support.strict_yaml import choose
+from workbench.support.files import STALE
 
 MARKER = "source.json"
 """File of a view that states where it comes from. It is written last."""
+KIND = "view of a data set"
 VERSION = 1
 """Version of the rules that decide a view's content."""
 NAMES = {"train": TRAIN, "val": VAL, "test": "test2017"}
 """Split → its name in a view."""
 
-Categories = list[dict[str, Any]]
-
 
 def is_view(folder: Path) -> bool:
-    """Whether a folder is a view."""
-    return os.path.isfile(folder / MARKER)
+    """Whether a folder is a view; a user's folder may have a file of the marker's name."""
+    folder = Path(os.path.abspath(folder))
+    return re.fullmatch(r"dataset-[0-9a-f]{8}", folder.name) is not None and bool(_source(folder))
+
+
+def _source(view: Path) -> dict[str, Any]:
+    """Content of a view's marker; empty if the view is missing, damaged or not complete."""
+    try:
+        source = json.loads((view / MARKER).read_text(encoding="utf-8"))
+        complete = source["kind"] == KIND and all(os.path.lexists(view / name) for name in source["files"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return source if complete else {}
 
 
 def coco_view(layout: Layout, spec: DataSpec, folder: Path, say: Callable[[str], None]) -> Path:
@@ -57,156 +72,164 @@ def coco_view(layout: Layout, spec: DataSpec, folder: Path, say: Callable[[str],
         say: function that receives lines about the choices.
 
     Raises:
-        WorkbenchError: the annotations have faults, a class is unknown, a split is needed but not stated, or the view
-            cannot be written.
+        WorkbenchError: the annotations have faults, splits have different categories, a class is unknown, a split is
+            needed but not stated, or the view cannot be written.
     """
-    chosen, notes = _choose_categories(layout, spec)
     if layout.whole and spec.split is None:
         remedy = "state the share of the images to test on in the scale's file, such as data: {split: 0.2}"
         raise WorkbenchError(f"{layout.whole.annotations}: {layout.name}; {remedy}")
+    chosen, notes = None, list(layout.notes)
+    if may_change(layout, spec):
+        chosen, dropped = choose_classes(layout, spec)
+        notes += dropped
     if layout.name == COCO and chosen is None:
+        for note in notes:
+            say(note)
         return layout.root
     view = folder / f"dataset-{_key(layout, spec, chosen)}"
-    if not is_view(view):
-        _write(view, layout, spec, chosen, notes)
-    source = read_json(view / MARKER, "source of a data set")
-    _link(view, _links(layout, chosen, source["front"]))
-    for note in source["notes"]:
+    places = [str(path.resolve()) for files in layout.parts.values() for path in (files.annotations, files.images)]
+    if _source(view).get("places") != places:
+        _write(view, layout, spec, chosen, places)
+    for note in [*notes, *_source(view)["notes"]]:
         say(note)
     return view
 
 
-def _key(layout: Layout, spec: DataSpec, chosen: Categories | None) -> str:
-    """Eight hex digits of all that decides the content of a view."""
-    facts: list[object] = [VERSION, chosen]
+def content_digest(layout: Layout) -> str:
+    """Digest of a data set: annotations, and names and sizes in bytes of the annotated images. Other files beside the
+    images do not count, such as results that are written there."""
+    facts: list[object] = []
     for split, files in sorted(layout.parts.items()):
-        facts += [split, annotation_digest(files.annotations, cache_file("digests.json"))]
-    if layout.whole:
-        facts += [spec.split, listing_digest(layout.whole.images)]
+        sizes = [(name, _size(_image_path(files, name))) for name in sorted(names_in(files.annotations))]
+        facts += [split, annotation_digest(files.annotations, cache_file("digests.json")), sizes]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):  # reported when the images are read
+        return None
+
+
+def _key(layout: Layout, spec: DataSpec, chosen: list[int] | None) -> str:
+    """Eight hex digits of all that decides the content of a view."""
+    facts = [VERSION, content_digest(layout), chosen, spec.split if layout.whole else None]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
-def _choose_categories(layout: Layout, spec: DataSpec) -> tuple[Categories | None, list[str]]:
-    """Categories of the view, None for all of the file, and lines about those that are left out."""
-    files = [files.annotations for files in layout.parts.values()]
-    stated = sorted(read_categories(files[0]), key=lambda category: str(category.get("id")).zfill(20))
-    notes = list(layout.notes)
-    if isinstance(spec.classes, list):
-        names = [category.get("name") for category in stated]
-        for name in spec.classes:
-            choose(name, names, "class", files[0])
-        chosen = [stated[names.index(name)] for name in spec.classes]
-    else:
-        candidates = stated if spec.drop_unused else [c for c in stated if _is_root(c, stated)]
-        used = _used(files) if candidates else set()
-        unused = [c for c in candidates if str(c.get("id")) not in used]
-        chosen = [c for c in stated if c not in unused]
-        if unused:
-            listed = ", ".join(str(c.get("name")) for c in unused[:8])
-            notes.append(f"without objects and therefore no class: {listed}{', …' * (len(unused) > 8)}")
-    return (None if chosen == stated else chosen), notes
+@dataclass(frozen=True)
+class _Part:
+    """Images of one split of a view: ``images`` are indices of the images of ``columns``."""
+
+    split: str
+    files: SplitFiles
+    columns: Columns
+    images: NDArray[np.int64]
 
 
-def _is_root(category: dict[str, Any], stated: Categories) -> bool:
-    """Whether a category is the supercategory of all others; exporters of COCO's format add such a category."""
-    others = [other for other in stated if other is not category]
-    return bool(others) and all(other.get("supercategory") == category.get("name") for other in others)
-
-
-def _used(files: Iterable[Path]) -> set[str]:
-    """Ids of the categories with annotations, as texts."""
-    used: set[str] = set()
-    for file in files:
-        columns = read_annotations(file)
-        used |= {str(columns.category_ids[label]) for label in np.unique(columns.labels[columns.labels >= 0])}
-    return used
-
-
-def _write(view: Path, layout: Layout, spec: DataSpec, chosen: Categories | None, notes: list[str]) -> None:
+def _write(view: Path, layout: Layout, spec: DataSpec, chosen: list[int] | None, places: list[str]) -> None:
     """Write a view under another name and move it, so that a killed call leaves none that seems complete."""
-    partial = view.with_name(f"{view.name}.partial-{os.getpid()}")
+    partial = view.with_name(f"{view.name}.partial-{secrets.token_hex(4)}")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_stale(view)
         (partial / "annotations").mkdir(parents=True)
-        front, counts = _write_annotations(partial / "annotations", layout, spec, chosen)
-        source = {"root": str(layout.root), "layout": layout.name, "front": front, "notes": notes + counts}
+        rewritten = layout.whole is not None or chosen is not None
+        notes = _fill(partial, layout, spec, chosen) if rewritten else _link(partial, layout)
+        files = sorted(str(path.relative_to(partial)) for path in (*partial.glob("*"), *partial.glob("annotations/*")))
+        source = {"kind": KIND, "root": str(layout.root), "places": places, "files": files, "notes": notes}
         (partial / MARKER).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
-        if not os.path.isdir(view):
+        if os.path.lexists(view):  # of a data set that has moved, or damaged
+            os.rename(view, partial.with_name(f"{partial.name}-previous"))
+        with contextlib.suppress(OSError):  # another process has just made it
             os.rename(partial, view)
+        if not _source(view):
+            raise WorkbenchError(f"{view}: cannot be made; remove it")
     except OSError as error:
         raise WorkbenchError(
-            f"{view}: cannot be written ({error.strerror}); free some space or choose another folder"
+            f"{view}: cannot be written ({error.strerror}); check path, permissions and free space"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for folder in (partial, partial.with_name(f"{partial.name}-previous")):
+            shutil.rmtree(folder, ignore_errors=True)  # removes links, never what they point to
 
 
-def _write_annotations(
-    folder: Path, layout: Layout, spec: DataSpec, chosen: Categories | None
-) -> tuple[dict[str, str], list[str]]:
-    """Write the annotation files of a view that are no links.
-
-    Returns:
-        For each split, the folder at the start of all names of its images, which the view's names do not have; and
-        lines about the split.
-    """
-    front: dict[str, str] = {}
-    notes: list[str] = []
-    for split, files in layout.parts.items() if layout.whole or chosen is not None else ():
-        columns = read_annotations(files.annotations)  # faults are reported with the name of the user's file
-        if split == ALL:
-            tested = divide(_contents(files, columns), _classes(columns), spec.split)
-            sides = {"train": ~tested, "val": tested}
-            notes.append(f"{layout.name}: {(~tested).sum()} images to learn from, {tested.sum()} to test on")
-        else:
-            sides = {split: np.ones(len(columns.image_ids), dtype=bool)}
-        document = parse(files.annotations)
-        front[split] = _common_folder(columns.file_names)
-        for side, mask in sides.items():
-            content = json.dumps(_selected(document, mask, chosen, front[split]))
-            (folder / f"instances_{NAMES[side]}.json").write_text(content, encoding="utf-8")
-    return front, notes
+def _remove_stale(view: Path) -> None:
+    """Remove views that killed processes have left unfinished."""
+    for folder in view.parent.glob("dataset-*.partial-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > STALE:
+                shutil.rmtree(folder)
 
 
-def _links(layout: Layout, chosen: Categories | None, front: dict[str, str]) -> dict[str, Path]:
-    """Links of a view: name → the user's file or folder."""
-    links = {}
+def _link(view: Path, layout: Layout) -> list[str]:
+    """Link the annotation files and the folders of images."""
     for split, files in layout.parts.items():
-        for side in ("train", "val") if split == ALL else (split,):
-            links[NAMES[side]] = (files.images / front.get(split, "")).resolve()
-            if split != ALL and chosen is None:
-                links[f"annotations/instances_{NAMES[side]}.json"] = files.annotations.resolve()
-    return links
+        os.symlink(files.annotations.resolve(), view / "annotations" / f"instances_{NAMES[split]}.json")
+        if layout.root.resolve().is_relative_to(files.images.resolve()):  # the folder has more than images
+            _link_images(view / NAMES[split], files, read_annotations(files.annotations).file_names)
+        else:
+            os.symlink(files.images.resolve(), view / NAMES[split])
+    return []
 
 
-def _link(view: Path, links: dict[str, Path]) -> None:
-    """Make the links of a view that are missing or point elsewhere."""
-    for name, target in links.items():
-        link = view / name
-        if os.path.islink(link) and os.readlink(link) == str(target):
+def _fill(view: Path, layout: Layout, spec: DataSpec, chosen: list[int] | None) -> list[str]:
+    """Write the annotation files of a view, and link the images; return lines about it."""
+    parts, notes = [], []
+    for split, files in layout.parts.items():
+        columns = read_annotations(files.annotations)  # faults are reported with the name of the user's file
+        if split != ALL:
+            parts.append(_Part(split, files, columns, np.arange(len(columns.image_ids))))
             continue
-        temporary = link.with_name(f".{link.name}.{os.getpid()}")
+        digests = _contents(files, columns)
         try:
-            os.symlink(target, temporary)
-            os.replace(temporary, link)
-        except OSError as error:
-            raise WorkbenchError(f"{link}: cannot be made ({error.strerror}); remove the folder {view}") from error
+            tested = divide(digests, _classes(columns), spec.split)
+        except WorkbenchError as error:
+            raise WorkbenchError(f"{files.annotations}: {error}; add images") from None
+        for side, mask in (("train", ~tested), ("val", tested)):
+            parts.append(_Part(side, files, columns, np.flatnonzero(mask)))
+        notes.append(f"{layout.name}: {(~tested).sum()} images to learn from, {tested.sum()} to test on")
+    unknown = sum(int((part.columns.labels < 0).sum()) for part in parts[: len(layout.parts)])
+    if unknown:
+        notes.append(f"{unknown} annotations of unknown categories are left out")
+    for part in parts:
+        names = [part.columns.file_names[i] for i in part.images]
+        content = json.dumps(_document(part, chosen))
+        (view / "annotations" / f"instances_{NAMES[part.split]}.json").write_text(content, encoding="utf-8")
+        _link_images(view / NAMES[part.split], part.files, names)
+    return notes
+
+
+def _image_path(files: SplitFiles, name: str) -> Path:
+    """Path of an image. Backslashes of Windows are read as slashes where only such an image exists."""
+    path = files.images / name
+    slashes = files.images / name.replace("\\", "/")
+    return slashes if "\\" in name and not os.path.lexists(path) and os.path.lexists(slashes) else path
+
+
+def _link_images(folder: Path, files: SplitFiles, names: list[str]) -> None:
+    """Link images one by one, under their names in the annotation file."""
+    folder.mkdir()
+    for name in names:
+        link = folder / name
+        if not os.path.normpath(link).startswith(f"{folder}{os.sep}"):
+            raise WorkbenchError(f"{files.annotations}: the image {name!r} is outside its folder; use a relative name")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # listed twice, which is reported when the file is read
+            os.symlink(Path(os.path.abspath(_image_path(files, name))), link)
 
 
 def _contents(files: SplitFiles, columns: Columns) -> list[str]:
     """SHA-256 of the content of each image."""
 
     def sha256(name: str) -> str:
-        path = files.images / name
-        if "\\" in name and not path.exists():
-            path = files.images / name.replace("\\", "/")
+        path = _image_path(files, name)
         try:
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            fault = (
-                missing_fault(path) if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-            )
+            is_missing = isinstance(error, FileNotFoundError)
+            fault = missing_fault(path) if is_missing else f"cannot be read ({error.strerror}); check the file"
             raise WorkbenchError(f"{path}: {fault}") from error
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -222,36 +245,37 @@ def _classes(columns: Columns) -> list[set[int]]:
     return classes
 
 
-def _common_folder(names: list[str]) -> str:
-    """Folder at the start of all names, such as ``images`` of ``images/a.jpg``; empty if there is none."""
-    folders = {posixpath.dirname(name) for name in names}
-    if any(folder == "" or folder.startswith(("/", "..")) for folder in folders):
-        return ""
-    return posixpath.commonpath(folders)
+def _document(part: _Part, chosen: list[int] | None) -> dict[str, Any]:
+    """Annotation file of a split of a view.
 
+    Ids are those that the reader gave. Only if the chosen classes are in another order than their ids, the categories
+    are numbered from 1, because a detector learns classes in the order of the ids.
 
-def _selected(document: Any, mask: np.ndarray, chosen: Categories | None, front: str) -> dict[str, Any]:
-    """Annotation file with some of the images and of the categories.
-
-    Ids stay, unless the chosen categories are in another order than their ids: a detector learns classes in the order
-    of the ids, so the categories are then numbered from 1.
+    Args:
+        chosen: indices of the classes, in their order; None for all.
     """
-    images = [entry for entry, kept in zip(document["images"], mask.tolist(), strict=True) if kept]
-    ids = {str(entry["id"]) for entry in images}
-    annotations = [entry for entry in document["annotations"] if str(entry["image_id"]) in ids]
-    content = {key: value for key, value in document.items() if key not in ("images", "annotations", "categories")}
-    categories = document.get("categories")
-    if chosen is not None:
-        numbers = [category["id"] for category in chosen]
-        renumbered = numbers != sorted(numbers)
-        new = {str(old): i if renumbered else old for i, old in enumerate(numbers, start=1)}
-        categories = [category | {"id": new[str(category["id"])]} for category in chosen]
-        annotations = [
-            entry | {"category_id": new[str(entry["category_id"])]}
-            for entry in annotations
-            if str(entry["category_id"]) in new
-        ]
-    if front:
-        images = [entry | {"file_name": posixpath.relpath(entry["file_name"], front)} for entry in images]
-    content |= {"images": images, "annotations": annotations}
-    return content if categories is None else content | {"categories": categories}
+    columns = part.columns
+    kept = list(range(len(columns.class_names))) if chosen is None else chosen
+    ids = [columns.category_ids[index] for index in kept]
+    if ids != sorted(ids):
+        ids = list(range(1, len(kept) + 1))
+    new = dict(zip(kept, ids, strict=True))
+    wanted = set(part.images.tolist())
+    sizes = zip(columns.widths.tolist(), columns.heights.tolist(), strict=True)
+    sized = [{"width": width, "height": height} if width and height else {} for width, height in sizes]
+    rows = zip(columns.image_of.tolist(), columns.labels.tolist(), columns.boxes.tolist(), columns.areas.tolist(),
+               columns.crowd.tolist(), columns.ignored.tolist(), strict=True)  # fmt: skip
+    return {
+        "images": [
+            {"id": int(columns.image_ids[i]), "file_name": columns.file_names[i]} | sized[i] for i in sorted(wanted)
+        ],
+        "annotations": [
+            {"id": number, "image_id": int(columns.image_ids[image]), "category_id": new[label], "bbox": box}
+            | ({"area": area} if area > 0 else {})
+            | {"iscrowd": int(crowd)}
+            | ({"ignore": 1} if ignored else {})
+            for number, (image, label, box, area, crowd, ignored) in enumerate(rows, start=1)
+            if image in wanted and label in new
+        ],
+        "categories": [{"id": id_, "name": columns.class_names[index]} for index, id_ in new.items()],
+    }

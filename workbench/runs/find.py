@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import NoReturn
 
 from workbench.runs.folders import Run, Training, seed_of
 from workbench.runs.results import drawn_data, scale_folder
@@ -27,7 +28,7 @@ def data_folder(scale: str, results: Path, data_root: Path | None = None, seed: 
     spec = read_scale(scale)
     if spec.data.get("kind") == "embedded":
         if data_root is not None:
-            raise WorkbenchError(f"scale {scale} draws its own data set: leave data_root out, or choose another scale")
+            refuse_data(scale)
         data = embedded_settings(scale)
         return drawn_data(results, data, data.world_of(seed))
     root = data_root or spec.root
@@ -36,6 +37,11 @@ def data_folder(scale: str, results: Path, data_root: Path | None = None, seed: 
             f"scale {scale} needs a data set: add data_root=FOLDER (a folder with annotations in COCO's format)"
         )
     return Path(root)
+
+
+def refuse_data(scale: str) -> NoReturn:
+    """Raise a WorkbenchError about a data set that is named at a scale that draws its own."""
+    raise WorkbenchError(f"scale {scale} draws its own data set: leave data_root out, or choose another scale")
 
 
 def find_training(run: str, seed: str | None, settings: PipelineConfig, results: Path) -> tuple[Training, Row | None]:

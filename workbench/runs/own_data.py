@@ -5,17 +5,18 @@ All code behind the door reads COCO's own folders: the data set's own ones, or a
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench.data.view import coco_view, is_view
+from workbench.data.view import coco_view, content_digest, is_view
+from workbench.runs.find import refuse_data
 from workbench.runs.folders import REHEARSED
 from workbench.runs.results import scale_folder
 from workbench.settings.config import PipelineConfig
-from workbench.settings.digest import TRAIN, annotation_digest, annotation_file, cache_file
+from workbench.settings.digest import TRAIN, annotation_file
 from workbench.settings.files import OWN, catalogue, read_scale, scale_name
 from workbench.settings.layout_files import read_categories
 from workbench.settings.layouts import FILE_EACH, Layout, SplitFiles, find_layout
@@ -42,14 +43,20 @@ def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], 
         WorkbenchError: the layout is not recognised, or the data set has faults.
     """
     if read_scale(settings.scale).data.get("kind") != "coco":
+        if settings.data_root is not None:
+            refuse_data(settings.scale)
         return settings
     layers = catalogue().scale(settings.scale).layers
     spec, stated = layers.part("data").validated(DataSpec), layers.content.get("root")
     root = settings.data_root or (Path(stated) if stated else None)
     if root is None and spec.train is None:
+        if settings.scale.startswith(f"{OWN}-"):
+            raise WorkbenchError(f"scale {settings.scale}: no data set is named; add data_root=FOLDER")
         return settings
     if root is not None and is_view(root):  # a job of the pipeline, which has made the view
-        return settings
+        owner = Path(os.path.abspath(root)).parent.name.removesuffix(REHEARSED)
+        is_own = settings.scale == OWN and owner.startswith(f"{OWN}-")
+        return settings.model_copy(update={"scale": owner}) if is_own else settings
     layout = _stated_layout(root or Path(), spec) if spec.train else find_layout(root)
     scale = settings.scale
     if scale.split("-")[0] == OWN:
@@ -67,12 +74,11 @@ def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], 
 
 
 def own_scale(layout: Layout, results: Path) -> str:
-    """Name of the scale ``own`` for a data set: the name of its folder, and a digest of its annotations.
+    """Name of the scale ``own`` for a data set: the name of its folder, and a digest of its content.
 
     The digest decides: a data set whose folder has moved keeps the name under which it has results.
     """
-    digests = [annotation_digest(f.annotations, cache_file("digests.json")) for _, f in sorted(layout.parts.items())]
-    digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:8]
+    digest = content_digest(layout)[:8]
     for folder in sorted(results.glob(f"{OWN}-*-{digest}*")):
         if (name := folder.name.removesuffix(REHEARSED)).endswith(digest):
             return name

@@ -14,7 +14,7 @@ from pydantic import Field
 from workbench.settings.base import Settings
 from workbench.settings.catalog import DATA_PARTS, Rehearsal
 from workbench.settings.experiment import MOST_IMAGES, MOST_STEPS
-from workbench.settings.files import OWN, catalogue, is_scale_file, read_scale, scale_names
+from workbench.settings.files import OWN, catalogue, is_own, is_scale_file, read_scale, scale_names
 from workbench.settings.layers import Layers
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose
@@ -79,7 +79,7 @@ def read_config(config: dict) -> PipelineConfig:
     for key in NAMES:
         _check_spelling(layers.content.get(key), key, layers.place((key,)))
     settings = layers.validated(PipelineConfig)
-    if not is_scale_file(settings.scale) and not settings.scale.startswith(f"{OWN}-"):
+    if not is_scale_file(settings.scale) and not is_own(settings.scale):
         choose(settings.scale, scale_names(), "scale", layers.place(("scale",)))
     if "scale" not in config and settings.data_root and read_scale(settings.scale).data.get("kind") == "embedded":
         settings = settings.model_copy(update={"scale": OWN})

@@ -144,7 +144,7 @@ class Catalogue:
                 _check_scale(scale_name(name), Place(name))
                 if scale_name(name) in self.scale_names:
                     raise WorkbenchError(f"{name}: experiments/scales has a scale of this name; rename the file")
-            elif not name.startswith(f"{OWN}-"):
+            elif not is_own(name):
                 choose(name, self.scale_names, "scale", "experiments/scales")
                 _check_scale(name, Place(f"experiments/scales/{self._scale_files[name].name}"))
             layers = self._scale_layers(name, ())
@@ -155,7 +155,7 @@ class Catalogue:
         if is_scale_file(name):
             content, place = read_yaml(Path(name)), Place(name)
         else:
-            file = self._scale_files[OWN if name.startswith(f"{OWN}-") else name]
+            file = self._scale_files[OWN if is_own(name) else name]
             content, place = self.read(*file.relative_to(self.folder).parts)
         own = Layers({key: value for key, value in content.items() if key != "extends"}, place)
         if "extends" not in content:
@@ -170,6 +170,11 @@ class Catalogue:
 def is_scale_file(scale: str) -> bool:
     """Whether a scale is named by the path of its file."""
     return scale.endswith((".yaml", ".yml"))
+
+
+def is_own(scale: str) -> bool:
+    """Whether a scale is that of a user's data set: ``own-<folder>-<digest8>``."""
+    return re.fullmatch(rf"{OWN}-[A-Za-z0-9_.]+-[0-9a-f]{{8}}", scale) is not None
 
 
 def scale_name(scale: str) -> str:
