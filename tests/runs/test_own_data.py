@@ -217,7 +217,7 @@ def test_a_scale_file_has_a_name_of_its_own(door, hosted, tmp_path):
 
 
 def test_nothing_half_written_counts_as_a_view(door, whole, monkeypatch, tmp_path):
-    monkeypatch.setattr("workbench.data.view._document", lambda *_: 1 / 0)
+    monkeypatch.setattr("workbench.data.view_files._document", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         door(data_root=whole)
     assert list((tmp_path / "results").glob("*/*")) == []
