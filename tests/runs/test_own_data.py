@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -329,6 +330,30 @@ def test_an_empty_split_is_a_fault_of_the_users_file(door, hosted):
     rewrite(hosted / "valid/_annotations.coco.json", lambda c: c.update(images=[], annotations=[]))
     settings, _ = door(data_root=hosted)
     assert settings.data_root.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: os.mkfifo(path), "not a regular file; put the annotation file there"),
+        (lambda path: path.symlink_to("nowhere"), "the annotation file cannot be read"),
+        (lambda path: path.mkdir(), "not a regular file; put the annotation file there"),
+        (lambda path: path.write_bytes(b""), "instances_val2017"),
+        (lambda path: path.write_bytes(b"\xff\xfe{\x00\xd8"), "instances_val2017"),
+    ],
+)
+def test_an_annotation_file_that_is_no_file_is_one_line(door, tiny_data, tmp_path, damage, message):
+    root = tmp_path / "set"
+    (root / "annotations").mkdir(parents=True)
+    for name in ("train2017", "val2017", "annotations/instances_train2017.json"):
+        (root / name).symlink_to(tiny_data / name)
+    damage(root / "annotations/instances_val2017.json")
+
+    def evaluate():
+        return read_coco(door(data_root=root, scale="coco")[0].data_root, "val2017", training=False)
+
+    with pytest.raises(WorkbenchError, match=message):
+        evaluate()
 
 
 @pytest.mark.parametrize("count", [0, 1])

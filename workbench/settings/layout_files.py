@@ -139,9 +139,28 @@ def _names(content: Content) -> Iterator[str]:
 
 
 def names_in(file: Path) -> set[str]:
-    """All names of images in an annotation file."""
-    with _opened(file) as content:
+    """All names of images in an annotation file.
+
+    Raises:
+        WorkbenchError: the file cannot be read.
+    """
+    with _readable(file), _opened(file) as content:
         return set(_names(content))
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turn errors about a file into one line. A pipe is refused before it is opened, which would wait for ever."""
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise WorkbenchError(f"{file}: not a regular file; put the annotation file there")
+    try:
+        yield
+    except OSError as error:
+        raise WorkbenchError(
+            f"{file}: the annotation file cannot be read ({error.strerror}); check data_root"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise WorkbenchError(f"{file}: not text in UTF-8 ({error.reason}); copy the file again") from error
 
 
 def read_categories(file: Path) -> list[dict]:
@@ -150,10 +169,11 @@ def read_categories(file: Path) -> list[dict]:
     A file of 450 MB is searched once in a process, as long as it does not change.
 
     Raises:
-        OSError: the file cannot be read.
+        WorkbenchError: the file cannot be read.
     """
-    status = os.stat(file)
-    return _categories(file, (status.st_ino, status.st_size, status.st_mtime_ns))
+    with _readable(file):
+        status = os.stat(file)
+        return _categories(file, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @cache
