@@ -208,6 +208,15 @@ def test_mistakes_in_a_scale_name_file_and_key(door, hosted, tmp_path, text, mes
         door(data_root=hosted, scale=scale(tmp_path, text, "wrong"))
 
 
+def test_a_folder_of_scale_files_may_have_any_name(door, hosted, tmp_path):
+    (tmp_path / "own-scales").mkdir()
+    scale(tmp_path / "own-scales", "")
+    settings, _ = door(data_root=hosted, scale="own-scales/farm.yaml")
+    assert settings.scale == "own-scales/farm.yaml"
+    assert settings.data_root.parent == tmp_path / "results/farm"
+    assert door(scale="own-scales/farm.yaml")[0].data_root is None
+
+
 def test_a_scale_file_has_a_name_of_its_own(door, hosted, tmp_path):
     with pytest.raises(
         WorkbenchError, match=r"bccd.yaml: experiments/scales has a scale of this name; rename the file"

@@ -86,8 +86,10 @@ def coco_view(layout: Layout, spec: DataSpec, folder: Path, say: Callable[[str],
 
 
 def content_digest(layout: Layout) -> str:
-    """Digest of a data set: annotations, and names and sizes in bytes of the annotated images. Other files beside the
-    images do not count, such as results that are written there."""
+    """Digest of a data set: its annotations, and the names and sizes in bytes of the annotated images.
+
+    Other files beside the images do not count, such as results that are written there.
+    """
     facts: list[object] = []
     for split, files in sorted(layout.parts.items()):
         sizes = [(name, _size(image_path(files, name))) for name in sorted(names_in(files.annotations))]
@@ -114,8 +116,11 @@ def _write(view: Path, layout: Layout, spec: DataSpec, chosen: list[int] | None,
     try:
         _remove_stale(view)
         (partial / "annotations").mkdir(parents=True)
-        rewritten = layout.whole is not None or chosen is not None
-        notes = write_files(partial, layout, spec, chosen) if rewritten else link_files(partial, layout)
+        notes: list[str] = []
+        if layout.whole is not None or chosen is not None:
+            notes = write_files(partial, layout, spec, chosen)
+        else:
+            link_files(partial, layout)
         files = sorted(str(path.relative_to(partial)) for path in (*partial.glob("*"), *partial.glob("annotations/*")))
         source = {"kind": KIND, "root": str(layout.root), "places": places, "files": files, "notes": notes}
         (partial / MARKER).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")

@@ -37,15 +37,14 @@ class _Part:
     images: NDArray[np.int64]
 
 
-def link_files(view: Path, layout: Layout) -> list[str]:
-    """Link the annotation files and the folders of images into a view; return no lines."""
+def link_files(view: Path, layout: Layout) -> None:
+    """Link the annotation files and the folders of images into a view."""
     for split, files in layout.parts.items():
         os.symlink(files.annotations.resolve(), view / "annotations" / f"instances_{NAMES[split]}.json")
         if layout.root.resolve().is_relative_to(files.images.resolve()):  # the folder has more than images
             _link_images(view / NAMES[split], files, read_annotations(files.annotations).file_names)
         else:
             os.symlink(files.images.resolve(), view / NAMES[split])
-    return []
 
 
 def write_files(view: Path, layout: Layout, spec: DataSpec, chosen: list[int] | None) -> list[str]:

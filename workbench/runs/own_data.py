@@ -17,7 +17,7 @@ from workbench.runs.folders import REHEARSED
 from workbench.runs.results import scale_folder
 from workbench.settings.config import PipelineConfig
 from workbench.settings.digest import TRAIN, annotation_file
-from workbench.settings.files import OWN, catalogue, read_scale, scale_name
+from workbench.settings.files import OWN, catalogue, is_own, read_scale, scale_name
 from workbench.settings.layout_files import read_categories
 from workbench.settings.layouts import FILE_EACH, Layout, SplitFiles, find_layout
 from workbench.settings.specs import DataSpec
@@ -27,12 +27,12 @@ NAME_LETTERS = 40
 """Most letters of a data set's folder in the name of its scale."""
 
 
-def say_once(line: str) -> None:
+def on_stderr(line: str) -> None:
     """Print a line on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
-def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], None] = say_once) -> PipelineConfig:
+def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], None] = on_stderr) -> PipelineConfig:
     """Settings whose ``data_root`` has COCO's own folders, and whose scale ``own`` has the name of the data set.
 
     Args:
@@ -50,22 +50,22 @@ def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], 
     spec, stated = layers.part("data").validated(DataSpec), layers.content.get("root")
     root = settings.data_root or (Path(stated) if stated else None)
     if root is None and spec.train is None:
-        if settings.scale.startswith(f"{OWN}-"):
+        if is_own(settings.scale):
             raise WorkbenchError(f"scale {settings.scale}: no data set is named; add data_root=FOLDER")
         return settings
     if root is not None and is_view(root):  # a job of the pipeline, which has made the view
-        owner = Path(os.path.abspath(root)).parent.name.removesuffix(REHEARSED)
-        is_own = settings.scale == OWN and owner.startswith(f"{OWN}-")
-        return settings.model_copy(update={"scale": owner}) if is_own else settings
+        owner = Path(os.path.abspath(root)).parent.name
+        return settings.model_copy(update={"scale": owner}) if settings.scale == OWN and is_own(owner) else settings
     layout = _stated_layout(root or Path(), spec) if spec.train else find_layout(root)
     scale = settings.scale
-    if scale.split("-")[0] == OWN:
+    if scale == OWN or is_own(scale):
         scale = own_scale(layout, results)
         if settings.scale not in (OWN, scale):
             raise WorkbenchError(f"scale {settings.scale}: {root} is another data set; leave scale out, or name {OWN}")
         if settings.scale == OWN:
-            say(f"{layout.root}: learnt from scratch at scale {OWN} (small networks, {read_scale(OWN).image}); the "
-                f"results are in {scale_folder(results, scale).path}/")  # fmt: skip
+            networks = f"small networks, {read_scale(OWN).image}"
+            folder = scale_folder(results, scale).path
+            say(f"{layout.root}: learnt from scratch at scale {OWN} ({networks}); the results are in {folder}/")
     view = coco_view(layout, spec, scale_folder(results, scale).path, lambda line: say(f"{layout.root}: {line}"))
     number = len(read_categories(annotation_file(view, TRAIN)))
     if isinstance(spec.classes, int) and number not in (0, spec.classes):
