@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,17 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("WORKBENCH_SHARED", beside)).resolve() / "data"
     if not folder.is_dir():
         pytest.skip(f"the real data sets are not at {folder}: set WORKBENCH_SHARED to the folder that holds data/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_layouts(tmp_path_factory, shared_data):
+    """Folder with one data set in eleven layouts, and ``expected.json`` with its true boxes."""
+    script = shared_data.parent / "cases/layouts/draw.py"
+    if not script.is_file():
+        pytest.skip(f"the script that draws the layouts is not at {script}: set WORKBENCH_SHARED")
+    folder = tmp_path_factory.mktemp("layouts")
+    subprocess.run([sys.executable, script, folder], check=True)
     return folder
 
 

@@ -1,8 +1,6 @@
 """The drawn layouts of other tools, converted: boxes, classes and splits are the drawn ones."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,21 +9,10 @@ from tests.convert.small import objects_of
 from workbench import cli
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory, shared_data):
-    """Folder with the layouts that are converted, and ``expected.json``."""
-    script = shared_data.parent / "cases/layouts/draw.py"
-    if not script.is_file():
-        pytest.skip(f"the script that draws the layouts is not at {script}: set WORKBENCH_SHARED")
-    folder = tmp_path_factory.mktemp("layouts")
-    subprocess.run([sys.executable, script, folder, "voc", "yolo", "createml", "labelme"], check=True)
-    return folder
-
-
 @pytest.mark.parametrize("form", ["voc", "yolo", "createml", "labelme"])
-def test_a_converted_layout_has_the_drawn_boxes_classes_and_splits(drawn, tmp_path, form, monkeypatch, capsys):
-    expected = json.loads((drawn / "expected.json").read_text())
-    monkeypatch.setattr("sys.argv", ["workbench", "convert", form, str(drawn / form), str(tmp_path / "out")])
+def test_a_converted_layout_has_the_drawn_boxes_classes_and_splits(drawn_layouts, tmp_path, form, monkeypatch, capsys):
+    expected = json.loads((drawn_layouts / "expected.json").read_text())
+    monkeypatch.setattr("sys.argv", ["workbench", "convert", form, str(drawn_layouts / form), str(tmp_path / "out")])
     cli.main()
     objects = objects_of(tmp_path / "out")
     assert objects.keys() == expected.keys()

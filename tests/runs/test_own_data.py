@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -16,12 +14,10 @@ from workbench.settings.catalog import load_row
 from workbench.settings.config import read_config
 from workbench.settings.files import forget
 from workbench.settings.layouts import find_layout
-from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
 
 ROOT = {"id": 0, "name": "animals", "supercategory": "none"}
 CAT, DOG, OWL = ({"id": i, "name": n, "supercategory": "animals"} for i, n in ((1, "cat"), (2, "dog"), (5, "owl")))
-SHARED = find_checkout().parent / "shared/cases/layouts/draw.py"
 
 
 def export(root, file, names, categories=(ROOT, CAT, DOG), used=(1, 2), images="."):
@@ -381,10 +377,8 @@ def test_a_scale_without_its_data_set_is_one_line(door, hosted):
         door(scale="own-x")
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="the drawn layouts are not at hand")
-def test_the_drawn_layouts_have_the_expected_boxes(door, tmp_path):
-    subprocess.run([sys.executable, SHARED, tmp_path / "all"], check=True, capture_output=True)
-    expected = json.loads((tmp_path / "all/expected.json").read_text())
+def test_the_drawn_layouts_have_the_expected_boxes(door, drawn_layouts):
+    expected = json.loads((drawn_layouts / "expected.json").read_text())
     for name in (
         "coco2017",
         "split_folders",
@@ -394,7 +388,7 @@ def test_the_drawn_layouts_have_the_expected_boxes(door, tmp_path):
         "default_subset",
         "bare_fields",
     ):
-        root = tmp_path / "all" / name
+        root = drawn_layouts / name
         settings, _ = door(data_root=root)
         read = {}
         for split in ("train2017", "val2017"):
@@ -404,4 +398,3 @@ def test_the_drawn_layouts_have_the_expected_boxes(door, tmp_path):
         whole = find_layout(root).whole is not None
         splits = ("train", "val", "test") if whole else ("train", "val")
         assert read == {image: sorted(boxes) for split in splits for image, boxes in expected[split].items()}, name
-    shutil.rmtree(tmp_path / "all")
