@@ -16,6 +16,8 @@ Options of a table:
     where="column=value"      rows to show. Alternatives are separated by semicolons.
     by="a" across="b"         one line per value of a, one column per value of b and per entry of columns.
     best                      the highest AP and the highest published AP in bold.
+Joined names, as in "ladder0_table3+ladder1_table3", are one table with a further column, "scale": ladder0 or ladder1.
+
 A lead has the name of a Markdown file in results/reference. Its content is that file's text above the first table:
 
     <!-- lead: mini_claims -->
@@ -122,7 +124,7 @@ def block(kind: str, options: str, reference: Path) -> str:
     allowed = {"table": {"columns", "where", "by", "across"}, "value": {"row", "where"}}[kind]
     if unknown := named.keys() - allowed:
         raise BlockError(f"unknown option {min(unknown)!r}; choose from {', '.join(sorted(allowed))}")
-    every = read_rows(reference / f"{name}.csv")
+    every = joined(name.split("+"), reference)
     rows = [row for row in every if matches(row, named.get("where", ""))]
     if not rows:
         raise BlockError("no row matches; correct where=")
@@ -144,6 +146,13 @@ def read_rows(path: Path) -> list[Row]:
         raise BlockError(f"{path.name} is missing in results/reference; correct the name")
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def joined(names: list[str], reference: Path) -> list[Row]:
+    """Rows of one CSV file; or of several files, each with the text before ``_`` in the file's name as ``scale``."""
+    if len(names) == 1:
+        return read_rows(reference / f"{names[0]}.csv")
+    return [{**row, "scale": name.split("_")[0]} for name in names for row in read_rows(reference / f"{name}.csv")]
 
 
 def lead(path: Path) -> str:

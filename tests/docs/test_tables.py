@@ -75,6 +75,14 @@ def test_a_changed_measurement_is_found_on_every_page(copy):
     assert {line.split(":")[0] for line in lines} == {"README.md", "docs/results.md"}
 
 
+def test_joined_files_are_one_table(reference):
+    for scale, ap in (("first", "11.0"), ("second", "22.0")):
+        (reference / f"{scale}_small.csv").write_text(f"row,model,AP\na,raw,{ap}\n")
+    text = '<!-- table: first_small+second_small by="model" across="scale" columns="AP: " --><!-- end -->'
+    filled, _, mistakes = fill_tables.fill(text, reference)
+    assert ("| model | first | second |" in filled, "| raw | 11.0 | 22.0 |" in filled, mistakes) == (True, True, [])
+
+
 def test_a_table_copies_digits_and_marks_the_best(reference):
     text = '<!-- table: small columns="model, VFL, AP, difference: gain, AP_published: published, published difference" best --><!-- end -->'
     filled, changed, mistakes = fill_tables.fill(text, reference)
