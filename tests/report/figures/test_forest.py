@@ -66,6 +66,15 @@ def test_limits_are_grey_bands(name, low, high):
     assert band.get_x() + band.get_width() == pytest.approx(high)
 
 
+@pytest.mark.parametrize(
+    ("name", "marks"),
+    [("component_vfl", ["published"]), ("oracle_true_centerness", ["published", "limit of the claim"]), ("control_star_points", [])],
+)  # fmt: skip
+def test_the_legend_has_the_marks_that_are_drawn(name, marks):
+    (legend,) = drawn(judged(**{name: DIFFERENCES[name]})).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["measured, 95 % interval", *marks]
+
+
 def test_a_single_seed_has_a_dot_without_an_interval():
     axis = drawn(judged(control_star_points=[[3.0]])).axes[0]
     assert markers(axis) == [("o", 3.0)]

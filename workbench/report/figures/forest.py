@@ -33,6 +33,8 @@ LEFT, RIGHT = 0.4, 0.25  # shares of the width for statements and verdicts
 MEASURED, PUBLISHED, GREY = COLOURS[0], COLOURS[1], "#555555"
 BAND = "#E3E3E3"
 """Colour of the effects for which a claim about a limit is true."""
+LIMITED = ("at most", "equivalent")
+"""Kinds of claims about a limit."""
 
 
 def draw_forest(judgements: Sequence[Judgement], title: str, out_png: Path, out_pdf: Path) -> None:
@@ -60,7 +62,7 @@ def forest_figure(judgements: Sequence[Judgement], title: str) -> Figure:
     height = top + bottom + sum(size + PANEL for size in sizes.values())
     figure = Figure(figsize=(WIDTH, height))
     figure.text(0.012, 1 - 0.08 / height, drawable(title, TITLE_LETTERS), size=10, weight="bold", va="top")
-    _draw_legend(figure, height)
+    _draw_legend(figure, height, [judgement for group in families.values() for judgement in group])
     above = top
     for heading, group in families.items():
         above += 0.22  # the panel's title
@@ -83,13 +85,15 @@ def _height(label: str) -> float:
     return LINE * (label.count("\n") + 1) + SPACE
 
 
-def _draw_legend(figure: Figure, height: float) -> None:
+def _draw_legend(figure: Figure, height: float, judgements: Sequence[Judgement]) -> None:
+    """Explain the marks that some claim has."""
     common = {"color": MEASURED, "marker": "o", "markersize": 4.5, "linewidth": 1.3}
-    handles = {
-        "measured, 95 % interval": Line2D([], [], **common),
-        "published": Line2D([], [], color=PUBLISHED, marker="D", markersize=4.5, markerfacecolor="white", linewidth=0),
-        "limit of the claim": Patch(color=BAND),
-    }
+    handles = {"measured, 95 % interval": Line2D([], [], **common)}
+    if any(judgement.verdict.published is not None for judgement in judgements):
+        diamond = {"marker": "D", "markersize": 4.5, "markerfacecolor": "white", "linewidth": 0}
+        handles["published"] = Line2D([], [], color=PUBLISHED, **diamond)
+    if any(judgement.claim.content.kind in LIMITED for judgement in judgements):
+        handles["limit of the claim"] = Patch(color=BAND)
     place = {"loc": "upper left", "bbox_to_anchor": (0.005, 1 - 0.26 / height)}
     figure.legend(handles.values(), handles, **place, ncols=3, frameon=False, columnspacing=1.6, borderaxespad=0)
 
@@ -114,7 +118,7 @@ def _draw_panel(axis: Axes, group: Sequence[Judgement], labels: Sequence[str]) -
 
 def _draw_claim(axis: Axes, judgement: Judgement, middle: float, height: float) -> None:
     content, effect, published = judgement.claim.content, judgement.verdict.effect, judgement.verdict.published
-    if content.kind in ("at most", "equivalent"):
+    if content.kind in LIMITED:
         low, high = (axis.get_xlim()[0], content.bound) if content.bound else (-content.margin, content.margin)
         axis.barh(middle, high - low, left=low, height=0.86 * height, color=BAND, zorder=0)
     if published is not None:
