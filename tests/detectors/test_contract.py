@@ -15,7 +15,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from tests.detectors.test_families import HEAD, nameless_tensors, settings_classes
-from tests.samples import BACKBONE, CANVAS, CLASSES, make_batch, make_experiment
+from tests.samples import BACKBONE, CANVAS, CLASSES, level_shapes, make_batch, make_experiment
 from workbench.detectors import FAMILIES, build_detector
 from workbench.detectors.postprocess import postprocess
 from workbench.detectors.predictions import Pyramid
@@ -133,6 +133,37 @@ def test_a_training_step_reaches_every_trained_parameter(case, counts):
         if parameter.requires_grad:
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.any() or not any(counts) or "scales" in name, name  # a level without positives
+
+
+def test_boxes_of_half_precision_are_computed_in_single_precision(case):
+    """Autocast rounds the outputs of the last layers, but not the boxes that are decoded from these outputs.
+
+    Coordinates are rounded to 2 pixels near 400 in bfloat16, and expected distances to a sixteenth of a stride.
+    """
+    _, detector = case
+    maps = [torch.randn(1, HEAD.channels, *shape) for shape in level_shapes(128, 512)]
+    pyramid, outputs = Pyramid(maps, detector.strides), []
+    hooks = [part.register_forward_hook(lambda *call: outputs.append(call[-1])) for part in last_layers(detector.head)]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        mixed = detector.head(pyramid)
+    for hook in hooks:
+        hook.remove()
+    assert {output.dtype for output in outputs} == {torch.bfloat16}
+    replay = iter(outputs)
+    for part in last_layers(detector.head):
+        part.register_forward_hook(lambda *call: next(replay).float())
+    with torch.no_grad():
+        single = detector.head(pyramid)
+    for boxes, expected in ((mixed.boxes, single.boxes), (mixed.initial_boxes, single.initial_boxes)):
+        assert (boxes is None) == (expected is None)
+        if boxes is not None:
+            assert boxes.dtype == torch.float32
+            torch.testing.assert_close(boxes, expected, rtol=1e-6, atol=1e-4)
+
+
+def last_layers(head: torch.nn.Module) -> list[torch.nn.Module]:
+    """Layers whose outputs are a head's numbers."""
+    return [part for name, part in head.named_modules() if name.endswith("_out")]
 
 
 def test_assignments_name_objects_of_the_image(case):
