@@ -200,6 +200,14 @@ def test_the_digest_of_the_evaluation_covers_resamples(package, experiments, bef
     assert digests(experiments) == before
 
 
+def test_the_digest_of_the_evaluation_covers_the_rank_correlation(package, experiments, before):
+    evaluation = digests(experiments, EVALUATION)
+    edit(package / "evaluation" / "ranking.py", "< 2 for", "< 3 for")
+    after = digests(experiments, EVALUATION)
+    assert all(evaluation[name] != after[name] for name in experiments)
+    assert digests(experiments) == before
+
+
 def test_the_digest_of_the_detection_covers_inference_but_no_metric(package, experiments):
     detection = digests(experiments, DETECTION)
     edit(package / "evaluation" / "precision.py", "np.cumsum(", "1 * np.cumsum(")

@@ -31,8 +31,9 @@ EVALUATION = (
     *("evaluation.coco_metrics.run_evaluation", "evaluation.coco_metrics.metrics_of"),
     "evaluation.coco_metrics.read_detections",
     *("evaluation.resampling.matches_of", "evaluation.intervals.bootstrap"),
+    *("evaluation.ranking.foreground_locations", "evaluation.ranking.spearman"),
 )
-"""Entry points of the code that also decides metrics and their resamples."""
+"""Entry points of the code that also decides metrics, their resamples and the rank correlation."""
 DRAWING = {"embedded": "data.embedded.draw_data_set"}
 """Further entry points of an alternative: this code draws the images from the settings of a drawn data set."""
 SHARED = "shared"
