@@ -235,6 +235,18 @@ def test_an_image_has_the_same_predictions_alone_and_in_a_batch(detector):
     torch.testing.assert_close(both.logits[1:], alone.logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("is_training", [True, False])
+def test_inference_leaves_the_mode_and_walks_through_modules_only_to_change_it(detector, monkeypatch, is_training):
+    detector.train(is_training)
+    modes, calls, train = [m.training for m in detector.modules()], [], type(detector).train
+    monkeypatch.setattr(type(detector), "train", lambda self, mode=True: calls.append(mode) or train(self, mode))
+    hook = detector.head.register_forward_hook(lambda head, *_: calls.append(head.training))
+    detector.infer(torch.zeros(1, 3, *CANVAS))
+    hook.remove()
+    assert calls == ([False, False, True] if is_training else [False])
+    assert [m.training for m in detector.modules()] == modes
+
+
 def test_an_image_without_anything_has_no_detections(case):
     _, detector = case
     with torch.no_grad():
