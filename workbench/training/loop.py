@@ -130,10 +130,9 @@ def _loop(
 
             ends_epoch = state.step % state.steps_per_epoch == 0
             is_last = state.step == state.total_steps  # of a rehearsal, within an epoch
-            stop = requests.reason()
-            # All processes must agree, because they wait for each other at a checkpoint.
             is_late = time.monotonic() - last_save > CHECKPOINT_SECONDS
-            saves = any_process(ends_epoch or is_last or bool(stop) or is_late)
+            # All processes must agree, because they wait for each other at a checkpoint.
+            saves = any_process(ends_epoch or is_last or is_late or requests.own_reason() is not None)
             logs = state.step % log_every == 0 or is_last
             if not (saves or logs or len(recent) == recent.most):
                 continue
@@ -147,8 +146,8 @@ def _loop(
             if saves:
                 save_checkpoint(state)
                 last_save = time.monotonic()
-            if stop:
-                raise _interrupted(stop, state)
+                if stop := requests.reason():
+                    raise _interrupted(stop, state)
             ap = _validate(state, validate, reporter) if state.validation_due else None
             reporter.step(state.step, epoch + 1, epochs, sum(values[-1].values()), images_per_second, ap)
 
