@@ -14,6 +14,7 @@ from workbench.runs.folders import RELEASED, seed_of
 from workbench.runs.results import pretrained_weights
 from workbench.settings.registration import judged_digest
 from workbench.support.checkout import find_checkout
+from workbench.support.devices import usable_cores
 from workbench.support.errors import WorkbenchError
 
 # A report shows only existing files. Only the command line shows that this call makes a report.
@@ -122,7 +123,7 @@ if PIPELINE.drawn:
         log:
             f"{PIPELINE.data}.log",
         priority: early
-        threads: os.cpu_count()
+        threads: usable_cores()
         shell:
             f"workbench dataset {str(PIPELINE.data).format(world='{wildcards.world}')} --scale {SETTINGS.scale}"
             f" --world {{wildcards.world}}{LOGGED}"

@@ -130,6 +130,16 @@ def experiment(**changes):
     return spoil
 
 
+def stated(name: str, **facts):
+    """Change facts in a JSON file of the evaluation."""
+
+    def spoil(scene: Scene) -> None:
+        path = scene.detections.with_name(name)
+        path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+    return spoil
+
+
 def truncated(which):
     """Cut a file to its first half."""
 

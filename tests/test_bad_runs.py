@@ -20,6 +20,7 @@ from tests.scene import (
     file_for_folder,
     full_disk,
     no_move,
+    stated,
     truncated,
     truncated_checkpoint,
 )
@@ -172,6 +173,11 @@ MISTAKES = {
         "evaluate",
         truncated(lambda s: s.detections),
         ["detections.json: not the detections that detection.json describes", "and detect again"],
+    ),
+    "code changed after the detection": (
+        "evaluate",
+        stated("detection.json", code_digest="shared:00000000"),
+        ["detection.json: other code detected the objects", "delete ", "and detect again"],
     ),
 }
 

@@ -11,7 +11,7 @@ import torch
 from tests.assigners.padded import pad
 from tests.detectors.slow import slow_iou
 from workbench.assigners.assignment import BACKGROUND, PADDING, Assignment
-from workbench.assigners.atss import assign_atss
+from workbench.assigners.atss import _nearest_locations, assign_atss
 from workbench.boxes import locations_in_images, pyramid_points
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -82,6 +82,22 @@ def run(canvas, sizes, boxes, scale=8):
     inside = locations_in_images(shapes, STRIDES, torch.tensor(sizes))
     points = pyramid_points(shapes, STRIDES, "cpu")
     return assign_atss(points, [scale * s for s in STRIDES], padded, valid, inside)
+
+
+def test_distances_are_rounded_as_sums_of_squares():
+    """Rounding decides ties, and so the candidates: the published assignments follow from these bits."""
+    generator = torch.Generator().manual_seed(0)
+    points = pyramid_points([(25, 42), (13, 21)], (8, 16), "cpu")
+    centres = torch.rand(2, 200, 2, generator=generator) * torch.tensor([336.0, 200])
+    centres[0, :100] = (centres[0, :100] / 4).round() * 4  # ties
+    inside = torch.rand(2, 25 * 42 + 13 * 21, generator=generator) < 0.9
+    expected, start = [], 0
+    for level in points:
+        distance = (level - centres.unsqueeze(2)).square().sum(-1).sqrt()
+        distance[~inside[:, None, start : start + len(level)].expand_as(distance)] = torch.inf
+        expected.append(distance.topk(9, largest=False).indices + start)
+        start += len(level)
+    assert torch.equal(_nearest_locations(points, centres, inside), torch.cat(expected, dim=-1))
 
 
 CANVASES = [(96, 96), (160, 64), (64, 224), (32, 32), (256, 192)]

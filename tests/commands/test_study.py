@@ -12,17 +12,19 @@ from scipy.stats import spearmanr
 from workbench import cli
 from workbench.boxes import aligned_iou
 from workbench.commands.detect import write_detections
-from workbench.commands.study import _spearman, oracle_variants, study_oracles, study_ranking
+from workbench.commands.study import oracle_variants, study_oracles, study_ranking
 from workbench.data import loader
 from workbench.data.coco import read_coco
 from workbench.evaluation.coco_metrics import evaluate_detections
 from workbench.evaluation.inference import detect_data_set
+from workbench.evaluation.ranking import spearman
 from workbench.report.measured import read_ranking, read_spearman
 from workbench.runs.load import load_training
 from workbench.settings.catalog import load_row, load_table
 from workbench.settings.digest import VAL, split_digest
 from workbench.settings.ids import variant_id
 from workbench.settings.variant import Oracle, Variant
+from workbench.support.code_digest import EVALUATION, code_digest
 from workbench.support.errors import WorkbenchError
 
 ROWS = {"fcos_atss": ("table3", "t3_fcos_atss"), "vfnet": ("table3", "t3_full_vfl")}
@@ -141,6 +143,7 @@ def test_the_correlation_is_of_all_locations_before_they_are_rounded(untrained_r
     study_ranking(evaluation, tiny_data)
     complete = json.loads(evaluation.ranking_facts.read_text())
     assert complete["of"] == evaluation.identity()
+    assert complete["code_digest"] == code_digest(evaluation.training.run.read_experiment(), EVALUATION)
     assert complete["locations"] == len(read_ranking(evaluation)) > 20
     monkeypatch.setattr("workbench.commands.study.POINTS", 11)
     monkeypatch.setattr("pandas.DataFrame.round", lambda frame, _: frame * 0)
@@ -149,9 +152,9 @@ def test_the_correlation_is_of_all_locations_before_they_are_rounded(untrained_r
 
 
 def test_equal_scores_have_no_correlation():
-    assert _spearman(np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.2, 0.2])) is None
-    assert _spearman(np.array([]), np.array([])) is None
-    assert _spearman(np.array([0.1, 0.5, 0.9]), np.array([1e-9, 3e-9, 2e-9])) == pytest.approx(0.5)
+    assert spearman(np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.2, 0.2])) is None
+    assert spearman(np.array([]), np.array([])) is None
+    assert spearman(np.array([0.1, 0.5, 0.9]), np.array([1e-9, 3e-9, 2e-9])) == pytest.approx(0.5)
 
 
 def test_a_ranking_of_some_images_replaces_no_complete_ranking(untrained_run, tiny_data, monkeypatch):

@@ -170,6 +170,13 @@ def test_expected_distances_agree_with_a_calculation_by_hand():
         assert actual.flatten().tolist() == pytest.approx([interval * x for row in expected for x in row])
 
 
+def test_expected_distances_have_the_digits_of_single_precision():
+    code, generator = DistanceDistributions(16, 1.0), torch.Generator().manual_seed(0)
+    codes = 3 * torch.randn(1000, code.size, generator=generator)
+    expected = code.expected_distances(codes.double())
+    torch.testing.assert_close(code.expected_distances(codes).double(), expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("intervals", [16, 12])
 def test_the_sides_of_a_distribution_are_in_order(intervals):
     """The order is l, t, r, b, and the values of one side follow each other."""

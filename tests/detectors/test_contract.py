@@ -15,7 +15,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from tests.detectors.test_families import HEAD, nameless_tensors, settings_classes
-from tests.samples import BACKBONE, CANVAS, CLASSES, make_batch, make_experiment
+from tests.samples import BACKBONE, CANVAS, CLASSES, level_shapes, make_batch, make_experiment
 from workbench.detectors import FAMILIES, build_detector
 from workbench.detectors.postprocess import postprocess
 from workbench.detectors.predictions import Pyramid
@@ -135,6 +135,37 @@ def test_a_training_step_reaches_every_trained_parameter(case, counts):
             assert parameter.grad.any() or not any(counts) or "scales" in name, name  # a level without positives
 
 
+def test_boxes_of_half_precision_are_computed_in_single_precision(case):
+    """Autocast rounds the outputs of the last layers, but not the boxes that are decoded from these outputs.
+
+    Coordinates are rounded to 2 pixels near 400 in bfloat16, and expected distances to a sixteenth of a stride.
+    """
+    _, detector = case
+    maps = [torch.randn(1, HEAD.channels, *shape) for shape in level_shapes(128, 512)]
+    pyramid, outputs = Pyramid(maps, detector.strides), []
+    hooks = [part.register_forward_hook(lambda *call: outputs.append(call[-1])) for part in last_layers(detector.head)]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        mixed = detector.head(pyramid)
+    for hook in hooks:
+        hook.remove()
+    assert {output.dtype for output in outputs} == {torch.bfloat16}
+    replay = iter(outputs)
+    for part in last_layers(detector.head):
+        part.register_forward_hook(lambda *call: next(replay).float())
+    with torch.no_grad():
+        single = detector.head(pyramid)
+    for boxes, expected in ((mixed.boxes, single.boxes), (mixed.initial_boxes, single.initial_boxes)):
+        assert (boxes is None) == (expected is None)
+        if boxes is not None:
+            assert boxes.dtype == torch.float32
+            torch.testing.assert_close(boxes, expected, rtol=1e-6, atol=1e-4)
+
+
+def last_layers(head: torch.nn.Module) -> list[torch.nn.Module]:
+    """Layers whose outputs are a head's numbers."""
+    return [part for name, part in head.named_modules() if name.endswith("_out")]
+
+
 def test_assignments_name_objects_of_the_image(case):
     _, detector = case
     batch = dataclasses.replace(make_batch((3, 1)), images=torch.randn(2, 3, *CANVAS))
@@ -202,6 +233,18 @@ def test_an_image_has_the_same_predictions_alone_and_in_a_batch(detector):
     both, alone = detector.infer(images), detector.infer(images[1:])
     torch.testing.assert_close(both.boxes[1:], alone.boxes, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(both.logits[1:], alone.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_inference_leaves_the_mode_and_walks_through_modules_only_to_change_it(detector, monkeypatch, is_training):
+    detector.train(is_training)
+    modes, calls, train = [m.training for m in detector.modules()], [], type(detector).train
+    monkeypatch.setattr(type(detector), "train", lambda self, mode=True: calls.append(mode) or train(self, mode))
+    hook = detector.head.register_forward_hook(lambda head, *_: calls.append(head.training))
+    detector.infer(torch.zeros(1, 3, *CANVAS))
+    hook.remove()
+    assert calls == ([False, False, True] if is_training else [False])
+    assert [m.training for m in detector.modules()] == modes
 
 
 def test_an_image_without_anything_has_no_detections(case):

@@ -103,6 +103,21 @@ def test_extreme_logits_have_finite_losses_and_gradients(loss, equation):
     torch.testing.assert_close(value[0, 1].double(), equation(x[0, 1].double(), y[0, 1].double()), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("exponent", [0, 0.01, 0.5, 0.99, 1, 2])
+@pytest.mark.parametrize(("cls", "name"), [(FocalLoss, "gamma"), (QualityFocalLoss, "beta"), (VarifocalLoss, "gamma")])
+def test_gradients_are_finite_for_any_exponent_where_a_factor_is_zero(cls, name, exponent):
+    """An exponent below 1 has an infinite slope at 0, where the probability is rounded to 0 or 1, or equals the target."""
+    x = torch.tensor([-200.0, -100, -20, 0, 20, 100, 200]).unsqueeze(1).expand(7, 3).contiguous().requires_grad_()
+    y = torch.tensor([0, 1, 0.5 if cls.wants_quality else 0.0]).expand(7, 3)
+    value = cls(**{name: float(exponent)})(x, y)
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert x.grad.isfinite().all()
+    agreement = [(0, 0), (6, 1), (3, 2)] if cls.wants_quality else [(0, 0), (6, 1)]
+    for entry in agreement:
+        assert abs(x.grad[entry]) < 1e-6
+
+
 def test_an_entry_is_positive_if_its_target_is_above_zero():
     """A positive of the least quality is not a negative: its weight is its quality, not alpha p^gamma."""
     x = torch.tensor([2.0, 2.0])

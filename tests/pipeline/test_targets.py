@@ -1,6 +1,7 @@
 """Files and resources that the pipeline computes from its settings."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -160,3 +161,10 @@ def test_a_finished_import_is_made_again_only_from_a_preferred_publisher(atss, i
     plan, _, _ = atss()
     assert plan.published[run] == taken
     assert (re.match(plan.unfinished, f"{run}/released/") is not None) == again
+
+
+def test_a_job_has_its_gpu_s_share_of_the_cores_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(resources, "gpu_indices", lambda: [0, 1])
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)))
+    assert resources.Resources(None, {}).threads == 6

@@ -56,7 +56,7 @@ def evaluate(results, scale="mini", data_root=None, first_seed=0, *, by_present_
             made_by["training"] = {"seconds": 240.5, "git_commit": COMMIT, "pretrained": weights}
             write_json_atomically(evaluation.metrics, belongs | values | {"per_class": {}, "provenance": made_by})
             ranking.folder.mkdir(parents=True, exist_ok=True)
-            facts = {"of": ranking.identity(), SPEARMAN: ap / 10, "locations": 9}
+            facts = {"of": ranking.identity(), SPEARMAN: ap / 10, "locations": 9, **made_by["evaluation"]}
             write_json_atomically(ranking.ranking_facts, facts)
 
 

@@ -9,7 +9,7 @@ import pytest
 from workbench.settings.catalog import load_table
 from workbench.settings.files import table_names
 from workbench.support import code_digest as module
-from workbench.support.code_digest import EVALUATION, TRAINING, code_digest
+from workbench.support.code_digest import DETECTION, EVALUATION, TRAINING, code_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -198,6 +198,27 @@ def test_the_digest_of_the_evaluation_covers_resamples(package, experiments, bef
     after = digests(experiments, EVALUATION)
     assert all(evaluation[name] != after[name] for name in experiments)
     assert digests(experiments) == before
+
+
+def test_the_digest_of_the_evaluation_covers_the_rank_correlation(package, experiments, before):
+    evaluation = digests(experiments, EVALUATION)
+    edit(package / "evaluation" / "ranking.py", "< 2 for", "< 3 for")
+    after = digests(experiments, EVALUATION)
+    assert all(evaluation[name] != after[name] for name in experiments)
+    assert digests(experiments) == before
+
+
+def test_the_digest_of_the_detection_covers_inference_but_no_metric(package, experiments):
+    detection = digests(experiments, DETECTION)
+    edit(package / "evaluation" / "precision.py", "np.cumsum(", "1 * np.cumsum(")
+    assert digests(experiments, DETECTION) == detection
+    edit(
+        package / "detectors" / "postprocess.py",
+        "scores > variant.score_threshold",
+        "scores >= variant.score_threshold",
+    )
+    after = digests(experiments, DETECTION)
+    assert all(detection[name] != after[name] for name in experiments)
 
 
 def test_the_parts_are_named(experiments):

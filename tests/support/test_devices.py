@@ -162,6 +162,15 @@ def test_decoding_processes_share_the_threads_of_a_job(monkeypatch, threads, wor
     assert devices.decoding_processes(workers, count) == processes
 
 
+def test_only_the_cores_that_a_scheduler_allows_are_used(monkeypatch):
+    """A machine has 64 cores, and this job may use two of them."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5, 9})
+    assert devices.usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS has none
+    assert devices.usable_cores() == 64
+
+
 @pytest.mark.parametrize(("text", "threads"), [("4", 4), ("4,2", 4), (" 3 , 1", 3), ("", None), (" ", None)])
 def test_the_first_number_of_threads_counts(monkeypatch, text, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", text)

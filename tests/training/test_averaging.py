@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -13,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
+from tests.samples import CANVAS, make_batch
 from tests.trainings import train_experiment
 from workbench.data.coco import read_coco
 from workbench.data.loader import training_batches
@@ -101,6 +104,37 @@ def test_the_average_is_the_mean_of_all_added_weights():
     assert average.count == 7
 
 
+def test_statistics_are_equal_on_any_number_of_processes_and_the_detector_stays_as_it_is(experiment):
+    """The mean over all canvases is the mean of the processes' means, since each has equally many canvases."""
+    torch.manual_seed(0)
+    detector, average = build_detector(experiment), WeightAverage()
+    average.add(detector)
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.mul_(1.5)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    canvases = [dataclasses.replace(make_batch((2, 1)), images=torch.randn(2, 3, *CANVAS)) for _ in range(4)]
+    measured = []
+    for part in (canvases, canvases[::2], canvases[1::2]):
+        average.measure_statistics(detector, part)
+        measured.append(dict(average.statistics))
+    whole, *parts = measured
+    assert whole.keys() == {name for name in before if name.endswith(("running_mean", "running_var"))}
+    for name, value in whole.items():
+        torch.testing.assert_close(value, (parts[0][name] + parts[1][name]) / 2, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(value, before[name])
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    assert {m.momentum for m in detector.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+def test_without_trained_statistics_no_canvas_is_read(experiment):
+    backbone = experiment.backbone.model_copy(update={"norm": "frozen"})
+    detector, average = build_detector(experiment.model_copy(update={"backbone": backbone})), WeightAverage()
+    average.add(detector)
+    average.measure_statistics(detector, None)
+    assert average.statistics == {}
+
+
 def plain_loop(experiment, root, seed, start):
     """The stage of weight averaging as a plain loop; returns the mean of the weights and the rates of all steps."""
     settings = experiment.training
@@ -137,7 +171,20 @@ def plain_loop(experiment, root, seed, start):
         ends.append({name: value.clone() for name, value in detector.state_dict().items()})
     names = {name for name, _ in detector.named_parameters()}
     mean = {n: torch.stack([e[n].double() for e in ends]).mean(0).float() if n in names else ends[-1][n] for n in ends[0]}  # fmt: skip
-    return mean, rates
+    detector.load_state_dict(mean)
+    update_bn([batch.to("cpu").images for batch in batches.epoch(6)], WithForward(detector))
+    return detector.state_dict() | {n: v for n, v in mean.items() if n.endswith("num_batches_tracked")}, rates
+
+
+class WithForward(nn.Module):
+    """Detector whose ``forward`` is its ``predict``, as PyTorch's ``update_bn`` calls it."""
+
+    def __init__(self, detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images):
+        return self.detector.predict(images)
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
@@ -162,6 +209,20 @@ def test_a_whole_stage_agrees_with_a_plain_loop(experiment, optimiser, tiny_data
     facts = json.loads((tmp_path / "train.json").read_text())
     assert facts["steps"] == 6 * steps
     assert facts["swa"] == {"first_step": 3 * steps + 1, "from_weights_of_step": 2 * steps, "averaged": 3}
+
+
+def test_the_last_validation_is_of_the_mean_weights_that_are_written(experiment, tiny_data, tmp_path, monkeypatch):
+    validated = []
+
+    def validator(state, *_):
+        return lambda: validated.append({n: v.clone() for n, v in state.detector.state_dict().items()}) or 0.5
+
+    monkeypatch.setattr(training, "_validator", validator)
+    train_experiment(experiment, tmp_path, tiny_data)
+    written, last = load_file(tmp_path / "model.safetensors"), torch.load(tmp_path / "checkpoints" / "last.pt")
+    assert len(validated) == 6
+    assert all(torch.equal(validated[-1][name], written[name]) for name in written)
+    assert not all(torch.equal(last["model"][name], written[name]) for name in written)  # the last cycle is kept
 
 
 def stopping(monkeypatch, after, kill):

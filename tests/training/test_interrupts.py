@@ -1,6 +1,7 @@
 """A training that is stopped, or meets a broken part of the machine, has a checkpoint and resumes to the same bits."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from tests.trainings import train_experiment
 from workbench.data.splits import read_splits
 from workbench.evaluation import inference
 from workbench.support.errors import WorkbenchError
-from workbench.training import interrupts, loop
+from workbench.training import agreement, interrupts, loop
 from workbench.training.interrupts import StopRequests
 from workbench.training.loop import Interrupted
 
@@ -265,3 +266,15 @@ def test_a_failed_validation_is_repeated(tiny_experiment, tiny_data, tmp_path, m
             raise AssertionError("the validation was left out")
     train_experiment(tiny_experiment, tmp_path, tiny_data)
     assert same_results(tmp_path, unbroken)
+
+
+def test_processes_agree_twice_per_step(tiny_experiment, tiny_data, tmp_path, monkeypatch):
+    """On the canvases, and on a checkpoint. Only at a checkpoint they also agree on the reason to stop."""
+    calls, counts = [], []
+    least, step = agreement.least_of_all_processes, loop.take_step
+    monkeypatch.setattr(agreement, "least_of_all_processes", lambda number: calls.append(number) or least(number))
+    monkeypatch.setattr(loop, "take_step", lambda *arguments: counts.append(len(calls)) or step(*arguments))
+    train_experiment(tiny_experiment, tmp_path, tiny_data)
+    steps = [after - before for before, after in itertools.pairwise(counts)]
+    assert len(steps) >= 5
+    assert steps.count(2) == len(steps) - 1  # but at the end of the first epoch

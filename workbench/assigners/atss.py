@@ -80,8 +80,9 @@ def _nearest_locations(points: Sequence[Tensor], centres: Tensor, inside: Tensor
     """Indices ``[B, G, K]`` of each level's 9 locations nearest to centres ``[B, G, 2]``; P if a level has fewer."""
     nearest, start, total = [], 0, inside.shape[1]
     for level in points:
+        dx, dy = (level[:, axis] - centres[..., axis, None] for axis in (0, 1))
         # The square root changes no order, but it decides which distances are equal, and so how the sort breaks ties.
-        distance = (level - centres.unsqueeze(2)).square().sum(-1).sqrt()
+        distance = dx.square_().add_(dy.square_()).sqrt_()
         distance = distance.masked_fill(~inside[:, None, start : start + len(level)], torch.inf)
         value, location = distance.topk(min(TOPK, len(level)), largest=False)
         nearest.append(torch.where(value.isinf(), total, location + start))

@@ -17,6 +17,7 @@ from workbench.runs.load import TrainedRun, load_training_for
 from workbench.settings.digest import VAL, SplitDigest, file_digest
 from workbench.settings.variant import Variant, check_evaluation
 from workbench.support.arithmetic import arithmetic, set_precision
+from workbench.support.code_digest import DETECTION, code_digest
 from workbench.support.files import write_bytes_atomically, write_json_atomically
 from workbench.support.progress import Reporter
 from workbench.support.provenance import provenance
@@ -25,13 +26,13 @@ from workbench.support.provenance import provenance
 def write_detections(
     evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path, workers: int
 ) -> None:
-    """Write the detections of a training on val2017, and facts about the detections.
+    """Write the detections of a training on val2017, and facts about the detections, with the digest of their code.
 
     Args:
         evaluation: folder of the files.
         split: digest of val2017.
     """
-    start = time.monotonic()
+    start, code = time.monotonic(), code_digest(evaluation.training.run.read_experiment(), DETECTION)
     trained, detections = _detect(evaluation.training, variant, data_root, VAL, workers)
     seconds = round(time.monotonic() - start, 2)
     write_json_atomically(evaluation.detections, detections, indent=None)
@@ -42,6 +43,7 @@ def write_detections(
         "detection_seconds": seconds,
         "variant": variant.model_dump(mode="json", exclude_none=True),
         **provenance(trained.experiment),
+        "code_digest": code,
         "arithmetic": arithmetic(trained.experiment.training.detection_precision, back_end_of(trained.detector)),
     }
     write_json_atomically(evaluation.detection_facts, facts)

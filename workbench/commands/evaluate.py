@@ -12,7 +12,7 @@ from workbench.evaluation.resampling import matches_of
 from workbench.runs.folders import Evaluation
 from workbench.settings.digest import VAL, SplitDigest, file_digest
 from workbench.settings.variant import Variant
-from workbench.support.code_digest import EVALUATION, code_digest
+from workbench.support.code_digest import DETECTION, EVALUATION, code_digest
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import write_json_atomically
 from workbench.support.provenance import EVALUATOR_PACKAGES, versions
@@ -54,7 +54,7 @@ def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, 
 
 
 def _detection_facts(evaluation: Evaluation, split: SplitDigest) -> dict:
-    """Facts about the detections; raise unless the detections belong to this evaluation and this split."""
+    """Facts about the detections; raise unless they belong to this evaluation, split and code."""
     file = evaluation.detection_facts
     if not file.is_file() or not evaluation.detections.is_file():
         raise WorkbenchError(
@@ -62,9 +62,14 @@ def _detection_facts(evaluation: Evaluation, split: SplitDigest) -> dict:
             "detect with the same options first"
         )
     facts = evaluation.read(file, "facts of the detection")
+    code = code_digest(evaluation.training.run.read_experiment(), DETECTION)
     again = f"delete {evaluation.folder}, and detect again (workbench detect, or the same target)"
     if facts.get("split") != split.facts():
         raise WorkbenchError(f"{file}: the objects were detected on other images or annotations; {again}")
     if facts.get("detections_digest") != file_digest(evaluation.detections):
         raise WorkbenchError(f"{evaluation.detections}: not the detections that {file.name} describes; {again}")
+    if facts.get("code_digest") != code:
+        raise WorkbenchError(
+            f"{file}: other code detected the objects ({facts.get('code_digest')}, now {code}); {again}"
+        )
     return facts

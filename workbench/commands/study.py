@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from workbench.data.coco import annotation_path
-from workbench.detectors.oracle import foreground_iou
 from workbench.evaluation.coco_metrics import metrics_of, run_evaluation
 from workbench.evaluation.dead_units import dead_units, watched_relus
 from workbench.evaluation.inference import detections_of_image, predicted_images
 from workbench.evaluation.intervals import bootstrap
+from workbench.evaluation.ranking import foreground_locations, spearman
 from workbench.evaluation.resampling import matches_of
 from workbench.report.measured import SPEARMAN, ranking_text
 from workbench.report.tables.render import TableRow, table_markdown, write_table
@@ -25,6 +22,7 @@ from workbench.settings.digest import VAL
 from workbench.settings.experiment import Experiment
 from workbench.settings.variant import Oracle, Variant, published_variant
 from workbench.support.arithmetic import set_precision
+from workbench.support.code_digest import EVALUATION, code_digest
 from workbench.support.files import write_json_atomically, write_text_atomically
 from workbench.support.progress import Reporter
 
@@ -112,9 +110,8 @@ def study_ranking(
 ) -> pd.DataFrame:
     """Compute score and IoU of a training's foreground locations; write ``ranking.csv`` and ``.json``, draw a figure.
 
-    The score is the object's class score as used by NMS; the output of a quality branch is multiplied in. The IoU is
-    the IoU of the predicted box, not clipped to the image, with the object. ``ranking.json`` has Spearman's correlation
-    over all locations, before values are rounded and locations are left out.
+    See ``workbench.evaluation.ranking``. ``ranking.json`` has Spearman's correlation over all locations, before values
+    are rounded and locations are left out, and the digest of the code.
 
     Args:
         evaluation: folder of the files.
@@ -125,14 +122,19 @@ def study_ranking(
     from workbench.report.figures.ranking import draw_rankings
 
     training = evaluation.training
-    ious, scores = _foreground(training, data_root, workers, limit_images)
-    correlation = {SPEARMAN: _spearman(ious, scores), "locations": len(ious)}
+    trained, data = load_training_for(training, data_root, VAL, limit_images)
+    set_precision(trained.experiment.training.detection_precision)
+    code = code_digest(trained.experiment, EVALUATION)
+    with Reporter(training.title, len(data.images)) as reporter:
+        size = trained.experiment.image
+        ious, scores = foreground_locations(trained.detector, data, size, _device(), workers, reporter)
+    facts = {SPEARMAN: spearman(ious, scores), "locations": len(ious), "code_digest": code}
     locations = pd.DataFrame({"iou": ious, "score": scores}).round(6)
     kept = torch.linspace(0, max(0, len(locations) - 1), min(len(locations), POINTS), dtype=torch.float64).long()
     locations = locations.iloc[kept.numpy()]
     file = evaluation.ranking
     write_text_atomically(file, ranking_text(evaluation, locations))
-    write_json_atomically(evaluation.ranking_facts, {"of": evaluation.identity()} | correlation)
+    write_json_atomically(evaluation.ranking_facts, {"of": evaluation.identity()} | facts)
     title = f"Score against IoU, {training.name}"
     draw_rankings({training.run.name: [locations]}, file.with_suffix(".png"), file.with_suffix(".pdf"), title)
     return locations
@@ -149,34 +151,6 @@ def study_dead_units(training: Training, data_root: Path, workers: int = 0, limi
     lines = ["| part | dead | units |", "|---|--:|--:|"]
     lines += [f"| {part} | {dead} | {units} |" for part, (dead, units) in dead_units(watch.largest).items()]
     return "\n".join(lines)
-
-
-def _foreground(
-    training: Training, data_root: Path, workers: int, limit_images: int | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """IoU ``[N]`` and score ``[N]`` of all foreground locations of val2017; see ``study_ranking``."""
-    trained, data = load_training_for(training, data_root, VAL, limit_images)
-    set_precision(trained.experiment.training.detection_precision)
-    ious, scores = [], []
-    with Reporter(training.title, len(data.images)) as reporter:
-        images = predicted_images(trained.detector, data, trained.experiment.image, _device(), workers, reporter)
-        for batch, predictions in images:
-            assignment = trained.detector.assign(predictions, batch)
-            image, location = assignment.places
-            classes, quality = predictions.scores()
-            score = classes[image, location, assignment.gather(batch.labels)]
-            if quality is not None:
-                score = score * quality[image, location]
-            ious.append(foreground_iou(predictions, assignment, batch).cpu())
-            scores.append(score.cpu())
-    return torch.cat(ious).double().numpy(), torch.cat(scores).double().numpy()
-
-
-def _spearman(ious: NDArray[np.float64], scores: NDArray[np.float64]) -> float | None:
-    """Spearman's rank correlation; None if all IoU, or all scores, are equal, or if there is no location."""
-    if any(len(np.unique(values)) < 2 for values in (ious, scores)):
-        return None
-    return float(spearmanr(ious, scores).statistic)
 
 
 def _device() -> str:

@@ -30,6 +30,7 @@ from workbench.data.painting import FILLINGS, paint_background, paint_object, to
 from workbench.data.scenes import Scene, Thing, arrange, single
 from workbench.data.shapes import Region
 from workbench.settings.data import EmbeddedData
+from workbench.support.devices import usable_cores
 from workbench.support.errors import WorkbenchError
 
 SPLITS = drawn.SPLITS
@@ -157,7 +158,7 @@ def _write_all(
     counts = (settings.train_images, settings.val_images)
     jobs = [(split, index) for split, count in enumerate(counts) for index in range(count)]
     if processes is None:
-        processes = max(1, min(os.cpu_count() or 1, 8, len(jobs) // 50))  # starting a worker takes half a second
+        processes = max(1, min(usable_cores(), 8, len(jobs) // 50))  # starting a worker takes half a second
     images = []
     for image in _draw_images(settings, folder, jobs, processes):
         images.append(image)

@@ -129,17 +129,16 @@ class ATSSObjective:
 
         count = assignment.positive.sum(1).clamp(min=1).sum()  # an image without positives counts as one
         weight_sum = weight.sum()
-        weight = weight / weight_sum.clamp(min=LEAST_SUM)
         losses = classification_losses(self.classification, predictions.logits, assignment, labels, iou)
         box = BOX_WEIGHT * (giou_loss(boxes, objects) * weight).sum()
-        terms = {"cls": normalised(losses.sum(), count), "box": Term(box, weight_sum, LEAST_SUM)}
+        terms = {"cls": normalised(losses.sum(), count), "box": normalised(box, weight_sum, LEAST_SUM)}
         if target is not None:
             loss = self.quality.loss(predictions.quality[image, location], target)
             terms[self.quality.name] = normalised(loss, count)
         if self.distribution is not None:
             steps = self.distribution.encode(objects, points, predictions.all_strides[location])
             loss = self.distribution.loss(predictions.codes[image, location], steps)
-            terms["distribution"] = Term(DISTRIBUTION_WEIGHT * (loss * weight).sum(), weight_sum, LEAST_SUM)
+            terms["distribution"] = normalised(DISTRIBUTION_WEIGHT * (loss * weight).sum(), weight_sum, LEAST_SUM)
         return terms
 
 

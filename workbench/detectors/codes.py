@@ -83,7 +83,8 @@ class DistanceDistributions:
     def expected_distances(self, codes: Tensor) -> Tensor:
         """Distances ``[..., 4]`` in strides: the expectation of each side's distribution (GFL, eq. 4)."""
         p = codes.unflatten(-1, (4, -1)).softmax(-1)
-        return p @ torch.arange(p.shape[-1], device=p.device, dtype=p.dtype) * self.interval
+        # Autocast computes a matrix product in bfloat16, which rounds boxes to several pixels, but not this sum.
+        return (p * torch.arange(p.shape[-1], device=p.device, dtype=p.dtype)).sum(-1) * self.interval
 
     def encode(self, boxes: Tensor, points: Tensor, strides: Tensor) -> Tensor:
         """Distances ``[..., 4]`` of the sides, in intervals, at most n - 0.1."""

@@ -61,7 +61,7 @@ class FocalLoss(ClassificationLoss):
         # p + t - 2pt is 1-p for a target t of 1, and p for a target of 0.
         miss = p + target - 2 * p * target
         balance = 1 - self.alpha + (2 * self.alpha - 1) * target
-        return balance * miss.pow(self.gamma) * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return balance * _power(miss, self.gamma) * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 class QualityFocalLoss(ClassificationLoss):
@@ -76,7 +76,7 @@ class QualityFocalLoss(ClassificationLoss):
         from torch.nn import functional as F
 
         distance = (target - logits.sigmoid()).abs()
-        return distance.pow(self.beta) * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return _power(distance, self.beta) * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 class VarifocalLoss(ClassificationLoss):
@@ -98,8 +98,20 @@ class VarifocalLoss(ClassificationLoss):
         from torch.nn import functional as F
 
         positive = target if self.q_weighting else torch.ones_like(target)
-        weight = torch.where(target > 0, positive, self.alpha * logits.sigmoid().pow(self.gamma))
+        weight = torch.where(target > 0, positive, self.alpha * _power(logits.sigmoid(), self.gamma))
         return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """Power of factors in [0, 1] with a finite gradient.
+
+    With an exponent below 1 the slope at 0 is infinite, and its product with an inner gradient of 0 would be NaN.
+    """
+    if 0 < exponent < 1:
+        import torch
+
+        base = base.clamp(min=torch.finfo(base.dtype).tiny)  # its gradient below the minimum is 0
+    return base.pow(exponent)
 
 
 CLASSIFICATION_LOSSES = {"focal": FocalLoss, "quality_focal": QualityFocalLoss, "varifocal": VarifocalLoss}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from workbench.settings.experiment import Experiment
-from workbench.support.devices import gpu_indices
+from workbench.support.devices import gpu_indices, usable_cores
 
 SMALL = 600
 """Long side of an image, in pixels, below which a training takes little memory and less than an hour."""
@@ -44,7 +43,7 @@ class Resources:
         of the cores; four threads if the GPUs are on another machine.
         """
         visible = len(gpu_indices())
-        return max(1, os.cpu_count() // visible) if visible else 4 if self.gpus else 1
+        return max(1, usable_cores() // visible) if visible else 4 if self.gpus else 1
 
     def memory_mb(self, run: str) -> int:
         """Memory of a training in MB.

@@ -122,6 +122,19 @@ def resamples_by_seed(
     return {seed: read_resamples(e) for seed, e in evaluations.items() if e.bootstrap.is_file()}
 
 
+def provenance_by_seed(folder: ScaleFolder, row: Row, settings: PipelineConfig) -> dict[Seed, dict[str, Any]]:
+    """Provenance of the metrics of each finished evaluation of a row, by seed.
+
+    ``ranking`` in it has the digest of the code of ``ranking.json`` if this file exists.
+    """
+    provenance = {}
+    for seed, metrics in metrics_by_seed(folder, row, settings).items():
+        ranking = folder.ranking(row, seed)
+        stated = {"ranking": {"code_digest": ranking_code(ranking)}} if ranking.ranking_facts.is_file() else {}
+        provenance[seed] = metrics["provenance"] | stated
+    return provenance
+
+
 def read_metrics(evaluation: Evaluation) -> dict[str, Any]:
     """Content of ``metrics.json``. A file of an earlier version lacks the ``STRICT_METRICS``.
 
@@ -184,6 +197,11 @@ def read_spearman(evaluation: Evaluation) -> float | None:
     if value is not None and not (type(value) in (int, float) and -1 <= value <= 1):
         raise WorkbenchError(f"{path}: Spearman is {value!r:.40}, not a correlation; {RANK_AGAIN}")
     return value
+
+
+def ranking_code(evaluation: Evaluation) -> Any:
+    """Digest of the code that ranked the boxes of an evaluation; None if an earlier version wrote the file."""
+    return evaluation.read(evaluation.ranking_facts, "ranking of boxes").get("code_digest")
 
 
 def _read(evaluation: Evaluation, path: Path, content: str) -> dict[str, Any]:

@@ -23,13 +23,17 @@ ROOMS = ("boxes.py", "losses", "assigners", "settings", "layers", "data", "detec
 """Rooms whose code decides numbers. Names that lead to other rooms are not followed."""
 TRAINING = ("training.start.initial_detector", "training.loop.train", "detectors.build_detector")
 """Entry points of the code that decides what is learnt."""
+DETECTION = ("detectors.build_detector", "evaluation.inference.detect_data_set")
+"""Entry points of the code that decides the detections of trained weights."""
 EVALUATION = (
     *TRAINING,
-    *("evaluation.inference.detect_data_set", "evaluation.coco_metrics.run_evaluation"),
-    *("evaluation.coco_metrics.metrics_of", "evaluation.coco_metrics.read_detections"),
+    *DETECTION,
+    *("evaluation.coco_metrics.run_evaluation", "evaluation.coco_metrics.metrics_of"),
+    "evaluation.coco_metrics.read_detections",
     *("evaluation.resampling.matches_of", "evaluation.intervals.bootstrap"),
+    *("evaluation.ranking.foreground_locations", "evaluation.ranking.spearman"),
 )
-"""Entry points of the code that also decides metrics and their resamples."""
+"""Entry points of the code that also decides metrics, their resamples and the rank correlation."""
 DRAWING = {"embedded": "data.embedded.draw_data_set"}
 """Further entry points of an alternative: this code draws the images from the settings of a drawn data set."""
 SHARED = "shared"
@@ -46,7 +50,7 @@ def code_digest(experiment: BaseModel, roots: tuple[str, ...] = TRAINING) -> str
 
     Args:
         experiment: settings whose groups name the chosen alternatives.
-        roots: entry points, ``TRAINING`` or ``EVALUATION``.
+        roots: entry points, ``TRAINING``, ``DETECTION`` or ``EVALUATION``.
 
     Returns:
         Digests (eight hex digits) of the parts: ``shared:1f0c5d2a embedded:… varifocal:… vfnet:…``.

@@ -32,6 +32,11 @@ def gpu_indices() -> list[int]:
     return sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit())
 
 
+def usable_cores() -> int:
+    """Number of cores that this process may use; a scheduler may allow it only some of the machine's cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def available(most: int) -> int:
     """Number of GPUs that a job may use, at most ``most``; without GPUs ``most``, as the number of processes."""
     assigned = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -169,5 +174,5 @@ def decoding_processes(workers: int | None, devices: int = 1) -> int:
         return workers
     if not torch.cuda.is_available():
         return 0
-    threads = _stated_threads() or len(os.sched_getaffinity(0))
+    threads = _stated_threads() or usable_cores()
     return max(1, min(8, threads // devices))

@@ -24,6 +24,7 @@ from workbench.training.identity import refuse_others
 from workbench.training.interrupts import Interrupted
 from workbench.training.log import TrainLog
 from workbench.training.state import TrainingState
+from workbench.training.versions import UNKNOWN, code_facts
 
 FROM_THE_BEGINNING = "to start from the beginning"
 
@@ -68,6 +69,7 @@ def _write(state: TrainingState) -> None:
         "average": state.average.state(),
         "validation_due": state.validation_due,
         "log": state.log.rows,
+        "versions": state.versions,
         "final_facts": state.final_facts,
     }
     write_atomically(state.training.last_checkpoint, lambda file: torch.save(content, file))
@@ -135,6 +137,8 @@ def resume(state: TrainingState, reporter: Reporter) -> None:
         state.average = WeightAverage(**content["average"])
         state.validation_due, state.final_facts = content["validation_due"], content["final_facts"]
         state.log.rows = content["log"]
+        [present], state.versions = state.versions, content.get("versions") or [UNKNOWN]
+        last = state.versions[-1]["code_digest"]
     except Exception as error:
         raise _broken(state.training.last_checkpoint, error, f"delete it {FROM_THE_BEGINNING}") from None
     reporter.resume(state.step)
@@ -142,6 +146,12 @@ def resume(state: TrainingState, reporter: Reporter) -> None:
         _keep_if_best(state)
     averaged = f", after {state.average.count} of {state.cycles} cycles of weight averaging"
     reporter.say(f"resumed from the checkpoint at step {state.step}{averaged if state.stage == 'swa' else ''}")
+    if state.final_facts is None and present["code_digest"] != last:
+        state.versions.append(present | {"first_step": state.step + 1})
+        reporter.say(
+            f"the code has changed since step {state.step} ({last}, now {present['code_digest']}); train.json will "
+            "state both versions"
+        )
 
 
 def begin_averaging(state: TrainingState, reporter: Reporter) -> None:
@@ -188,6 +198,7 @@ def _facts(state: TrainingState) -> dict[str, Any]:
         **_averaging_facts(state),
         **state.classes,
         **provenance(state.experiment),
+        **code_facts(state.versions),
         "arithmetic": arithmetic(state.experiment.training.precision, back_end_of(state.detector)),
     }
 

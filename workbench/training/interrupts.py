@@ -31,7 +31,7 @@ class Interrupted(WorkbenchError):
 
 
 class StopRequests:
-    """Context in which a first signal does not kill the process. A loop calls ``reason`` after each step instead.
+    """Context in which a first signal does not kill the process. A loop asks for the reason after each step instead.
 
     A repeated signal ends the process at once. A thread receives this signal, because Python runs handlers of signals
     only between two operations of the main thread. One operation may take minutes. SIGHUP stays ignored where it is

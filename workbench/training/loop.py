@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from workbench.training.interrupts import Interrupted, StopRequests, keep_dead_w
 from workbench.training.processes import is_first_process, lost_processes, open_fabric, start_processes, training_lock
 from workbench.training.start import announce, canvases_of_rank, start_state
 from workbench.training.state import Machine, TrainingState, plan_steps
-from workbench.training.step import RecentLosses, take_step
+from workbench.training.step import RecentLosses, autocast, take_step
 
 CHECKPOINT_SECONDS = 600
 """Longest time between two checkpoints. A checkpoint is also written at the end of each epoch."""
@@ -129,25 +130,24 @@ def _loop(
 
             ends_epoch = state.step % state.steps_per_epoch == 0
             is_last = state.step == state.total_steps  # of a rehearsal, within an epoch
-            stop = requests.reason()
-            # All processes must agree, because they wait for each other at a checkpoint.
             is_late = time.monotonic() - last_save > CHECKPOINT_SECONDS
-            saves = any_process(ends_epoch or is_last or bool(stop) or is_late)
+            # All processes must agree, because they wait for each other at a checkpoint.
+            saves = any_process(ends_epoch or is_last or is_late or requests.own_reason() is not None)
             logs = state.step % log_every == 0 or is_last
             if not (saves or logs or len(recent) == recent.most):
                 continue
             values, images_per_second = _read_losses(state, recent)
             has_positives |= any(value for terms in values for name, value in terms.items() if name != "cls")
             if ends_epoch:
-                _end_epoch(state, epoch, stage, validate)
+                _end_epoch(state, epoch, stage, validate, batches)
                 _report_positives(epoch, has_positives or list(values[-1]) == ["cls"], reporter)
             if logs or state.validation_due:
                 state.log.add(state.step, epoch, rate, values[-1], images_per_second, stage)
             if saves:
                 save_checkpoint(state)
                 last_save = time.monotonic()
-            if stop:
-                raise _interrupted(stop, state)
+                if stop := requests.reason():
+                    raise _interrupted(stop, state)
             ap = _validate(state, validate, reporter) if state.validation_due else None
             reporter.step(state.step, epoch + 1, epochs, sum(values[-1].values()), images_per_second, ap)
 
@@ -181,14 +181,31 @@ def _next_canvases(state: TrainingState, stream: Iterator[Batch], recent: Recent
     return canvases
 
 
-def _end_epoch(state: TrainingState, epoch: int, stage: str | None, validate: Callable | None) -> None:
+def _end_epoch(
+    state: TrainingState, epoch: int, stage: str | None, validate: Callable | None, batches: TrainingBatches
+) -> None:
     """Add the weights to the average after a cycle, and note whether a validation is due."""
     if stage == "swa":
         state.average.add(state.detector)
+    if stage == "swa" and state.step == state.total_steps:
+        _measure_statistics(state, batches, epoch + 1)
     # Weight averaging starts from the best epoch, so each epoch needs a validation.
     every = 1 if state.cycles else state.experiment.training.validate_every
     if validate is not None and every is not None:
         state.validation_due = (epoch + 1) % every == 0 or state.step == state.total_steps
+
+
+def _measure_statistics(state: TrainingState, batches: TrainingBatches, epoch: int) -> None:
+    """Measure the statistics of BatchNorm for the average of all cycles, on the canvases of one more epoch."""
+
+    def on_device() -> Iterator[Batch]:
+        canvases = batches.epoch(epoch)
+        keep_dead_workers_quiet()
+        yield from (canvas.to(state.fabric.device) for canvas in canvases)
+
+    torch.manual_seed(int(state.training.seed))  # a detector may draw samples in its loss
+    with autocast(state):
+        state.average.measure_statistics(state.detector, on_device())
 
 
 def _report_positives(epoch: int, has_positives: bool, reporter: Reporter) -> None:
@@ -203,10 +220,14 @@ def _report_positives(epoch: int, has_positives: bool, reporter: Reporter) -> No
 def _validate(state: TrainingState, validate: Callable[[], float | None], reporter: Reporter) -> float | None:
     """Validate the weights of the last step, whose checkpoint exists, and replace this checkpoint.
 
+    After the last cycle of weight averaging, the average is validated, since the training ends with these weights.
+
     Returns:
         AP as a fraction; None if the validation images have no objects.
     """
-    ap = validate()
+    ends_averaging = state.average.count and state.step == state.total_steps
+    with state.average.lent_to(state.detector) if ends_averaging else nullcontext():
+        ap = validate()
     state.detector.train()
     if state.step <= state.epoch_steps:
         state.note_validation(ap)

@@ -23,6 +23,7 @@ from workbench.training.processes import is_first_process
 from workbench.training.schedule import make_optimiser
 from workbench.training.state import Plan, TrainingState
 from workbench.training.step import CanvasLosses
+from workbench.training.versions import present_version
 
 RANDOM_BACKBONE = "the backbone starts from random weights"
 
@@ -79,9 +80,11 @@ def start_state(
     log = TrainLog(training.growing_curves)
     steps_per_epoch = canvases_per_epoch // plan.canvases
     classes = {"category_ids": list(data.category_ids), "class_names": list(data.class_names)}
-    return TrainingState(
+    state = TrainingState(
         fabric, experiment, training, identity, classes, plan, detector, module, optimiser, log, steps_per_epoch
     )
+    state.versions.append(present_version(experiment))
+    return state
 
 
 def set_up(

@@ -76,6 +76,7 @@ class TrainingState:
         best_step: step after which ``best_ap`` was measured.
         average: mean of the weights at the ends of the cycles so far.
         validation_due: whether the weights after the last step still need their validation.
+        versions: versions of the code that made the steps; see ``workbench.training.versions``.
         final_facts: content of ``train.json``; None before the end of the training.
     """
 
@@ -96,6 +97,7 @@ class TrainingState:
     best_step: int | None = None
     average: WeightAverage = field(default_factory=WeightAverage)
     validation_due: bool = False
+    versions: list[dict[str, Any]] = field(default_factory=list)
     final_facts: dict[str, Any] | None = None
 
     @property

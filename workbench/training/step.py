@@ -79,14 +79,14 @@ def add_gradients(state: TrainingState, canvases: Sequence[Batch]) -> dict[str, 
     parts = [slice(start, start + size) for start in range(0, count, size)]
     means = None
     if len(parts) > 1:
-        with torch.no_grad(), _autocast(state), _kept_buffers(state.detector):
+        with torch.no_grad(), autocast(state), _kept_buffers(state.detector):
             alone = CanvasLosses(state.detector)
             losses = [terms for part in parts for terms in alone(canvases[part], seeds[part])]
         means = mean_normalisers(losses)
     values: dict[str, Tensor] = {}
     for number, part in enumerate(parts, 1):
         with state.fabric.no_backward_sync(state.module, enabled=number < len(parts)):
-            with _autocast(state):
+            with autocast(state):
                 losses = state.module(canvases[part], seeds[part])
             if means is None:
                 means = mean_normalisers(losses)
@@ -104,7 +104,8 @@ def _seed(state: TrainingState, canvas: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
-def _autocast(state: TrainingState) -> torch.autocast:
+def autocast(state: TrainingState) -> torch.autocast:
+    """Context in which the network computes in the precision of the training."""
     mixed = state.experiment.training.precision == "bf16"
     return torch.autocast(state.fabric.device.type, torch.bfloat16, enabled=mixed)
 

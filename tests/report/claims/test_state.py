@@ -141,6 +141,16 @@ def test_both_digests_of_the_code_count(experiments, results, stated):
     assert dict(state_of(results).foreign) == {"of other code": 1}
 
 
+@pytest.mark.parametrize("code", ["shared:2", None])
+@pytest.mark.parametrize(("row", "foreign"), [("t3_raw_fl", {"of other code": 1}), ("t3_full_vfl", {})])
+def test_a_ranking_by_other_code_counts_if_it_is_judged(experiments, results, row, foreign, code):
+    """No claim compares the ranking of the full VFNet."""
+    register(experiments, "table3", seeds=SEEDS)
+    (file,) = metrics_file(results, row, 1000).parents[1].glob("*/ranking.json")
+    write_json_atomically(file, read_json(file, "ranking") | {"code_digest": code})
+    assert dict(state_of(results).foreign) == foreign
+
+
 @pytest.mark.parametrize("key", ["run", "variant"])
 def test_other_settings_than_the_registered_ones(experiments, results, key):
     study = register(experiments, "table3", seeds=SEEDS)

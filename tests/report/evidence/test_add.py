@@ -123,6 +123,20 @@ def test_an_evaluation_of_other_code_or_without_facts_is_not_listed(tmp_path, pr
     assert not evidence_file(tmp_path).exists()
 
 
+@pytest.mark.parametrize("code", [OTHER, None])
+def test_a_ranking_by_other_code_is_not_listed(tmp_path, code):
+    evaluate(tmp_path, **ROWS)
+    ranking = evaluation(tmp_path).ranking_facts
+    change(ranking, code_digest=code)
+    with pytest.raises(WorkbenchError) as error:
+        add_evidence(study(*ROWS), MINI, tmp_path)
+    assert str(error.value) == (
+        f"{ranking}: code of the evaluation is {code}, but {CODE} is registered; delete this file, and run snakemake "
+        "again, with the same target and the registered code"
+    )
+    assert not evidence_file(tmp_path).exists()
+
+
 def test_a_training_from_other_pretrained_weights_is_not_listed(tmp_path):
     """The run covers how the weights were made, but another processor makes other ones."""
     evaluate(tmp_path, **ROWS)

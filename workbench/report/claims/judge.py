@@ -18,7 +18,7 @@ from workbench.evaluation.effects import (
     p_below,
 )
 from workbench.evaluation.hypotheses import ALPHA, Hypothesis, Verdict, Word, verdicts
-from workbench.report.measured import Seed, metrics_by_seed, resamples_by_seed, results_folder, values_by_seed
+from workbench.report.measured import Seed, provenance_by_seed, resamples_by_seed, results_folder, values_by_seed
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.claims import Claim, Comparison, Observation, Stated, families, read_claims, read_observations
 from workbench.settings.config import PipelineConfig
@@ -33,7 +33,7 @@ Read = Callable[[Row, str], Mapping[Seed, Any]]
 """Function that returns the measurement of each training of a row: a `Bootstrap` of AP, the value of other metrics, or
 `PROVENANCE`."""
 PROVENANCE = "provenance"
-"""Name in the place of a metric, for the provenance in ``metrics.json``."""
+"""Name in the place of a metric, for the provenance of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def measured_on_disk(settings: PipelineConfig, results: Path) -> Measurements:
         if metric == "AP":
             return resamples_by_seed(folder, row, settings)
         if metric == PROVENANCE:
-            return {seed: facts[metric] for seed, facts in metrics_by_seed(folder, row, settings).items()}
+            return provenance_by_seed(folder, row, settings)
         return values_by_seed(folder, row, settings, metric)
 
     return Measurements(settings, read)

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from workbench.report.claims.judge import Measurements
 from workbench.report.measured import Seed
-from workbench.settings.claims import ClaimedMetric, Comparison, read_claims, read_observations
+from workbench.settings.claims import RANK_CORRELATION, ClaimedMetric, Comparison, read_claims, read_observations
 from workbench.settings.files import catalogue
-from workbench.settings.registration import Code, Registration, Study, changed_claims, read_registration, split_digest
+from workbench.settings.registration import Registration, Study, changed_claims, read_registration, split_digest
 
 Used = dict[str, set[ClaimedMetric]]
 """Row → metrics by which it is compared."""
@@ -95,11 +95,11 @@ def page_state(tables: Sequence[str], measured: Measurements) -> State:
     trainings = len({(measured.row(id_).run, seed) for id_, seeds in on_disk.items() for seed in seeds})
     if study is None or not registered:
         return State("own", trainings)
-    reasons = {  # rows with the same run and variant share their evaluations
-        (measured.row(id_).run, measured.row(id_).variant_id, seed): _foreign(id_, seed, measured, study)
-        for id_, seeds in on_disk.items()
-        for seed in seeds
-    }
+    reasons: dict[tuple, str | None] = {}  # rows with the same run and variant share their evaluations
+    for id_, seeds in on_disk.items():
+        for seed in seeds:
+            key = measured.row(id_).run, measured.row(id_).variant_id, seed
+            reasons[key] = reasons.get(key) or _foreign(id_, seed, used[id_], measured, study)
     if foreign := Counter(filter(None, reasons.values())):
         return State("own", trainings, foreign=foreign)
     return registered_state(tables, registration, measured)
@@ -152,8 +152,10 @@ def _absent(ids: Sequence[str], used: Used, measured: Measurements, study: Study
     return set(study.seeds) - set.intersection(*measurements)
 
 
-def _foreign(id_: str, seed: Seed, measured: Measurements, study: Study) -> str | None:
-    """Reason why the evaluation of a training is not a registered one."""
+def _foreign(
+    id_: str, seed: Seed, metrics: Iterable[ClaimedMetric], measured: Measurements, study: Study
+) -> str | None:
+    """Reason why the evaluation of a training, as far as the metrics need it, is not a registered one."""
     row, provenance = measured.row(id_), measured.provenance(id_).get(seed)
     # A row of another table may share the evaluation of a registered row.
     registered = [r for r in study.rows.values() if (r.run, r.variant) == (row.run, row.variant_id)]
@@ -163,16 +165,17 @@ def _foreign(id_: str, seed: Seed, measured: Measurements, study: Study) -> str 
         return "of other seeds"
     if provenance is None:  # not evaluated yet, and therefore missing
         return None
-    return None if registered[0].code in _codes(provenance) else "of other code"
+    steps = ["evaluation", "ranking"] if RANK_CORRELATION in metrics and "ranking" in provenance else ["evaluation"]
+    stated = [(provenance["code_digest"], _digest(provenance, step)) for step in steps]
+    code = registered[0].code
+    return None if set(stated) == {(code.training, code.evaluation)} else "of other code"
 
 
-def _codes(provenance: dict[str, Any]) -> list[Code]:
-    """Digests that an evaluation states; an evaluation by an earlier version states no digest of its own code."""
-    evaluation = provenance.get("evaluation")
-    stated = evaluation.get("code_digest") if isinstance(evaluation, dict) else None
-    if not isinstance(stated, str) or not stated:
-        return []
-    return [Code(training=provenance["code_digest"], evaluation=stated)]
+def _digest(provenance: dict[str, Any], step: str) -> str | None:
+    """Digest of the code of a step; None for a result of an earlier version, which states none."""
+    facts = provenance.get(step)
+    digest = facts.get("code_digest") if isinstance(facts, dict) else None
+    return digest if isinstance(digest, str) else None
 
 
 def _number(count: int, noun: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.report.evidence.lines import METRICS, Line, line_of
-from workbench.report.measured import AGAIN, read_metrics, read_resamples, read_spearman, results_folder
+from workbench.report.measured import AGAIN, ranking_code, read_metrics, read_resamples, read_spearman, results_folder
 from workbench.runs.folders import Evaluation
 from workbench.runs.results import ScaleFolder
 from workbench.settings.catalog import Row, load_table
@@ -83,15 +83,28 @@ def _line(row: Row, seed: int, folder: ScaleFolder, study: Study | Planned) -> L
                 f"{stale}, and run snakemake again, with the same target and the {study.status} code"
             )
     _refuse_other_weights(provenance, study.rows[row.id].pretrained, evaluation)
+    spearman = _spearman(ranking, study.rows[row.id].code.evaluation, study.status)
     named = [folder.name, row.id, seed, data.world_of(seed) if data.per_seed else None]
     numbers = [metrics.get(name) for name in METRICS]
-    numbers += [read_spearman(ranking) if ranking.ranking_facts.is_file() else None]
-    numbers += [_stated(provenance, "training", "seconds")]
+    numbers += [spearman, _stated(provenance, "training", "seconds")]
     numbers = [None if number is None else float(number) for number in numbers]
     ends = [code, evaluation.name.rsplit("-", 1)[1], _stated(provenance, "training", "git_commit")]
     cells = [*named, evaluation.training.run.name, evaluation.name, *numbers, *ends]
     texts = ["" if value is None else str(value) for value in cells]
     return line_of(texts, str(evaluation.metrics), AGAIN)
+
+
+def _spearman(ranking: Evaluation, registered: str, status: str) -> float | None:
+    """Rank correlation by the registered code; None if the boxes are not ranked yet."""
+    file = ranking.ranking_facts
+    if not file.is_file():
+        return None
+    if (code := ranking_code(ranking)) != registered:
+        raise WorkbenchError(
+            f"{file}: code of the evaluation is {code}, but {registered} is {status}; delete this file, and run "
+            f"snakemake again, with the same target and the {status} code"
+        )
+    return read_spearman(ranking)
 
 
 def _refuse_other_weights(provenance: dict[str, Any], expected: str | None, evaluation: Evaluation) -> None:
