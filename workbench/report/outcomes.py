@@ -50,7 +50,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     from workbench.report.tables.cells import number_of_seeds
     from workbench.report.tables.render import table_markdown, table_view, write_table
 
-    spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
+    spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal, settings.init)
     folder = results_folder(settings, results)
 
     def read(row: Row) -> tuple[Sequence[dict[str, Any]], Sequence[Bootstrap]]:
@@ -174,7 +174,7 @@ def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder)
     from workbench.report.tables.cells import row_names, told_apart
     from workbench.report.tables.read import read_log
 
-    _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
+    _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal, settings.init)
     first = {row.run: row for row in reversed(rows)}
     ordered = [row for row in rows if first[row.run] is row]
     labels = row_names([row.labels for row in ordered])

@@ -3,7 +3,8 @@
 Layout::
 
     <run>/                                     experiment.json
-        seed<k>/ or released/                  model.safetensors, train.csv, train.json, train.log, checkpoints/
+        seed<k>/ or released/                  model.safetensors, train.csv, train.json, train.log, checkpoints/,
+                                               start.json
             <variant>-<split digest>/          detections.json, detection.json, metrics.json, bootstrap.json,
                                                ranking.csv, ranking.json
 
@@ -157,6 +158,11 @@ class Training:
                 f"{self.facts}: facts of another training ({'; '.join(others)}); put back the files of this training"
             )
         return facts
+
+    @property
+    def start(self) -> Path:
+        """Facts about the trained detector from which this training starts, with the source of each tensor."""
+        return self.folder / "start.json"
 
     @property
     def curves(self) -> Path:
