@@ -1,5 +1,7 @@
 """A file that MMDetection saves, loaded as the start of a training: the same predictions before the first step."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,10 @@ from workbench.data.transforms import collate
 from workbench.detectors import build_detector
 from workbench.settings.catalog import load_row
 from workbench.settings.data import COCO_NAMES, CocoData
+from workbench.settings.released import read_released
+from workbench.support.errors import WorkbenchError
+from workbench.weights.mmdet_file import read_checkpoint
+from workbench.weights.normalisation import check_normalisation
 from workbench.weights.start import INITIAL, start_from
 
 SAMPLES = draw_samples([(96, 128)], [0], seed=5)
@@ -56,20 +62,29 @@ def test_the_same_predictions_before_the_first_step(mm, tmp_path, config, classe
     assert torch.equal(biases[:, others], initial.unflatten(0, (-1, len(names)))[:, others])
 
 
-@pytest.mark.parametrize("config", ["retinanet/retinanet_r50-caffe_fpn_1x_coco"])
-def test_a_file_for_other_images_is_refused(mm, tmp_path, config):
-    """MMDetection's files state their configuration; weights of Caffe need images in the order BGR."""
+def saved_with_configuration(mm, config, file):
+    """Write a file whose facts have the text of the configuration, as MMEngine's runner writes it."""
     from mmengine.runner import save_checkpoint
-
-    from workbench.support.errors import WorkbenchError
 
     settings = mm.config(f"{config}.py")
     settings.model.backbone.init_cfg = None
     meta = {"cfg": settings.pretty_text, "mmengine_version": "0.10.7", "dataset_meta": {"classes": COCO_NAMES}}
-    file = tmp_path / "caffe.pth"
     save_checkpoint({"meta": meta, "state_dict": mm.model(settings.model).state_dict()}, str(file))
-    experiment = load_row("table5", "t5_retinanet_fl", "coco").experiment
-    with pytest.raises(
-        WorkbenchError, match=r"its backbone needs images with mean 103\.53, .*; std 1, 1, 1; channels in"
-    ):
-        start_from(file, build_detector(experiment), experiment, COCO_NAMES)
+    return read_checkpoint(file)
+
+
+@pytest.mark.parametrize("config", sorted({weights.config for weights in read_released().values() if weights.config}))
+def test_the_normalisation_of_published_detectors_is_that_of_the_detectors_here(mm, tmp_path, config):
+    checkpoint = saved_with_configuration(mm, config, tmp_path / "published.pth")
+    assert check_normalisation(checkpoint, tmp_path / "published.pth") == []
+
+
+@pytest.mark.parametrize("config", ["retinanet/retinanet_r50-caffe_fpn_1x_coco", "vfnet/vfnet_r50_fpn_1x_coco"])
+def test_other_images_are_refused(mm, tmp_path, config):
+    """Backbones of Caffe need images in the order BGR, with another mean and no deviation."""
+    checkpoint = saved_with_configuration(mm, config, tmp_path / "x.pth")
+    text = "" if "caffe" in config else checkpoint.config.replace("bgr_to_rgb=True", "bgr_to_rgb=False")
+    checkpoint = replace(checkpoint, config=text or checkpoint.config)
+    expected = "mean 103.53, 116.28, 123.675; std 1, 1, 1; channels" if "caffe" in config else "channels"
+    with pytest.raises(WorkbenchError, match=rf"its backbone needs images with {expected} in the order BGR, but the"):
+        check_normalisation(checkpoint, tmp_path / "x.pth")

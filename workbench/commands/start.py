@@ -12,6 +12,7 @@ from workbench.detectors import Detector
 from workbench.runs.results import backbone_weights, start_file
 from workbench.settings.digest import VAL
 from workbench.settings.experiment import Experiment
+from workbench.settings.initial import Start
 from workbench.settings.released import read_released
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_object, write_json_atomically
@@ -84,7 +85,8 @@ def _start(call: RunCall, detector: Detector, say: Callable[[str], None]) -> dic
 def _file(call: RunCall) -> Path | None:
     """File of the trained detector; None if a run's folder is named without a file."""
     if call.row is None:
-        return Path(call.settings.init) if call.settings.init else None
+        name = call.settings.init
+        return start_file(call.results, Start(name, name in read_released(), None)) if name else None
     if call.row.start.fault:
         raise WorkbenchError(call.row.start.fault)
     return start_file(call.results, call.row.start)

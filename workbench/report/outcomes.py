@@ -80,7 +80,7 @@ def table_rows(
     """
     from workbench.report.tables.cells import TEST_DEV, TableRow
     from workbench.report.tables.known_differences import known_differences
-    from workbench.report.tables.training_notes import on_published_weights
+    from workbench.report.tables.training_notes import on_published_weights, on_start
 
     resolved = {row.id: row for row in rows}
     on_val2017 = published_on_val2017() if spec.split == TEST_DEV else {}
@@ -90,10 +90,11 @@ def table_rows(
         line = TableRow(id_, row_spec.labels, published, "", row_spec.note)
         if row := resolved.get(id_):
             measured, bootstraps = read(row)
+            weights = on_published_weights(measured, reported_by(id_)), on_start(measured, row.experiment)
             line = replace(
                 line,
                 run=row.run,
-                note="; ".join(filter(None, [row_spec.note, on_published_weights(measured, reported_by(id_))])),
+                note="; ".join(filter(None, [row_spec.note, *weights])),
                 measured=tuple(measured),
                 bootstraps=tuple(bootstraps),
                 compared_with=spec.reference(id_) or "",
