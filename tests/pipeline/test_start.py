@@ -37,7 +37,7 @@ def test_only_the_file_of_the_start_is_fetched(planned):
 def test_a_start_that_is_not_known_is_one_line(planned):
     code, output, _ = planned("init=gone.pth")
     assert code == 1
-    message = "workbench: --init: gone.pth: cannot be read (No such file or directory); correct the path"
+    message = "workbench: init: gone.pth: cannot be read (No such file or directory); correct the path"
     assert output.strip().splitlines()[-1] == message
 
 
@@ -46,7 +46,7 @@ def test_rows_without_published_weights_fail_alone(pipeline):
     runs = {row.id: row.run for row in plan.rows}
     assert plan.start(runs["t3_full_vfl"]) == ["results/weights/vfnet_r50_1x.pth"]
     assert plan.pretrained(runs["t3_full_vfl"]) == plan.pretrained(runs["t3_raw_vfl"]) == []
-    with pytest.raises(WorkbenchError, match=r"^--init: published weights: none for this row; name a file or other"):
+    with pytest.raises(WorkbenchError, match=r"^init: published weights: none for this row; name a file or other"):
         plan.start(runs["t3_raw_vfl"])
 
 

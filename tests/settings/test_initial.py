@@ -98,7 +98,7 @@ def test_a_row_with_a_stated_digest_is_known_without_its_file(own_row):
 
 FAULTS = {
     "{weights: gone.pth}": "own_table.yaml: rows.own.init: gone.pth: cannot be read (No such file or directory); correct",
-    "{weights: .}": "own_table.yaml: rows.own.init: .: cannot be read (not a file); correct the path",
+    "{weights: .}": "own_table.yaml: rows.own.init: .: cannot be read (not a file); name a file in it, such as model.safetensors",
     "{weights: vfnet_r50_1}": "; correct the path; did you mean 'vfnet_r50_1x'?",
     "{weights: vfnetx}": "rows.own.init: the weights vfnetx have no listed digest; name a file or other weights",
     "{weights: gfl_r101_dcn_2x}": "the weights gfl_r101_dcn_2x have the geometry of mmdetection 1; name a file or",
@@ -116,10 +116,10 @@ def test_a_row_that_cannot_start_is_a_run_of_its_own_and_does_not_disturb_others
 def test_released_without_published_weights_names_others():
     fault = find_row("t3_raw_vfl", "coco", init="released").start.fault
     assert fault.startswith(
-        "--init: published weights: none for this row; name a file or other published weights (vfnet_r"
+        "init: published weights: none for this row; name a file or other published weights (vfnet_r"
     )
     fault = find_row("t5_atss_vfl", "coco", init="released").start.fault
-    assert fault.startswith("--init: published weights: the digest of atss_vfl_r50_1x is not listed; name a file or ")
+    assert fault.startswith("init: published weights: the digest of atss_vfl_r50_1x is not listed; name a file or ")
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,7 @@ def test_a_mistake_names_its_place(own_row, init):
 
 
 def test_a_missing_file_on_the_command_line_is_refused_at_once():
-    with pytest.raises(
-        WorkbenchError, match=r"^--init: gone.pth: cannot be read \(No such file or directory\); correct"
-    ):
+    with pytest.raises(WorkbenchError, match=r"^init: gone.pth: cannot be read \(No such file or directory\); correct"):
         find_row(ROW, init="gone.pth")
 
 

@@ -17,8 +17,8 @@ from workbench.support.strict_yaml import near_miss
 
 PUBLISHED = "released"
 """Word for the published weights of a row's detector."""
-COMMAND_LINE = "--init"
-"""Place of weights that the command line names."""
+COMMAND_LINE = "init"
+"""Place of weights that ``--init`` or ``--config`` names."""
 DIGITS = 8
 """Number of digits of a digest. Digests of published weights are listed with this number of digits."""
 
@@ -90,6 +90,8 @@ def find_start(spec: InitSpec, place: str, of_row: Callable[[], Iterable[str]]) 
         return Start(name, False, _digest(Path(name).absolute())[:DIGITS])
     except OSError as error:
         remedy = f"correct the path{near_miss(name, [PUBLISHED, *released])}"
+        if Path(name).is_dir():
+            remedy = "name a file in it, such as model.safetensors"
         return Start(name, False, None, f"{place}: {name}: cannot be read ({error.strerror}); {remedy}")
 
 
