@@ -1,9 +1,16 @@
 """Starts from trained detectors in the pipeline: no weights of a backbone are fetched, and a user's file is no input."""
 
+import json
 import re
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from tests.few_images import CLASSES
+from workbench.detectors import build_detector
+from workbench.settings.catalog import load_row
+from workbench.settings.data import CocoData
 from workbench.support.errors import WorkbenchError
 
 ROW = "t3_full_vfl"
@@ -55,3 +62,26 @@ def test_a_user_s_file_is_no_input(pipeline, tmp_path):
     plan = pipeline("coco", init="own.pth")
     assert {file for row in plan.rows for file in (*plan.start(row.run), *plan.pretrained(row.run))} == set()
     assert plan.settings.world_options.split()[-1] == "--init=own.pth"
+
+
+def save_detector(seed, file):
+    experiment = load_row("table3", ROW, "bccd").experiment
+    torch.manual_seed(seed)
+    save_file(build_detector(experiment.model_copy(update={"data": CocoData(classes=CLASSES)})).state_dict(), file)
+
+
+def test_from_a_file_to_an_evaluation_once_for_each_file(snakemake, copy, tiny_data, tmp_path):
+    folder = copy(tmp_path / "repository")
+    settings = ("scale=bccd", f"data_root={tiny_data}", "limit_steps=1", "limit_images=2", "init=own.safetensors")
+    command = (ROW, "--quiet", "host", "--config", *settings)
+    save_detector(1, folder / "own.safetensors")
+    code, output = snakemake(folder, *command)
+    assert code == 0, output
+    assert "start: classifier: initial values for all" in output
+    (metrics,) = folder.glob("results/bccd-rehearsal/runs/*/seed0/*/metrics.json")
+    facts = json.loads((metrics.parents[1] / "start.json").read_text())
+    assert json.loads(metrics.read_text())["provenance"]["training"]["pretrained"]["sha256"] == facts["sha256"]
+    (folder / "own.safetensors").touch()
+    assert "Nothing to be done" in snakemake(folder, "-n", *command)[1]
+    save_detector(2, folder / "own.safetensors")
+    assert re.search(r"^train +1$", snakemake(folder, "-n", *command)[1], re.MULTILINE)
