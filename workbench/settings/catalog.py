@@ -20,7 +20,7 @@ from workbench.settings.ids import evaluation_id, run_id, variant_id
 from workbench.settings.initial import COMMAND_LINE, Start, find_start, stated_start
 from workbench.settings.layers import Layers
 from workbench.settings.layout_files import read_categories
-from workbench.settings.released import published_names
+from workbench.settings.released import published_names, read_released
 from workbench.settings.specs import DataSpec, InitSpec, TableSpec
 from workbench.settings.variant import Variant, check_evaluation, published_variant
 from workbench.support.errors import WorkbenchError
@@ -221,15 +221,17 @@ def _start(catalogue: Catalogue, document: Layers, init: InitSpec | None) -> Sta
 
     def of_row() -> list[str]:
         own = _detector(document)
-        listed = {row: catalogue.tables[table].spec.rows[row] for row, table in catalogue.rows.items()}
-        equal = {
-            row
-            for row, other in listed.items()
-            if other.base and _detector(named_settings(catalogue, other, Place(row))) == own
-        }
-        return published_names(equal)
+        return published_names({row for row, other in _published_detectors(catalogue).items() if other == own})
 
     return find_start(spec, str(place), of_row)
+
+
+@cache
+def _published_detectors(catalogue: Catalogue) -> dict[str, list[Any]]:
+    """Row with published weights → its detector; see `_detector`."""
+    listed = {row for weights in read_released().values() for row in weights.rows}
+    specs = {row: catalogue.tables[catalogue.rows[row]].spec.rows[row] for row in listed}
+    return {row: _detector(named_settings(catalogue, spec, Place(row))) for row, spec in specs.items() if spec.base}
 
 
 def _detector(document: Layers) -> list[Any]:
