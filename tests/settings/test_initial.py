@@ -98,7 +98,7 @@ def test_a_row_with_a_stated_digest_is_known_without_its_file(own_row):
 
 FAULTS = {
     "{weights: gone.pth}": "own_table.yaml: rows.own.init: gone.pth: cannot be read (No such file or directory); correct",
-    "{weights: .}": "own_table.yaml: rows.own.init: .: cannot be read (not a file); name a file in it, such as model.safetensors",
+    "{weights: .}": "own_table.yaml: rows.own.init: .: cannot be read (not a file); name a file in it",
     "{weights: vfnet_r50_1}": "; correct the path; did you mean 'vfnet_r50_1x'?",
     "{weights: vfnetx}": "rows.own.init: the weights vfnetx have no listed digest; name a file or other weights",
     "{weights: gfl_r101_dcn_2x}": "the weights gfl_r101_dcn_2x have the geometry of mmdetection 1; name a file or",

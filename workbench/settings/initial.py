@@ -91,7 +91,7 @@ def find_start(spec: InitSpec, place: str, of_row: Callable[[], Iterable[str]]) 
     except OSError as error:
         remedy = f"correct the path{near_miss(name, [PUBLISHED, *released])}"
         if Path(name).is_dir():
-            remedy = "name a file in it, such as model.safetensors"
+            remedy = "name a file in it"
         return Start(name, False, None, f"{place}: {name}: cannot be read ({error.strerror}); {remedy}")
 
 
