@@ -28,6 +28,8 @@ from workbench.support.strict_yaml import validated
 
 RELEASED = "released"
 """Name in place of a seed, for published weights."""
+FACTS = "train.json"
+"""File with the facts of a finished training, beside its weights."""
 REHEARSED = "-rehearsal"
 """End of the name of a rehearsal's folder."""
 
@@ -142,7 +144,7 @@ class Training:
     @property
     def facts(self) -> Path:
         """Facts of the finished training: categories, time, provenance."""
-        return self.folder / "train.json"
+        return self.folder / FACTS
 
     def read_facts(self, *keys: str) -> dict[str, Any]:
         """Content of ``train.json``, which must have these keys.

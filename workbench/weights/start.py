@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from workbench.detectors import Detector
+from workbench.runs.folders import FACTS
 from workbench.settings.experiment import Experiment
 from workbench.support.errors import WorkbenchError
 from workbench.support.files import read_object
@@ -92,7 +93,7 @@ def _own_place(name: str) -> Place:
 
 def _names_beside(file: Path) -> tuple[str, ...] | None:
     """Names of the classes of a training of the workbench, in ``train.json`` beside its weights."""
-    facts = file.with_name("train.json")
+    facts = file.with_name(FACTS)
     if not facts.is_file():
         return None
     return tuple(map(str, read_object(facts, "facts of the training", ["class_names"])["class_names"]))
