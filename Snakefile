@@ -182,10 +182,19 @@ def pretrained(wildcards):
     return [ancient(file) for file in PIPELINE.pretrained(wildcards.run)]
 
 
+def start(wildcards):
+    """Published weights of the detector from which a training starts. End the call if they are not known."""
+    try:
+        return [ancient(file) for file in PIPELINE.start(wildcards.run)]
+    except WorkbenchError as error:
+        sys.exit(f"workbench: {error}")
+
+
 rule train:
     input:
         data=drawn,
         pretrained=pretrained,
+        start=start,
     output:
         # If only the weights are lost, curves and facts exist. `update` keeps them until the training replaces them.
         TRAINED.weights,

@@ -15,8 +15,8 @@ from workbench.settings.files import is_scale_file, scale_names, table_names
 
 ROOT = pages.ROOT
 
-EXAMPLE_FILES = {"experiments/vfnet/mine.yaml"}
-EXAMPLE_TARGETS = {"my_poly", "mine", "mypaper_table1"}
+EXAMPLE_FILES = {"experiments/vfnet/mine.yaml", "experiments/vfnet/starts.yaml"}
+EXAMPLE_TARGETS = {"my_poly", "mine", "mypaper_table1", "starts"}
 """Files and rows that a page asks the reader to write."""
 OTHER_OPTIONS = {
     "--config",

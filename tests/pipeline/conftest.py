@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from workbench.pipeline import resources
+from workbench.pipeline.read import read_pipeline
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
@@ -66,3 +69,11 @@ def snakemake(forked, tmp_path):
         return int(forked.stdout.readline()), screen.read_text()
 
     return run
+
+
+@pytest.fixture
+def pipeline(tiny_data, tmp_path, monkeypatch):
+    """Function that reads the pipeline of a scale with settings, as in an empty folder on a machine without GPUs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resources, "gpu_indices", list)
+    return lambda scale, **settings: read_pipeline({"scale": scale, "data_root": str(tiny_data), **settings})

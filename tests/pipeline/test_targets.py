@@ -7,18 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.pipeline import resources
-from workbench.pipeline.read import read_pipeline
 from workbench.runs.results import drawn_data
 from workbench.support.errors import WorkbenchError
-
-
-@pytest.fixture
-def pipeline(tiny_data, tmp_path, monkeypatch):
-    """Function that reads the pipeline of a scale with settings, as in an empty folder on a machine without GPUs."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(resources, "gpu_indices", list)
-    return lambda scale, **settings: read_pipeline({"scale": scale, "data_root": str(tiny_data), **settings})
 
 
 @pytest.mark.parametrize(

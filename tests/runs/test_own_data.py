@@ -95,6 +95,7 @@ def test_a_named_data_set_is_learnt_at_the_scale_own(door, hosted, tmp_path):
     assert door(data_root=hosted, scale="coco")[1][-1] == f"{hosted}: 2 classes, not the 80 that scale coco states"
     assert list(contents(settings.data_root, "train2017")) == ["a.png", "b.png", "c.png"]
     assert contents(settings.data_root, "val2017") == {"d.png": ([[1, 2, 21, 12], [2, 2, 22, 12]], ["cat", "dog"])}
+    assert door(data_root=hosted, init="mine.pth")[1][0].startswith(f"{hosted}: learnt at scale own (small networks, ")
     assert tree(hosted) == before
 
 

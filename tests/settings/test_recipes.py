@@ -161,6 +161,7 @@ def test_the_coco_scale_has_exactly_the_recipe_of_the_paper():
             "candidates": 1000,
             "max_detections": 100,
         },
+        "init": None,
     }
     assert row.variant.model_dump() == {
         "image": {"long": 1333, "short": 800},

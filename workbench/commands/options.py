@@ -41,7 +41,7 @@ class Call:
     """Values of the shared options of a command.
 
     Attributes:
-        settings: scale, data set, seeds and rehearsal, with the keys of ``snakemake --config``.
+        settings: scale, data set, start, seeds and rehearsal, with the keys of ``snakemake --config``.
         results: folder ``results``.
     """
 
@@ -166,7 +166,19 @@ REHEARSAL = {
     "limit_steps": (Annotated[int | None, typer.Option(min=1, help="Rehearsal: number of one-image steps.")], None),
     "limit_images": (Annotated[int | None, typer.Option(min=1, help="Rehearsal: number of test images.")], None),
 }
-WORLD = SCALE | DATA_ROOT | REHEARSAL | RESULTS
+INIT = {
+    "init": (
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="FILE",
+                help="Trained detector from which trainings start: file, 'released', or name in a released.yaml.",
+            ),
+        ],
+        None,
+    )
+}
+WORLD = SCALE | DATA_ROOT | INIT | REHEARSAL | RESULTS
 """Options that become a ``Call``."""
 SEEDS = {
     "seeds": (Annotated[int, typer.Option(min=1, help="Number of seeds (trainings) per run.")], 1),

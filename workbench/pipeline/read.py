@@ -30,9 +30,8 @@ def read_pipeline(config: dict) -> Pipeline:
     prepare_user()  # Snakemake asks for the user's name, too
     settings = with_own_data(read_config(config), RESULTS)
     folder = scale_folder(RESULTS, settings.scale, settings.rehearsal)
-    tables = {
-        name: load_table(name, settings.scale, settings.data_root, settings.rehearsal)[1] for name in table_names()
-    }
+    world = settings.scale, settings.data_root, settings.rehearsal, settings.init
+    tables = {name: load_table(name, *world)[1] for name in table_names()}
     rows = [row for rows in tables.values() for row in rows]
     temporary = [os.environ.get(name, "") for name in ("TMPDIR", "TMP")]
     for place in ("", *filter(os.path.isdir, temporary)):

@@ -16,7 +16,7 @@ from workbench.pipeline.published import imported_weights, taken
 from workbench.pipeline.resources import Resources
 from workbench.report.notebooks import notebook_names
 from workbench.runs.folders import RELEASED
-from workbench.runs.results import ScaleFolder, backbone_weights
+from workbench.runs.results import ScaleFolder, backbone_weights, start_file
 from workbench.settings.catalog import Row
 from workbench.settings.claims import RANK_CORRELATION, claimed_tables, compared_rows
 from workbench.settings.config import PipelineConfig
@@ -143,6 +143,17 @@ class Pipeline:
         """File of the pretrained weights of a run's backbone; an empty list for random weights."""
         file = backbone_weights(RESULTS, self.experiments[run])
         return [] if file is None else [str(file)]
+
+    def start(self, run: str) -> list[str]:
+        """Published weights of the detector from which a run starts; an empty list for a user's own file, or without.
+
+        Raises:
+            WorkbenchError: the run cannot start, because its weights are not known.
+        """
+        start = next(row.start for row in self.rows if row.run == run)
+        if start and start.fault:
+            raise WorkbenchError(start.fault)
+        return [str(start_file(RESULTS, start))] if start and start.is_published else []
 
     def pretraining_row(self, name: str) -> str:
         """Id of a row whose backbone starts from weights of this name, which are pretrained on drawn objects."""

@@ -50,7 +50,7 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     from workbench.report.tables.cells import number_of_seeds
     from workbench.report.tables.render import table_markdown, table_view, write_table
 
-    spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
+    spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal, settings.init)
     folder = results_folder(settings, results)
 
     def read(row: Row) -> tuple[Sequence[dict[str, Any]], Sequence[Bootstrap]]:
@@ -80,7 +80,7 @@ def table_rows(
     """
     from workbench.report.tables.cells import TEST_DEV, TableRow
     from workbench.report.tables.known_differences import known_differences
-    from workbench.report.tables.training_notes import on_published_weights
+    from workbench.report.tables.training_notes import on_published_weights, on_start
 
     resolved = {row.id: row for row in rows}
     on_val2017 = published_on_val2017() if spec.split == TEST_DEV else {}
@@ -90,10 +90,11 @@ def table_rows(
         line = TableRow(id_, row_spec.labels, published, "", row_spec.note)
         if row := resolved.get(id_):
             measured, bootstraps = read(row)
+            weights = on_published_weights(measured, reported_by(id_)), on_start(measured, row.experiment)
             line = replace(
                 line,
                 run=row.run,
-                note="; ".join(filter(None, [row_spec.note, on_published_weights(measured, reported_by(id_))])),
+                note="; ".join(filter(None, [row_spec.note, *weights])),
                 measured=tuple(measured),
                 bootstraps=tuple(bootstraps),
                 compared_with=spec.reference(id_) or "",
@@ -174,7 +175,7 @@ def _frames(name: str, kind: str, settings: PipelineConfig, folder: ScaleFolder)
     from workbench.report.tables.cells import row_names, told_apart
     from workbench.report.tables.read import read_log
 
-    _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal)
+    _, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal, settings.init)
     first = {row.run: row for row in reversed(rows)}
     ordered = [row for row in rows if first[row.run] is row]
     labels = row_names([row.labels for row in ordered])

@@ -50,7 +50,7 @@ def find_training(run: str, seed: str | None, settings: PipelineConfig, results:
     Args:
         run: name of a row, folder of a run, or folder of a training.
         seed: seed, or ``released``. None means the seed of a training's folder, else seed 0.
-        settings: scale, data set and rehearsal; used only for the name of a row.
+        settings: scale, data set, start and rehearsal; used only for the name of a row.
         results: folder ``results``; used only for the name of a row.
 
     Raises:
@@ -60,7 +60,7 @@ def find_training(run: str, seed: str | None, settings: PipelineConfig, results:
     if not folder.is_dir():
         if "/" in run:
             raise WorkbenchError(f"{run}: no such folder; name a row, a run's folder or a training's folder")
-        row = find_row(run, settings.scale, settings.data_root, settings.rehearsal)
+        row = find_row(run, settings.scale, settings.data_root, settings.rehearsal, init=settings.init)
         data_folder(settings.scale, results, settings.data_root)  # without data, the run's name would lack their digest
         return scale_folder(results, settings.scale, settings.rehearsal).training(row, seed or "0"), row
     folder = folder.resolve() if folder.parent == Path() or ".." in folder.parts else folder

@@ -3,7 +3,8 @@
 Layout::
 
     <run>/                                     experiment.json
-        seed<k>/ or released/                  model.safetensors, train.csv, train.json, train.log, checkpoints/
+        seed<k>/ or released/                  model.safetensors, train.csv, train.json, train.log, checkpoints/,
+                                               start.json
             <variant>-<split digest>/          detections.json, detection.json, metrics.json, bootstrap.json,
                                                ranking.csv, ranking.json
 
@@ -27,6 +28,8 @@ from workbench.support.strict_yaml import validated
 
 RELEASED = "released"
 """Name in place of a seed, for published weights."""
+FACTS = "train.json"
+"""File with the facts of a finished training, beside its weights."""
 REHEARSED = "-rehearsal"
 """End of the name of a rehearsal's folder."""
 
@@ -141,7 +144,7 @@ class Training:
     @property
     def facts(self) -> Path:
         """Facts of the finished training: categories, time, provenance."""
-        return self.folder / "train.json"
+        return self.folder / FACTS
 
     def read_facts(self, *keys: str) -> dict[str, Any]:
         """Content of ``train.json``, which must have these keys.
@@ -157,6 +160,11 @@ class Training:
                 f"{self.facts}: facts of another training ({'; '.join(others)}); put back the files of this training"
             )
         return facts
+
+    @property
+    def start(self) -> Path:
+        """Facts about the trained detector from which this training starts, with the source of each tensor."""
+        return self.folder / "start.json"
 
     @property
     def curves(self) -> Path:

@@ -76,6 +76,7 @@ def _train_command(training: Training, experiment: Experiment) -> str:
     words += ["--data-root", "FOLDER"] if experiment.data.kind == "coco" else []
     if experiment.backbone.pretrained is True:
         words += ["--pretrained", backbone_weights(run.results, experiment)]
+    words += ["--init", "FILE"] if experiment.init else []
     return shlex.join(map(str, words))
 
 

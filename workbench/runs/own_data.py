@@ -64,8 +64,9 @@ def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], 
             raise WorkbenchError(f"scale {settings.scale}: {root} is another data set; leave scale out, or name {OWN}")
         if settings.scale == OWN:
             networks = f"small networks, {read_scale(OWN).image}"
+            start = "" if settings.init else " from scratch"
             folder = scale_folder(results, scale).path
-            say(f"{layout.root}: learnt from scratch at scale {OWN} ({networks}); the results are in {folder}/")
+            say(f"{layout.root}: learnt{start} at scale {OWN} ({networks}); the results are in {folder}/")
     view = coco_view(layout, spec, scale_folder(results, scale).path, lambda line: say(f"{layout.root}: {line}"))
     number = len(read_categories(annotation_file(view, TRAIN)))
     if isinstance(spec.classes, int) and number not in (0, spec.classes):

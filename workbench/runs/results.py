@@ -23,6 +23,7 @@ from workbench.settings.data import EmbeddedData
 from workbench.settings.experiment import DrawnPretraining, Experiment
 from workbench.settings.files import scale_name
 from workbench.settings.ids import hash8, pretraining_id
+from workbench.settings.initial import Start
 from workbench.support.checkout import find_checkout
 from workbench.support.errors import WorkbenchError
 
@@ -112,6 +113,11 @@ def drawn_data(results: Path, data: EmbeddedData, world: int | str) -> Path:
 def pretrained_weights(results: Path, name: str) -> Path:
     """File of downloaded weights: of a backbone, or of a published detector."""
     return results / "weights" / f"{name}.pth"
+
+
+def start_file(results: Path, start: Start) -> Path:
+    """File of the trained detector from which a run starts."""
+    return pretrained_weights(results, start.weights) if start.is_published else Path(start.weights)
 
 
 def backbone_weights(results: Path, experiment: Experiment) -> Path | None:

@@ -1,12 +1,6 @@
 """The catalogue of experiments: tables, recipes and scales in ``experiments/`` become the experiment of each row.
 
-An experiment is made of four layers. A later layer replaces values of earlier layers:
-
-1. the scale's own settings;
-2. the recipe that the row starts from;
-3. the scale's counterparts: settings for the backbone, family of detectors, schedule, width and test size that recipe
-   and row name;
-4. the row's own differences.
+`workbench.settings.documents` lays what scale, recipe and row state over one another.
 """
 
 from __future__ import annotations
@@ -19,12 +13,15 @@ from typing import Any
 
 from workbench.settings.data import EmbeddedData
 from workbench.settings.digest import TRAIN, VAL, SplitDigest, annotation_digest, cache_file, drawn_digest, split_digest
+from workbench.settings.documents import named_settings, row_document
 from workbench.settings.experiment import Experiment
-from workbench.settings.files import Catalogue, Scale, catalogue, read_scale, read_table
+from workbench.settings.files import Catalogue, catalogue, read_scale, read_table
 from workbench.settings.ids import evaluation_id, run_id, variant_id
+from workbench.settings.initial import COMMAND_LINE, Start, find_start, stated_start
 from workbench.settings.layers import Layers
 from workbench.settings.layout_files import read_categories
-from workbench.settings.specs import DataSpec, Differences, RowSpec, TableSpec
+from workbench.settings.released import published_names, read_released
+from workbench.settings.specs import DataSpec, InitSpec, TableSpec
 from workbench.settings.variant import Variant, check_evaluation, published_variant
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose
@@ -36,12 +33,6 @@ DATA_PARTS = (
     VAL,
 )
 """Files and folders of a data set in COCO's layout."""
-
-WORLD = ("data", "image", "head", "training", "evaluation")
-"""Groups of settings that a scale states for all its experiments."""
-
-COUNTERPARTS = {"schedule": ("schedules", "training"), "width": ("widths", "head"), "test": ("tests", "evaluation")}
-"""Keys of a recipe that name an entry of the scale: key → the scale's section, the group that the entry changes."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +48,8 @@ class Row:
     variant: Variant
     on_disk: SplitDigest | None
     """Digest of the evaluated split of a data set on disk; None if no data set was named, or if it is drawn."""
+    start: Start | None = None
+    """Trained detector from which the training starts; None for random weights or a pretrained backbone."""
 
     @cached_property
     def run(self) -> str:
@@ -99,7 +92,11 @@ class Rehearsal:
 
 
 def load_table(
-    name: str, scale: str = "mini", data_root: Path | None = None, rehearsal: Rehearsal | None = None
+    name: str,
+    scale: str = "mini",
+    data_root: Path | None = None,
+    rehearsal: Rehearsal | None = None,
+    init: str | None = None,
 ) -> tuple[TableSpec, list[Row]]:
     """Return a table, and its rows resolved at a scale, without the rows from the literature.
 
@@ -109,13 +106,15 @@ def load_table(
         data_root: data set in COCO's format. A run's id depends on the annotations; without a data set, ids are
             provisional.
         rehearsal: limits of trainings and evaluations.
+        init: weights of a trained detector from which all rows start; see ``InitSpec.weights``.
 
     Raises:
         WorkbenchError: an unknown table, scale or key, or a value of the wrong type. The message names file and key.
     """
     table = read_table(name)
     digests = _digests(scale, data_root)
-    return table, list(_rows(catalogue(), name, scale, digests, rehearsal or Rehearsal()))
+    start = None if init is None else stated_start(init)
+    return table, list(_rows(catalogue(), name, scale, digests, rehearsal or Rehearsal(), start))
 
 
 def load_row(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Row:
@@ -134,6 +133,7 @@ def find_row(
     data_root: Path | None = None,
     rehearsal: Rehearsal | None = None,
     place: str = "--run",
+    init: str | None = None,
 ) -> Row:
     """Return a row of any table, resolved at a scale; see ``load_table``.
 
@@ -142,7 +142,7 @@ def find_row(
     """
     tables = {row: table for row, table in catalogue().rows.items() if read_table(table).rows[row].base}
     choose(id_, tables, "row", place)
-    return next(row for row in load_table(tables[id_], scale, data_root, rehearsal)[1] if row.id == id_)
+    return next(row for row in load_table(tables[id_], scale, data_root, rehearsal, init)[1] if row.id == id_)
 
 
 def load_experiment(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Experiment:
@@ -196,22 +196,59 @@ def _number_of_categories(annotations: Path, digest: str) -> int:
 
 
 @cache
-def _rows(catalogue: Catalogue, table: str, scale: str, digests: _Digests, rehearsal: Rehearsal) -> tuple[Row, ...]:
+def _rows(
+    catalogue: Catalogue, table: str, scale: str, digests: _Digests, rehearsal: Rehearsal, init: InitSpec | None
+) -> tuple[Row, ...]:
     """Resolve the rows of a table, without the rows from the literature."""
     place, spec = catalogue.tables[table].place, catalogue.tables[table].spec
     rows = []
     for id_, row in spec.rows.items():
         if row.base:
-            document = _document(catalogue, row, place.at("rows", id_), catalogue.scale(scale))
-            experiment, variant = _resolve(document, digests, rehearsal)
+            document = row_document(catalogue, row, place.at("rows", id_), catalogue.scale(scale))
+            start = _start(catalogue, document, init)
+            experiment, variant = _resolve(document, digests, rehearsal, start)
             stated = (id_, table, row.labels, row.published, row.note)
-            rows.append(Row(*stated, experiment, variant, digests.validation))
+            rows.append(Row(*stated, experiment, variant, digests.validation, start))
     return tuple(rows)
 
 
-def _resolve(document: Layers, digests: _Digests, rehearsal: Rehearsal) -> tuple[Experiment, Variant]:
+def _start(catalogue: Catalogue, document: Layers, init: InitSpec | None) -> Start | None:
+    """Trained detector from which a row starts; ``init`` is that of the command line, which wins over the row."""
+    stated = document.part("init")
+    if init is None and not stated.content:
+        return None
+    spec, place = (init, COMMAND_LINE) if init else (stated.validated(InitSpec), stated.place(()))
+
+    def of_row() -> list[str]:
+        own = _detector(document)
+        return published_names({row for row, other in _published_detectors(catalogue).items() if other == own})
+
+    return find_start(spec, str(place), of_row)
+
+
+@cache
+def _published_detectors(catalogue: Catalogue) -> dict[str, list[Any]]:
+    """Row with published weights → its detector; see `_detector`."""
+    listed = {row for weights in read_released().values() for row in weights.rows}
+    specs = {row: catalogue.tables[catalogue.rows[row]].spec.rows[row] for row in listed}
+    return {row: _detector(named_settings(catalogue, spec, Place(row))) for row, spec in specs.items() if spec.base}
+
+
+def _detector(document: Layers) -> list[Any]:
+    """Detector and schedule that a row and its recipe name, equal at all scales."""
+    content, backbone = document.content, document.content.get("backbone", {})
+    named = [content.get("schedule") or "1x", content.get("width"), backbone.get("name"), backbone.get("dcn", False)]
+    return [content.get("detector"), content.get("loss"), *named]
+
+
+def _resolve(
+    document: Layers, digests: _Digests, rehearsal: Rehearsal, start: Start | None
+) -> tuple[Experiment, Variant]:
     """Return the experiment and the variant that a row's document states."""
     settings, evaluation = document.pick(Experiment.model_fields), document.part("evaluation")
+    settings.content["init"] = start and start.settings
+    if start:
+        settings.content["backbone"]["pretrained"] = False  # all weights of the backbone are replaced
     if document.content["data"].get("kind") == "coco":
         settings.content["data"] = _data_on_disk(document.part("data").validated(DataSpec), digests)
     if rehearsal:
@@ -231,54 +268,9 @@ def _data_on_disk(spec: DataSpec, digests: _Digests) -> dict[str, Any]:
 
 
 def _shorten(settings: dict, evaluation: dict, rehearsal: Rehearsal) -> None:
-    """Shorten a document in place. A rehearsal has one-image steps and starts from random weights."""
+    """Shorten a document in place. A rehearsal has one-image steps and fetches no weights of a backbone."""
     settings["backbone"]["pretrained"] = False
     if rehearsal.steps is not None:
         settings["training"] |= {"batch": 1, "canvas": "batch", "limit_steps": rehearsal.steps}
     if rehearsal.images is not None:
         evaluation["limit_images"] = rehearsal.images
-
-
-def _document(catalogue: Catalogue, row: RowSpec, place: Place, scale: Scale) -> Layers:
-    """Return the layers of a row, laid over one another."""
-    own = Layers(row.model_dump(exclude_unset=True, include=set(Differences.model_fields)), place)
-    recipe = _recipe(catalogue, row.base, place.at("base"), ())
-    named = recipe.pick(recipe.content)
-    named.lay(own)
-    document = scale.layers.pick(WORLD)
-    document.lay(recipe)
-    for section, name, group in _counterparts(named, scale):
-        document.lay(scale.layers.part(section, name), into=group)
-    canvas = scale.layers.part("training").pick(["canvas"])
-    if canvas.content.get("canvas") == "batch":
-        document.lay(canvas, into="training")  # wins over a recipe's number
-    document.lay(own)
-    return document
-
-
-def _recipe(catalogue: Catalogue, name: str, place: Place, above: tuple[str, ...]) -> Layers:
-    """Return a recipe laid over the recipes that it extends; ``place`` is the key that names the recipe."""
-    choose(name, [other for other in catalogue.recipes if other not in above], "recipe", place)
-    recipe, file = catalogue.recipes[name], Place("experiments/recipes.yaml", (name,))
-    own = Layers(recipe.model_dump(exclude_unset=True, exclude={"extends"}), file)
-    if recipe.extends is None:
-        return own
-    layers = _recipe(catalogue, recipe.extends, file.at("extends"), (*above, name))
-    layers.lay(own)
-    return layers
-
-
-def _counterparts(named: Layers, scale: Scale) -> list[tuple[str, str, str]]:
-    """Return the scale's counterparts of the names in recipe and row: section, name, and the group it decides."""
-    backbone = named.content.get("backbone", {}).get("name")
-    choose(backbone, scale.spec.backbones, "backbone", named.place(("backbone", "name")))
-    counterparts = [("backbones", backbone, "backbone")]
-    family = named.content.get("detector", {}).get("family")
-    if family in list(scale.spec.heads):  # a list: a family of the wrong type has no hash
-        counterparts.append(("heads", family, "head"))
-    for key, (section, group) in COUNTERPARTS.items():
-        name = named.content.get(key, "1x" if key == "schedule" else None)
-        if name is not None:
-            choose(name, getattr(scale.spec, section), key, named.place((key,)))
-            counterparts.append((section, name, group))
-    return counterparts

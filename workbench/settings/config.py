@@ -15,6 +15,7 @@ from workbench.settings.base import Settings
 from workbench.settings.catalog import DATA_PARTS, Rehearsal
 from workbench.settings.experiment import MOST_IMAGES, MOST_STEPS
 from workbench.settings.files import OWN, catalogue, is_own, is_scale_file, read_scale, scale_names
+from workbench.settings.initial import PUBLISHED
 from workbench.settings.layers import Layers
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose
@@ -28,6 +29,7 @@ class PipelineConfig(Settings):
     first_seed: int = Field(0, ge=0, le=999_999_000, description="first seed; the others follow it")
     weights: Literal["trained", "released"] = "trained"
     data_root: Path | None = Field(None, strict=False)
+    init: str | None = Field(None, min_length=1, description="trained detector from which all trainings start")
     limit_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     limit_images: int | None = Field(None, ge=1, le=MOST_STEPS)
     gpus: int | None = Field(None, ge=1, le=1000, description="most GPUs of a training; None: one if there are any")
@@ -45,8 +47,8 @@ class PipelineConfig(Settings):
 
     @property
     def world_options(self) -> str:
-        """Scale, data set and rehearsal, as options of the commands, quoted for a rule's shell command."""
-        return _as_options(self, "scale", "data_root", "limit_steps", "limit_images")
+        """Scale, data set, start and rehearsal, as options of the commands, quoted for a rule's shell command."""
+        return _as_options(self, "scale", "data_root", "init", "limit_steps", "limit_images")
 
     @property
     def options(self) -> str:
@@ -83,6 +85,14 @@ def read_config(config: dict) -> PipelineConfig:
         choose(settings.scale, scale_names(), "scale", layers.place(("scale",)))
     if "scale" not in config and settings.data_root and read_scale(settings.scale).data.get("kind") == "embedded":
         settings = settings.model_copy(update={"scale": OWN})
+    if settings.init is not None and CONTROL.search(settings.init):
+        place = layers.place(("init",))
+        raise WorkbenchError(f"{place}: {settings.init!r} has a line break or another control character; rename it")
+    if settings.init is not None and settings.weights == PUBLISHED:
+        raise WorkbenchError(
+            f"{layers.place(('init',))}: weights={PUBLISHED} trains nothing where there are published weights; leave "
+            "out init or weights"
+        )
     root, place = settings.data_root, layers.place(("data_root",))
     if root is None and (stated := read_scale(settings.scale).root) is not None:
         root, place = Path(stated), catalogue().scale(settings.scale).layers.place(("root",))
@@ -91,7 +101,7 @@ def read_config(config: dict) -> PipelineConfig:
     return settings
 
 
-NAMES = ("scale", "data_root")
+NAMES = ("scale", "data_root", "init")
 """Settings whose values are names of files and folders."""
 CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and halves of surrogate pairs, Python's form of the bytes of a name that is not UTF-8."""
@@ -108,9 +118,9 @@ def _check_spelling(value: object, key: str, place: Place) -> None:
     if key == "scale":
         remedy = "rename the scale's file, so that its name begins with a letter"
     elif _as_yaml(relative) == relative.rstrip("'\""):
-        remedy = f"write data_root={shlex.quote(relative)}"
+        remedy = f"write {key}={shlex.quote(relative)}"
     else:
-        remedy = "set data_root in experiments/config.yaml, where the name may be in quotes"
+        remedy = f"set {key} in experiments/config.yaml, where the name may be in quotes"
     raise WorkbenchError(f"{place}: Snakemake reads {typed!r} as {value!r}; {remedy}")
 
 

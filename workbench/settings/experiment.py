@@ -183,6 +183,17 @@ class Training(Settings):
         return self
 
 
+class InitialWeights(Settings):
+    """Weights of a trained detector with which a training starts, identified by their content.
+
+    They replace the pretrained weights of the backbone. The classifier keeps its random weights for classes that the
+    weights do not have.
+    """
+
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8}$")
+    """First eight digits of the SHA-256 of the file. None if they are not known: such a run cannot be trained."""
+
+
 class Experiment(Settings):
     """Everything that decides what is learnt."""
 
@@ -196,3 +207,5 @@ class Experiment(Settings):
     validation: PostProcessing = PostProcessing()
     """Post-processing of validation, which chooses the weights that ``training.swa`` starts from. Evaluations have the
     same post-processing unless they state another one."""
+    init: InitialWeights | None = None
+    """Trained detector from which the training starts. Default: random weights, or a pretrained backbone."""

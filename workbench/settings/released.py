@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from workbench.settings.base import Settings
-from workbench.settings.catalog import Row
-from workbench.settings.config import PipelineConfig
 from workbench.settings.files import catalogue
 from workbench.support.errors import WorkbenchError
 from workbench.support.strict_yaml import Place, choose, validated
+
+if TYPE_CHECKING:
+    from workbench.settings.catalog import Row
+    from workbench.settings.config import PipelineConfig
 
 
 class Released(Settings):
@@ -71,6 +73,15 @@ def reported_by(row: str) -> dict[str, float]:
     """Return publisher → AP in percent on val2017 that the publisher reports for a row."""
     stated = ((weights.publisher, weights.rows.get(row)) for weights in read_released().values())
     return {publisher: ap for publisher, ap in stated if ap is not None}
+
+
+def published_names(rows: Collection[str]) -> list[str]:
+    """Return the names of the published weights of any of these rows, the authors' before MMDetection's.
+
+    Weights of an older geometry are left out.
+    """
+    ordered = sorted(read_released().items(), key=lambda item: item[1].publisher)  # "authors" is first
+    return [name for name, weights in ordered if weights.geometry is None and any(row in rows for row in weights.rows)]
 
 
 def released_runs(rows: Iterable[Row]) -> dict[str, tuple[str, ...]]:

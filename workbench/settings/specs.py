@@ -21,6 +21,15 @@ class Paper(Settings):
     link: str = Field(pattern=r"^https://")
 
 
+class InitSpec(Settings):
+    """Trained detector from which a training starts."""
+
+    weights: str = Field(min_length=1, examples=["released"])
+    """``released`` for the published weights of the row's detector, a name in a ``released.yaml``, or a file."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
+    """SHA-256 of the file, or its first digits. With it, the run is known even where the file is not."""
+
+
 class Differences(Settings):
     """Settings that differ from the layers below, which are the scale or another recipe."""
 
@@ -31,6 +40,8 @@ class Differences(Settings):
     training: Overrides = Field({}, examples=[{"learning_rate": 0.01}])
     validation: Overrides = Field({}, examples=[{"nms": "soft"}])
     evaluation: Overrides = Field({}, examples=[{"nms_iou": 0.6}])
+    init: Overrides = Field({}, examples=[{"weights": "released"}])
+    """Keys of `InitSpec`; default: no trained detector."""
     schedule: str | None = None
     """One of the scale's schedules; default: 1x."""
     width: str | None = None

@@ -26,7 +26,7 @@ def identity(
     """Return the facts that decide what a training learns, as JSON values.
 
     Args:
-        pretrained: name and SHA-256 of the file with which the backbone starts; None for random weights.
+        pretrained: name and SHA-256 of the file with which backbone or detector starts; None for random weights.
 
     Raises:
         WorkbenchError: the training data cannot be read, or they are not the data of the run.

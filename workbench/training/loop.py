@@ -60,7 +60,7 @@ def train(
         experiment: settings of the training, the images and the validation.
         training: folder of the training. Its seed decides the order and the augmentation of the images, and the random
             numbers that the detector draws in its loss.
-        pretrained: name and SHA-256 of the file with which the backbone starts; None for random weights.
+        pretrained: name and SHA-256 of the file with which backbone or detector starts; None for random weights.
 
     Raises:
         WorkbenchError: bad data, a checkpoint or results of another training, a loss that is not finite, or the same

@@ -138,5 +138,6 @@ def announce(
             f"{plan.at_a_time} of {plan.canvases} canvases in memory at a time: each image is computed twice, first "
             "for the normalisers of the step; the result is the same"
         )
-    if training.limit_steps and not state.experiment.backbone.pretrained:  # true in every rehearsal
+    # In a rehearsal, only a trained detector replaces random weights.
+    if training.limit_steps and not (state.experiment.backbone.pretrained or state.experiment.init):
         reporter.say(RANDOM_BACKBONE)

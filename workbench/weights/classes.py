@@ -6,6 +6,8 @@ is sorted by their names.
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +52,9 @@ def match_classes(stated: tuple[str, ...] | None, number: int, data_root: Path |
     ids, names = _of_coco(stated, number, file) if data_root is None else _of_data(number, data_root)
     place = data_root or "COCO"
     if stated is not None and len(stated) != number:
-        shown = ", ".join(names[:SHOWN]) + (", …" if number > SHOWN else "")
         note = (
             f"the file names {len(stated)} classes, but its weights have {number}: its names are not used, and its "
-            f"classes are the categories of {place} in the order of their ids ({shown})"
+            f"classes are the categories of {place} in the order of their ids ({_listed(names)})"
         )
         return Classes(ids, names, None, (note,))
     if stated is None or stated == names:
@@ -65,6 +66,38 @@ def match_classes(stated: tuple[str, ...] | None, number: int, data_root: Path |
         )
     note = f"classes ordered by name: class {i} of the file is '{stated[i]}', but '{names[i]}' in {place}"
     return Classes(ids, names, tuple(map(stated.index, names)), (note,))
+
+
+def shared_classes(stated: Sequence[str] | None, number: int, names: Sequence[str]) -> tuple[dict[int, int], str]:
+    """Return the classes of a training that a file has, too, and a line about the choice.
+
+    Names are compared exactly; letters with accents may be in either form of Unicode. A name of several classes is not
+    compared.
+
+    Args:
+        stated: names of the classes in the file, in the order of its outputs; None if the file has none.
+        number: number of classes of the file's weights.
+        names: names of the classes of the training.
+
+    Returns:
+        Class index → class index in the file. Without names nothing is shared, since equal numbers of classes do not
+        show that the classes are the same.
+    """
+    if stated is None or len(stated) != number:
+        fault = "names no classes" if stated is None else f"names {len(stated)} classes, but its weights have {number}"
+        return {}, f"initial values for all {len(names)} classes, because the file {fault}"
+    theirs, ours = ([unicodedata.normalize("NFC", name) for name in group] for group in (stated, names))
+    unique = {name for name in ours if ours.count(name) == theirs.count(name) == 1}
+    shared = {i: theirs.index(name) for i, name in enumerate(ours) if name in unique}
+    others = [name for i, name in enumerate(names) if i not in shared]
+    if not shared:
+        return {}, f"initial values for all {len(names)} classes, because the file has none of them ({_listed(stated)})"
+    rest = f"; initial values for {_listed(others)}" if others else ""
+    return shared, f"{len(shared)} of {len(names)} classes from the file, by name{rest}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def reorder(state: dict[str, Tensor], classes: Classes) -> None:

@@ -120,13 +120,13 @@ def _places_without(source: Mapping[Place, str], expected: Mapping[str, Tensor])
 
 def _summary(kind: str, names: Collection[str], lines: list[str]) -> str:
     """Number of tensors of a kind, their numbers by part of the detector, and the first lines."""
-    parts = Counter(map(_part, names))
+    parts = Counter(map(part_of, names))
     counted = ", ".join(f"{parts[part]} {part}" for part in ("backbone", "neck", "head", "other") if parts[part])
     more = ", …" if len(lines) > NAMED else ""
     return f"{len(names)} {kind} ({counted}): {', '.join(lines[:NAMED])}{more}"
 
 
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
     """Part of a detector that a tensor belongs to, by our name or by MMDetection's."""
     part = name.split(".")[0].removeprefix("bbox_")
     return part if part in ("backbone", "neck", "head") else "other"

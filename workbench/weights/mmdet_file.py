@@ -39,6 +39,10 @@ FACTS = ("mmdet_version", "mmcv_version", "mmengine_version", "epoch", "iter", "
 """Facts about the training that are kept from a checkpoint."""
 
 
+CONFIGS = ("config", "cfg")
+"""Keys of the text of the configuration, in versions 2 and 3."""
+
+
 class Inert:
     """Stand-in for an object of a checkpoint; accepts all arguments and stores nothing."""
 
@@ -77,12 +81,14 @@ class Checkpoint:
         weights: tensors by MMDetection's names, without wrappers such as ``module.``.
         class_names: names of the classes, if the file states them.
         facts: facts about the training.
+        config: text of the configuration; "" if the file has none.
         notes: one line per choice and per part that was left out.
     """
 
     weights: dict[str, Tensor]
     class_names: tuple[str, ...] | None
     facts: dict[str, Any]
+    config: str
     notes: tuple[str, ...]
 
 
@@ -111,7 +117,8 @@ def read_checkpoint(file: Path) -> Checkpoint:
     meta = content.get("meta") if key else None
     meta = meta if isinstance(meta, Mapping) else {}
     facts = {name: meta[name] for name in FACTS if isinstance(meta.get(name), str | int)}
-    return Checkpoint(weights, _class_names(meta), facts, (*notes, *name_notes))
+    config = next((meta[key] for key in CONFIGS if isinstance(meta.get(key), str)), "")
+    return Checkpoint(weights, _class_names(meta), facts, config, (*notes, *name_notes))
 
 
 def _load(file: Path) -> Any:

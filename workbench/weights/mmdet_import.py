@@ -37,7 +37,7 @@ def import_checkpoint(file: Path, training: Training, data_root: Path | None, sa
     """
     experiment = training.run.read_experiment()
     checkpoint = read_checkpoint(file)
-    notes = [*checkpoint.notes, *_check_generation(checkpoint, experiment, file)]
+    notes = [*checkpoint.notes, *check_generation(checkpoint, experiment, file)]
     fit = fit_weights(checkpoint.weights, build_detector(experiment).state_dict(), renamer(experiment))
     for line in (*notes, *fit.notes):
         say(line)
@@ -62,7 +62,7 @@ def import_checkpoint(file: Path, training: Training, data_root: Path | None, sa
     return target
 
 
-def _check_generation(checkpoint: Checkpoint, experiment: Experiment, file: Path) -> list[str]:
+def check_generation(checkpoint: Checkpoint, experiment: Experiment, file: Path) -> list[str]:
     """Return a note if the file may be of MMDetection 1; raise a WorkbenchError if it states this version.
 
     Version 1 has the same names of tensors, but its reference points are (s − 1) / 2 pixels from those of version 2.

@@ -8,8 +8,8 @@ from tests.report.tables.test_render import FULL, LITERATURE, NOT_RUN, RAW, metr
 from workbench.report import outcomes
 from workbench.report.tables.known_differences import FOVEABOX_CLIP, GFL_IOU, GFL_PADDING, known_differences
 from workbench.report.tables.render import table_markdown
-from workbench.report.tables.training_notes import on_published_weights
-from workbench.settings.catalog import load_table
+from workbench.report.tables.training_notes import on_published_weights, on_start
+from workbench.settings.catalog import find_row, load_table
 from workbench.settings.config import read_config
 from workbench.settings.files import table_names
 from workbench.support.arithmetic import arithmetic
@@ -133,3 +133,17 @@ def test_the_remark_names_the_publisher(facts, remark):
 def test_a_row_that_was_trained_here_has_no_remark_on_weights():
     assert on_published_weights([trained()], {"authors": 39.3}) == ""
     assert on_published_weights([], {}) == ""
+
+
+def test_a_row_that_starts_from_a_trained_detector_says_so(tmp_path):
+    """A table of trainings with a start looks otherwise like the table without one."""
+    (tmp_path / "mine.pth").write_bytes(b"weights")
+    experiment = find_row("t3_full_vfl", init=str(tmp_path / "mine.pth")).experiment
+    digest = experiment.init.sha256
+    started = trained()
+    started["provenance"]["training"]["pretrained"] = {"file": "mine.pth", "sha256": digest * 8}
+    assert on_start([started], experiment) == f"starts from the trained detector mine.pth (SHA-256 {digest}…)"
+    assert on_start([], experiment) == f"starts from the trained detector (SHA-256 {digest}…)"
+    assert on_start([started], find_row("t3_full_vfl").experiment) == ""
+    text = outcomes.make_table("table3", read_config({"init": str(tmp_path / "mine.pth")}), tmp_path)
+    assert text.count(f"starts from the trained detector (SHA-256 {digest}…)") == 5

@@ -72,14 +72,12 @@ def train(
     workers: Workers = None,
 ) -> None:
     """Train a run, or resume its training."""
+    from workbench.commands.start import start_detector
     from workbench.runs.folders import RELEASED
-    from workbench.runs.results import backbone_weights
     from workbench.support.devices import available, decoding_processes, prepare_threads, refuse_cpu, reserved_gpus
     from workbench.training.loop import train as run_training
     from workbench.training.processes import refuse_second_training
-    from workbench.training.start import initial_detector
     from workbench.training.state import Machine
-    from workbench.weights.download import check_backbone
 
     refuse_second_training(call.training)
     used = call.experiment.training.devices(available(devices))
@@ -89,11 +87,8 @@ def train(
         prepare_threads()
         if call.training.seed == RELEASED:
             raise WorkbenchError("--seed released: published weights are not trained; give a number")
-        if pretrained is None and call.experiment.backbone.pretrained not in (True, False):
-            pretrained = backbone_weights(call.results, call.experiment)
         call.refuse_missing_world()
-        weights = check_backbone(pretrained, call.experiment.backbone) if pretrained else None
-        detector = initial_detector(call.experiment, int(call.training.seed), pretrained, call.training.title)
+        detector, weights = start_detector(call, pretrained)
         call.training.run.write_experiment(call.experiment)
         machine = Machine(devices, micro_batch, decoding_processes(workers, used))
         run_training(detector, call.experiment, call.training, call.data_root, machine, weights)

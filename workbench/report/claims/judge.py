@@ -83,7 +83,7 @@ class Measurements:
         table = catalogue().rows[id_]
         if table not in self._tables:
             settings = self.settings
-            rows = load_table(table, settings.scale, settings.data_root, settings.rehearsal)[1]
+            rows = load_table(table, settings.scale, settings.data_root, settings.rehearsal, settings.init)[1]
             self._tables[table] = {row.id: row for row in rows}
         return self._tables[table][id_]
 

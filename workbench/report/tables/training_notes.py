@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.report.tables.cells import TableRow
 from workbench.report.text import code
+from workbench.settings.experiment import Experiment
 
 
 def on_known_differences(rows: Sequence[TableRow]) -> list[str]:
@@ -57,6 +58,19 @@ def on_published_weights(measured: Sequence[Mapping[str, Any]], reported: Mappin
                 return "weights of MMDetection" + (f", which reports AP {ap}" if ap is not None else "")
             return f"weights of the file {file}" if file else "published weights"
     return ""
+
+
+def on_start(measured: Sequence[Mapping[str, Any]], experiment: Experiment) -> str:
+    """Return a remark about the trained detector from which a row's trainings start; "" if there is none.
+
+    Args:
+        measured: see `TableRow`.
+    """
+    if experiment.init is None:
+        return ""
+    files = {_stated(metrics, "provenance", "training", "pretrained", "file") for metrics in measured} - {None}
+    named = f" {', '.join(sorted(files))}" if files else ""
+    return f"starts from the trained detector{named} (SHA-256 {experiment.init.sha256}…)"
 
 
 def _trainings(row: TableRow) -> Iterator[Any]:
