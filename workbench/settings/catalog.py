@@ -12,13 +12,24 @@ An experiment is made of four layers. A later layer replaces values of earlier l
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from workbench.settings.data import EmbeddedData
-from workbench.settings.digest import TRAIN, VAL, SplitDigest, annotation_digest, cache_file, drawn_digest, split_digest
+from workbench.settings.digest import (
+    EVALUATED,
+    TRAIN,
+    VAL,
+    SplitDigest,
+    annotation_digest,
+    cache_file,
+    drawn_digest,
+    evaluated_digest,
+    split_digest,
+)
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import Catalogue, Scale, catalogue, read_scale, read_table
 from workbench.settings.ids import evaluation_id, run_id, variant_id
@@ -57,6 +68,8 @@ class Row:
     variant: Variant
     on_disk: SplitDigest | None
     """Digest of the evaluated split of a data set on disk; None if no data set was named, or if it is drawn."""
+    evaluated: str = "val"
+    """Split on which the row is evaluated: ``val`` or ``test``."""
 
     @cached_property
     def run(self) -> str:
@@ -75,11 +88,11 @@ class Row:
             seed: number, also as text, or ``released``. It matters only where each seed has a world of its own.
         """
         data = self.experiment.data
-        return drawn_digest(data, VAL, seed) if data.kind == "embedded" else self.on_disk
+        return drawn_digest(data, EVALUATED[self.evaluated], seed) if data.kind == "embedded" else self.on_disk
 
     def evaluation_folder(self, seed: int | str) -> str:
         """Folder name of the evaluation within the training of a seed."""
-        return evaluation_id(self.variant, self.split(seed))
+        return evaluation_id(self.variant, self.split(seed), self.evaluated)
 
     def ranking_folder(self, seed: int | str) -> str:
         """Folder name of the evaluation whose scores are ranked: the published variant on the same number of images."""
@@ -116,6 +129,19 @@ def load_table(
     table = read_table(name)
     digests = _digests(scale, data_root)
     return table, list(_rows(catalogue(), name, scale, digests, rehearsal or Rehearsal()))
+
+
+def on_test(rows: Iterable[Row], root: Path) -> list[Row]:
+    """Return rows that are evaluated on the test split of a data set on disk, in place of val.
+
+    Args:
+        root: folder of the data set in COCO's own folders.
+
+    Raises:
+        WorkbenchError: the data set has no test split.
+    """
+    digest = evaluated_digest(root, "test")
+    return [replace(row, on_disk=digest, evaluated="test") for row in rows]
 
 
 def load_row(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Row:
