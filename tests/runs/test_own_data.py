@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from tests.commands.pictures import draw
-from tests.runs.own_sets import CAT, DOG, contents, export, with_test
+from tests.runs.own_sets import CAT, DOG, contents, export, rewrite, with_test
 from workbench.settings.catalog import load_row
 from workbench.support.errors import WorkbenchError
 
@@ -78,6 +78,41 @@ def test_a_data_set_without_a_test_split_is_one_line(door, request, data, parts,
     remedy = "add annotations and images of test, or leave split=test out"
     assert str(error.value) == f"{root}: no test split ({parts}); {remedy}"
     assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Data set with three splits, whose categories are all classes."""
+    root = tmp_path / "plain"
+    for split in ("train", "val", "test"):
+        export(root / split, "_annotations.coco.json", ("a.png", "b.png"), (CAT, DOG))
+    return root
+
+
+def change(root, **lists):
+    rewrite(root / "test/_annotations.coco.json", lambda content: content.update(lists))
+
+
+FAULTS = {
+    "a missing image": (lambda root: (root / "test/b.png").unlink(), "test2017/b.png: no such image; copy it there"),
+    "no objects": (lambda root: change(root, annotations=[]), "instances_test2017.json: no objects to test on; add"),
+    "another id": (
+        lambda root: change(root, categories=[CAT | {"id": 7}, DOG]),
+        "instances_test2017.json: the categories are 2 'dog', 7 'cat' (2 in total), but instances_val2017.json has 1 'cat'",
+    ),
+    "no box": (lambda root: change(root, annotations=[{"image_id": 0, "category_id": 1}]), "has no 'bbox'"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_of_the_test_split_are_reported_before_a_training(door, plain, fault):
+    spoil, message = FAULTS[fault]
+    spoil(plain)
+    with pytest.raises(WorkbenchError) as error:
+        door(data_root=plain, split="test")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    door(data_root=plain)  # nothing is learnt from it
 
 
 def test_a_drawn_data_set_has_no_test_split(door):

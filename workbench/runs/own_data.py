@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench.data.splits import check_test
 from workbench.data.view import coco_view, content_digest, is_view
 from workbench.runs.find import refuse_data
 from workbench.runs.folders import REHEARSED
@@ -75,6 +76,8 @@ def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], 
             folder = scale_folder(results, scale).path
             say(f"{layout.root}: learnt from scratch at scale {OWN} ({networks}); the results are in {folder}/")
     view = coco_view(layout, spec, scale_folder(results, scale).path, lambda line: say(f"{layout.root}: {line}"))
+    if settings.split == "test":
+        check_test(view)  # before a training, although it does not need the split
     number = len(read_categories(annotation_file(view, TRAIN)))
     if isinstance(spec.classes, int) and number not in (0, spec.classes):
         say(f"{layout.root}: {number} classes, not the {spec.classes} that scale {scale_name(scale)} states")
