@@ -10,9 +10,10 @@ from workbench.evaluation.effects import effect_over_worlds
 from workbench.evaluation.intervals import Bootstrap, write_bootstrap
 from workbench.report.claims.judge import judge_family
 from workbench.report.measured import SPEARMAN
+from workbench.runs.find import on_test
 from workbench.runs.results import kept_weights_digest, scale_folder
 from workbench.settings import files
-from workbench.settings.catalog import find_row, on_test
+from workbench.settings.catalog import find_row
 from workbench.settings.claims import read_claims
 from workbench.settings.registration import FILE, Study
 from workbench.support.code_digest import EVALUATION, code_digest

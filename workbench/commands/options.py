@@ -262,9 +262,8 @@ def _named(values: dict[str, Any]) -> str | None:
 
 
 def _call(values: dict[str, Any], as_it_is: bool) -> Call:
-    from workbench.runs.find import data_folder, find_training
+    from workbench.runs.find import data_folder, find_training, on_test
     from workbench.runs.own_data import with_own_data
-    from workbench.settings.catalog import on_test
 
     run, seed = _named(values), values.pop("seed", None)
     results = values.pop("results", Path("results"))

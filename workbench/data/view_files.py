@@ -40,16 +40,12 @@ class _Part:
 
 
 def can_be_linked(layout: Layout) -> bool:
-    """Whether a view can have the annotation files as they are.
+    """Whether a view can have the annotation files and folders as they are.
 
-    Where the images are linked one by one, no name may lead out of the folder of the images.
+    An image whose name leads out of the folder of the images needs a link below the folder of the view, so that the
+    digest of the folder covers it.
     """
-    singly = [files for files in layout.parts.values() if _has_more_than_images(layout, files)]
-    return not any(_leads_out(name) for files in singly for name in names_in(files.annotations))
-
-
-def _has_more_than_images(layout: Layout, files: SplitFiles) -> bool:
-    return layout.root.resolve().is_relative_to(files.images.resolve())
+    return not any(_leads_out(name) for files in layout.parts.values() for name in names_in(files.annotations))
 
 
 def _leads_out(name: str) -> bool:
@@ -69,7 +65,7 @@ def link_files(view: Path, layout: Layout) -> None:
     """Link the annotation files and the folders of images into a view, if ``can_be_linked``."""
     for split, files in layout.parts.items():
         os.symlink(files.annotations.resolve(), view / "annotations" / f"instances_{NAMES[split]}.json")
-        if _has_more_than_images(layout, files):
+        if layout.root.resolve().is_relative_to(files.images.resolve()):  # the folder has more than images
             _link_images(view / NAMES[split], files, read_annotations(files.annotations).file_names)
         else:
             os.symlink(files.images.resolve(), view / NAMES[split])

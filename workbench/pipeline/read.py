@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 from workbench.pipeline.targets import RESULTS, Pipeline
-from workbench.runs.find import data_folder
+from workbench.runs.find import data_folder, on_test
 from workbench.runs.folders import RELEASED
 from workbench.runs.own_data import with_own_data
 from workbench.runs.results import ScaleFolder, check_folders, drawn_data, scale_folder
-from workbench.settings.catalog import load_table, on_test
+from workbench.settings.catalog import load_table
 from workbench.settings.config import read_config
 from workbench.settings.digest import TEST, VAL, hand_to_jobs
 from workbench.settings.files import table_names

@@ -20,9 +20,9 @@ from workbench.report.measured import (
     results_folder,
     shown_trainings,
 )
-from workbench.runs.find import data_folder
+from workbench.runs.find import data_folder, on_test
 from workbench.runs.results import ScaleFolder
-from workbench.settings.catalog import Row, load_table, on_test
+from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
 from workbench.settings.data import is_coco
 from workbench.settings.files import read_table

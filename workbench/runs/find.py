@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -101,3 +103,16 @@ def find_split(experiment: Experiment, training: Training, data_root: Path | Non
     if data_root is None and experiment.data.kind == "embedded":
         return drawn_digest(experiment.data, VAL, training.seed)
     return evaluated_digest(find_data(experiment, training, data_root), name)
+
+
+def on_test(rows: Iterable[Row], root: Path) -> list[Row]:
+    """Return rows that are evaluated on the test split of a data set on disk, in place of val.
+
+    Args:
+        root: folder of the data set in COCO's own folders.
+
+    Raises:
+        WorkbenchError: the data set has no test split.
+    """
+    digest = evaluated_digest(root, "test")
+    return [replace(row, on_disk=digest, evaluated="test") for row in rows]

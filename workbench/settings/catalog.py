@@ -12,8 +12,7 @@ An experiment is made of four layers. A later layer replaces values of earlier l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from workbench.settings.digest import (
     annotation_digest,
     cache_file,
     drawn_digest,
-    evaluated_digest,
     split_digest,
 )
 from workbench.settings.experiment import Experiment
@@ -129,19 +127,6 @@ def load_table(
     table = read_table(name)
     digests = _digests(scale, data_root)
     return table, list(_rows(catalogue(), name, scale, digests, rehearsal or Rehearsal()))
-
-
-def on_test(rows: Iterable[Row], root: Path) -> list[Row]:
-    """Return rows that are evaluated on the test split of a data set on disk, in place of val.
-
-    Args:
-        root: folder of the data set in COCO's own folders.
-
-    Raises:
-        WorkbenchError: the data set has no test split.
-    """
-    digest = evaluated_digest(root, "test")
-    return [replace(row, on_disk=digest, evaluated="test") for row in rows]
 
 
 def load_row(table: str, row: str, scale: str = "mini", data_root: Path | None = None) -> Row:
