@@ -64,12 +64,13 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     on_coco = not rows or is_coco(rows[0].experiment.data)
     file, view = folder.table(name), table_view(lines, on_coco)
     files = {file: lines}
-    text, html = table_markdown(title, lines, on_coco), page(title, view)
-    if settings.split == "test":
+    if settings.split == "test" and rows:
         rows = on_test(rows, data_folder(settings.scale, results, settings.data_root))
         files[folder.test_table(name)] = tested = _measured_alone(table_rows(spec, rows, read))
         blocks = {"val": view, "test": table_view(tested, on_coco=False)}
         text, html = blocks_markdown(title, blocks), sectioned_page(title, [], blocks, [], {})
+    else:
+        text, html = table_markdown(title, lines, on_coco), page(title, view)
     _write_csv(files)
     write_text_atomically(file.with_suffix(".md"), text)
     write_text_atomically(file.with_suffix(".html"), html)
