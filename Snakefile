@@ -220,7 +220,7 @@ rule train:
 
 
 def evaluated_row(wildcards):
-    """Id of a row whose evaluation is in this folder."""
+    """Row whose evaluation is in this folder, with the split that is evaluated."""
     return PIPELINE.evaluated_row(wildcards.run, seed_of(wildcards.training), wildcards.evaluation)
 
 
@@ -240,10 +240,11 @@ rule detect:
         mem_mb=lambda wildcards: 2000 if RESOURCES.is_small(wildcards.run) else 8000,
         runtime=120,
     params:
-        row=lambda wildcards, output: evaluated_row(wildcards),
+        row=lambda wildcards, output: evaluated_row(wildcards).id,
+        split=lambda wildcards, output: evaluated_row(wildcards).evaluated,
         seed=lambda wildcards: seed_of(wildcards.training),
     shell:
-        f"workbench detect --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
+        f"workbench detect --run {{params.row}} --seed {{params.seed}} --split {{params.split}} {WORLD}{LOGGED}"
 
 
 rule evaluate:
@@ -259,10 +260,11 @@ rule evaluate:
         EVALUATED.log("evaluate"),
     priority: early
     params:
-        row=lambda wildcards, output: evaluated_row(wildcards),
+        row=lambda wildcards, output: evaluated_row(wildcards).id,
+        split=lambda wildcards, output: evaluated_row(wildcards).evaluated,
         seed=lambda wildcards: seed_of(wildcards.training),
     shell:
-        f"workbench evaluate --run {{params.row}} --seed {{params.seed}} {WORLD}{LOGGED}"
+        f"workbench evaluate --run {{params.row}} --seed {{params.seed}} --split {{params.split}} {WORLD}{LOGGED}"
 
 
 rule rank:
@@ -289,9 +291,9 @@ rule rank:
 
 rule table:
     input:
-        lambda wildcards: PIPELINE.evaluations(TABLES[wildcards.table]),
+        lambda wildcards: PIPELINE.evaluations(PIPELINE.with_test(TABLES[wildcards.table])),
     output:
-        FOLDER.table("{table}"),
+        [FOLDER.table("{table}"), *([FOLDER.test_table("{table}")] if PIPELINE.tested else [])],
         FOLDER.table("{table}").with_suffix(".md"),
         captioned(FOLDER.table("{table}").with_suffix(".html"), "table", "Tables", table="{table}"),
     log:
@@ -299,7 +301,7 @@ rule table:
     params:
         rows=lambda wildcards: settings_digest(wildcards.table, TABLES[wildcards.table]),
     shell:
-        f"workbench table {{wildcards.table}} {OPTIONS}{LOGGED}"
+        f"workbench table {{wildcards.table}} {SETTINGS.table_options}{LOGGED}"
 
 
 rule verdicts:

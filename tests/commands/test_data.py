@@ -1,72 +1,20 @@
-"""``workbench data`` on data sets on disk: numbers, warnings, all faults at once, and the page of pictures."""
+"""``workbench data`` on data sets on disk: numbers, notes and warnings."""
 
-import io
-import json
-import re
 import subprocess
 import sys
-from base64 import b64decode
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.pictures import draw
+from tests.commands.made_data import Reader, cells
 from workbench.commands.data_facts import Facts
-from workbench.commands.data_page import PICTURES, chosen
+from workbench.commands.data_page import PICTURES
 from workbench.commands.data_split import read_all
 from workbench.data.coco import read_coco
 from workbench.settings.data import ImageSize
 
 TURNED = 6  # EXIF orientation: a quarter
-
-
-class DataSet:
-    """Small data set below a folder, written by ``write``; images are of one colour each, so that their bytes differ."""
-
-    def __init__(self, root):
-        self.root = root
-        self.categories = [{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}]
-        self.images = {"train2017": [], "val2017": []}
-        self.annotations = {"train2017": [], "val2017": []}
-
-    def add(self, split, *boxes, size=(100, 80), **options):
-        """Add an image with boxes ``(category, x, y, w, h)``, or dictionaries with further keys; return its path."""
-        number = len(self.images[split]) + 1
-        name = f"{number}.png"
-        colour = (number, 10 * len(self.images["val2017"]), 99 if split == "train2017" else 0)
-        self.images[split].append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
-        for box in boxes:
-            entry = box if isinstance(box, dict) else {"category_id": box[0], "bbox": list(box[1:])}
-            entry = {"area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0} | entry
-            self.annotations[split].append(entry | {"id": len(self.annotations[split]) + 1, "image_id": number})
-        return draw(self.root / split / name, size, colour, compress_level=0, **options)
-
-    def write(self, split=None, **changes):
-        """Write the annotation files, or the file of one split with changed lists."""
-        (self.root / "annotations").mkdir(parents=True, exist_ok=True)
-        for name in [split] if split else self.images:
-            lists = {"images": self.images[name], "annotations": self.annotations[name], "categories": self.categories}
-            (self.root / f"annotations/instances_{name}.json").write_text(json.dumps(lists | changes))
-
-
-@pytest.fixture
-def data_set(tmp_path):
-    """Data set of three training images and a test image, without any fault; call ``write`` after a change."""
-    data = DataSet(tmp_path / "pets")
-    data.add("train2017", (3, 10, 10, 40, 30), (7, 50, 20, 20, 20))
-    data.add("train2017", (7, 0, 0, 60, 60))
-    data.add("train2017")
-    data.add("val2017", (3, 10, 10, 40, 30), (7, 50, 20, 20, 20))
-    data.write()
-    return data
-
-
-def cells(output, name):
-    """Numbers of a line of the first table."""
-    (line,) = [line for line in output.splitlines() if re.match(rf"{re.escape(name)}  ", line)]
-    return re.split(r" {2,}", line)[1:]
 
 
 def tree(folder):
@@ -188,149 +136,6 @@ def test_equal_files_of_both_splits_are_counted(call, data_set):
     assert cells(out, "images also in another split (equal bytes)") == ["2", "1"]
     assert "instances_val2017.json: 1 of 2 images are also in train2017, byte for byte " in out
     assert "(first: val2017/2.png = train2017/2.png); keep them in one split" in out
-
-
-def test_all_faults_of_all_files_are_reported_at_once(call, data_set, tmp_path):
-    """The page of a split without faults is written, and states the faults, too."""
-    data_set.annotations["train2017"][0]["bbox"] = [1, 2]
-    data_set.annotations["train2017"][1]["image_id"] = 99
-    data_set.add("val2017").write_bytes(b"letters")
-    data_set.add("val2017").unlink()
-    data_set.write()
-    code, out, err = call(data_set.root, "--out", tmp_path / "out")
-    assert code == 1
-    train, val = err.splitlines()
-    assert train.startswith("workbench: ")
-    assert "instances_train2017.json: 2 kinds of faults: (1) " in train
-    assert "2.png: not a readable JPEG" in val
-    assert "2 of 3 images" in val
-    assert "1 x no such image (first: 3.png)" in val
-    assert cells(out, "images") == ["3"]  # of val2017
-    assert cells(out, "images also in another split (equal bytes)") == ["–"]
-    page = (tmp_path / "out/data.html").read_text()
-    assert "2 kinds of faults" in page
-    assert "1 x no such image" in page
-    assert page.count("<img") == 1
-
-
-def test_a_split_without_its_file_is_a_fault_beside_the_faults_of_the_other(call, data_set):
-    (data_set.root / "annotations/instances_train2017.json").unlink()
-    (data_set.root / "annotations/instances_val2017.json").write_text("{")
-    code, out, err = call(data_set.root)
-    assert code == 1
-    assert "instances_train2017.json: no such annotation file; put" in err
-    assert "instances_val2017.json: not valid JSON" in err
-    assert len(err.splitlines()) == 2
-    assert "data.html" not in out
-
-
-def test_a_data_set_without_an_object_or_an_image_has_faults(call, data_set):
-    data_set.annotations["train2017"].clear()
-    data_set.write("train2017")
-    data_set.write("val2017", images=[], annotations=[])
-    code, _, err = call(data_set.root)
-    assert code == 1
-    assert "instances_train2017.json: no objects to learn; add some" in err
-    assert "instances_val2017.json: no images to test on; add some" in err
-
-
-def test_a_missing_folder_is_one_line(call, tmp_path):
-    code, out, _ = call(tmp_path / "nowhere")
-    assert str(code).startswith(f"workbench: {tmp_path}/nowhere: no such data folder; choose")
-    assert out == ""
-
-
-class Reader(HTMLParser):
-    """Reader of a page: images, and addresses of any kind."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.images, self.addresses, self.tags = [], [], set()
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        values = dict(attrs)
-        if tag == "img":
-            self.images.append(values)
-        self.addresses += [values[key] for key in ("src", "href", "srcset", "data") if key in values]
-
-
-def test_the_page_is_complete_in_itself(call, data_set, tmp_path):
-    data_set.categories[0]["name"] = '<script>"dog'
-    data_set.write()
-    code, out, _ = call(data_set.root, "--out", tmp_path / "out")
-    assert code == 0
-    assert "4 images with their true boxes: " in out
-    text = (tmp_path / "out/data.html").read_text()
-    page = Reader(text)
-    assert len(page.images) == 4
-    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
-    assert "script" not in page.tags
-    assert not re.search(r"@import|url\(|https?://", text)
-    assert page.images[0]["alt"] == 'train2017/1.png with true boxes: 1 <script>"dog, 1 cat'
-    assert page.images[2]["alt"] == "train2017/3.png with true boxes: no objects"
-    picture = Image.open(io.BytesIO(b64decode(page.images[0]["src"].partition(",")[2])))
-    assert picture.size == (700, 560)
-    with Image.open(tmp_path / "out/data.png") as sheet:
-        assert sheet.width > 4 * 480
-
-
-def test_a_second_call_replaces_its_own_files_and_no_other(call, data_set, tmp_path):
-    out = tmp_path / "out"
-    call(data_set.root, "--out", out)
-    first = tree(out)
-    assert call(data_set.root, "--out", out)[0] == 0
-    assert tree(out) == first  # the same data give the same bytes
-    data_set.add("val2017", (3, 0, 0, 40, 40))
-    data_set.write()
-    assert call(data_set.root, "--out", out)[0] == 0
-    assert all(tree(out)[name] != content for name, content in first.items())
-
-
-@pytest.mark.parametrize("name", ["data.html", "data.png"])
-@pytest.mark.parametrize("change", ["foreign", "edited", "link"])
-def test_files_of_others_are_not_replaced(call, data_set, tmp_path, name, change):
-    out = tmp_path / "out"
-    file = out / name
-    if change == "edited":
-        call(data_set.root, "--out", out)
-        if name == "data.html":
-            file.write_text(file.read_text().replace("cat", "dog", 1))
-        else:
-            file.write_bytes(file.read_bytes()[:5000])
-    else:
-        out.mkdir()
-        draw(tmp_path / "mine.png")
-        (file.symlink_to if change == "link" else file.hardlink_to)(tmp_path / "mine.png")
-    before = tree(tmp_path)
-    code, text, _ = call(data_set.root, "--out", out)
-    assert str(code).startswith(f"workbench: {file}: not written by workbench data, or changed since then; ")
-    assert text == ""
-    assert tree(tmp_path) == before
-
-
-def test_drawn_data_have_no_page(call, tmp_path):
-    code, _, _ = call("--images", 2, "--out", tmp_path / "out")
-    assert str(code).startswith("workbench: --out: a drawn data set has no page; ")
-    code, out, _ = call("--images", 2)
-    assert code == 0
-    assert cells(out, "locations of an image")
-    assert not (tmp_path / "results").exists()
-
-
-def test_images_are_chosen_for_the_rarest_classes_first(data_set):
-    for number in range(40):
-        data_set.add("train2017", (3, 0, 0, 40, 40), *([(7, 0, 0, 9, 9)] if number == 33 else []))
-    data_set.categories.append({"id": 8, "name": "rare"})
-    data_set.add("train2017", (8, 0, 0, 40, 40))
-    data_set.write()
-    split = read_all(data_set.root, print)[1][0]
-    picked = chosen(split)
-    assert len(set(picked)) == PICTURES
-    assert picked[0] == 0
-    assert 43 in picked
-    assert np.diff(picked).max() <= 5
 
 
 @pytest.mark.parametrize("name", ["bccd", "coco-tiny"])

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tests.commands.made_data import cells
 from tests.commands.pictures import draw
-from tests.commands.test_data import cells
 
 CATEGORIES = [
     {"id": 0, "name": "animals", "supercategory": "none"},

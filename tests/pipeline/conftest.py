@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.few_images import CLASSES
 from workbench.pipeline import resources
 from workbench.pipeline.read import read_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+OWN = f"extends: bccd\ntitle: own images\ndata: {{kind: coco, classes: {CLASSES}}}\n"
+OWN_ROW = "t3_raw_fl"
+"""Row that is rehearsed on own data."""
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +82,48 @@ def pipeline(tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(resources, "gpu_indices", list)
     return lambda scale, **settings: read_pipeline({"scale": scale, "data_root": str(tiny_data), **settings})
+
+
+@pytest.fixture
+def run(snakemake):
+    """Function that runs `snakemake` with a rehearsal on own data, and returns its output."""
+
+    def rehearse(folder, *arguments, data="data", seeds=1, split="val", code=0):
+        config = ("scale=farm", f"data_root={data}", "limit_steps=2", "limit_images=4", f"seeds={seeds}")
+        config += (f"split={split}",) if split != "val" else ()
+        returned, output = snakemake(folder, *arguments, "--config", *config)
+        assert returned == code, output
+        return output
+
+    return rehearse
+
+
+@pytest.fixture
+def planned(run):
+    """Function that returns the number of jobs of each rule in a dry run."""
+
+    def plan(folder, *arguments, **settings):
+        output = run(folder, "-n", *arguments, **settings)
+        table = output.rsplit("Job stats:", 1)[-1] if "Job stats:" in output else ""
+        return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+    return plan
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, copy, tiny_data):
+    """Copy of the repository with own data and the finished rehearsal of a row."""
+    folder = copy(tmp_path_factory.mktemp("own") / "repository")
+    (folder / "experiments/scales/farm.yaml").write_text(OWN)
+    shutil.copytree(tiny_data, folder / "data")
+    command = [BIN / "snakemake", "--cores", "1", OWN_ROW, "--config", "scale=farm", "data_root=data", "limit_steps=2"]
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    subprocess.run([*command, "limit_images=4"], cwd=folder, env=environment, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def repository(finished, tmp_path):
+    folder = tmp_path / "repository"
+    shutil.copytree(finished, folder, symlinks=True)  # with the dates of the files
+    return folder

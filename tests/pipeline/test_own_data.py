@@ -15,63 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.few_images import CLASSES
-
 BIN = Path(sys.executable).parent
-OWN = f"extends: bccd\ntitle: own images\ndata: {{kind: coco, classes: {CLASSES}}}\n"
 ROW = "t3_raw_fl"
 VAL = "annotations/instances_val2017.json"
 TRAIN = "annotations/instances_train2017.json"
-
-
-@pytest.fixture
-def run(snakemake):
-    """Function that runs `snakemake` with a rehearsal on own data, and returns its output."""
-
-    def rehearse(folder, *arguments, data="data", seeds=1, code=0):
-        config = ("scale=farm", f"data_root={data}", "limit_steps=2", "limit_images=4", f"seeds={seeds}")
-        returned, output = snakemake(folder, *arguments, "--config", *config)
-        assert returned == code, output
-        return output
-
-    return rehearse
-
-
-@pytest.fixture
-def planned(run):
-    """Function that returns the number of jobs of each rule in a dry run."""
-
-    def plan(folder, *arguments, **settings):
-        output = run(folder, "-n", *arguments, **settings)
-        table = output.rsplit("Job stats:", 1)[-1] if "Job stats:" in output else ""
-        return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
-
-    return plan
 
 
 def tree(folder):
     """Digest of each file below a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, copy, tiny_data):
-    """Copy of the repository with own data and the finished rehearsal of a row."""
-    folder = copy(tmp_path_factory.mktemp("own") / "repository")
-    (folder / "experiments/scales/farm.yaml").write_text(OWN)
-    shutil.copytree(tiny_data, folder / "data")
-    command = [BIN / "snakemake", "--cores", "1", ROW, "--config", "scale=farm", "data_root=data", "limit_steps=2"]
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
-    subprocess.run([*command, "limit_images=4"], cwd=folder, env=environment, check=True, capture_output=True)
-    return folder
-
-
-@pytest.fixture
-def repository(finished, tmp_path):
-    folder = tmp_path / "repository"
-    shutil.copytree(finished, folder, symlinks=True)  # with the dates of the files
-    return folder
 
 
 def models(folder):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench.pipeline import resources
 from workbench.runs.results import drawn_data
 from workbench.support.errors import WorkbenchError
 
@@ -62,7 +63,7 @@ def test_each_seed_trains_and_is_evaluated_on_its_world(pipeline):
     for seed, file in zip(plan.trainings[row.run], metrics, strict=True):
         evaluation = Path(file).parent.name
         assert evaluation.endswith(row.split(seed).short)
-        assert plan.evaluated_row(row.run, seed, evaluation) == row.id
+        assert plan.evaluated_row(row.run, seed, evaluation) == row
     rankings = [*plan.rankings([row]), *plan.correlations([row])]
     assert len({Path(file).parent for file in rankings}) == 2
     assert len(set(rankings)) == 4

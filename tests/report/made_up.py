@@ -10,6 +10,7 @@ from workbench.evaluation.effects import effect_over_worlds
 from workbench.evaluation.intervals import Bootstrap, write_bootstrap
 from workbench.report.claims.judge import judge_family
 from workbench.report.measured import SPEARMAN
+from workbench.runs.find import on_test
 from workbench.runs.results import kept_weights_digest, scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import find_row
@@ -36,10 +37,11 @@ def study(*rows, scale="mini", data_root=None, seeds=(0, 1, 2), **content):
     return Study.model_validate(values | {"claims": copies} | content)
 
 
-def evaluate(results, scale="mini", data_root=None, first_seed=0, *, by_present_code=False, **rows):
+def evaluate(results, scale="mini", data_root=None, first_seed=0, *, by_present_code=False, split="val", **rows):
     """Write evaluations of rows, an AP for each seed. AP80 is half and AP90 a tenth of AP; so is Spearman's."""
     for id_, aps in rows.items():
         row, folder = find_row(id_, scale, data_root), scale_folder(results, scale)
+        (row,) = on_test([row], data_root) if split == "test" else [row]
         for seed, ap in enumerate(aps, first_seed):
             evaluation, ranking = folder.evaluation(row, seed), folder.ranking(row, seed)
             evaluation.folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,13 @@
 """Figures of measured rows: the runs that are drawn, and their names in the legend."""
 
 import re
+import shutil
 
 import pytest
 
+from tests.report.made_up import evaluate
 from workbench.report import outcomes
+from workbench.report.tables.read import read_table_file
 from workbench.runs.results import scale_folder
 from workbench.settings import files
 from workbench.settings.catalog import load_table
@@ -111,3 +114,46 @@ def test_rows_of_a_figure_are_named_in_words(tmp_path, monkeypatch):
     outcomes.draw_figure("table1", "ap", SETTINGS, tmp_path)
     assert names[:3] == ["the detector without centerness", "the detector", "true centerness"]
     assert len(set(names)) == 10
+
+
+@pytest.fixture
+def with_test(tiny_data, tmp_path):
+    """Data set whose test split has the files of val."""
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    shutil.copytree(root / "val2017", root / "test2017")
+    shutil.copy(root / "annotations/instances_val2017.json", root / "annotations/instances_test2017.json")
+    return root
+
+
+def test_a_table_shows_the_test_split_as_a_second_block(tmp_path, with_test):
+    results = tmp_path / "results"
+    evaluate(results, "bccd", with_test, t3_raw_fl=[0.30, 0.32], t3_full_vfl=[0.40])
+    evaluate(results, "bccd", with_test, split="test", t3_raw_fl=[0.20], t3_full_vfl=[0.25])
+    both = read_config({"scale": "bccd", "data_root": str(with_test), "split": "test"})
+    text = outcomes.make_table("table3", both, results)
+    folder = scale_folder(results, "bccd")
+    assert folder.table("table3").with_suffix(".md").read_text() == text
+    of_val, of_test = text.split("### val")[1].split("### test")
+    assert all(text in of_val for text in ("31.00 ± 1.41", "AP published"))
+    assert "20.00" in of_test
+    assert not any(text in of_test for text in ("31.00", "published"))
+    tables = [
+        read_table_file(file).set_index("row")["AP"] for file in (folder.table("table3"), folder.test_table("table3"))
+    ]
+    assert [table[["t3_raw_fl", "t3_full_vfl", "t3_star_vfl"]].tolist() for table in tables] == [
+        ["31.00", "40.00", "not run"],
+        ["20.00", "25.00", "not run"],
+    ]
+    page = folder.table("table3").with_suffix(".html").read_text()
+    assert page.index("31.00") < page.index("20.00")
+    assert folder.tables() == [folder.table("table3")]
+
+
+def test_without_the_test_split_a_table_has_one_block(tmp_path, with_test):
+    results = tmp_path / "results"
+    evaluate(results, "bccd", with_test, t3_raw_fl=[0.30])
+    evaluate(results, "bccd", with_test, split="test", t3_raw_fl=[0.20])
+    text = outcomes.make_table("table3", read_config({"scale": "bccd", "data_root": str(with_test)}), results)
+    assert not any(part in text for part in ("###", "20.00"))
+    assert not scale_folder(results, "bccd").test_table("table3").exists()

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from workbench.settings.catalog import load_row, load_table
+from workbench.settings.digest import SplitDigest
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import table_names
-from workbench.settings.ids import MEANINGS, id_settings, run_id
+from workbench.settings.ids import MEANINGS, evaluation_id, id_settings, run_id
 
 
 def test_ids_of_runs_and_evaluations_stay():
@@ -18,6 +19,14 @@ def test_ids_of_runs_and_evaluations_stay():
     assert names[0] == "nms0.6-1333x800-without_centerness"
     assert names[4] == "nms0.6-1333x800-without_centerness-oracle_boxes_truth"
     assert names[9] == "nms0.6-1333x800-oracle_score_iou"
+
+
+def test_the_test_split_is_evaluated_in_a_folder_of_its_own():
+    """The names of evaluations of val stay."""
+    row, split = load_row("table3", "t3_full_vfl", "coco"), SplitDigest("boxes", "images")
+    assert evaluation_id(row.variant, split) == evaluation_id(row.variant, split, "val")
+    assert evaluation_id(row.variant, split) == f"nms0.6-1333x800-fec9ff81-{split.short}"
+    assert evaluation_id(row.variant, split, "test") == f"nms0.6-1333x800-fec9ff81-test-{split.short}"
 
 
 def ids(scale):

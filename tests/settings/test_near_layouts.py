@@ -9,6 +9,8 @@ from tests.settings.made_sets import EACH, coco, make
 from workbench.settings.layouts import find_layout, survey
 from workbench.support.errors import WorkbenchError
 
+VIA = {"a.jpg12": {"filename": "a.jpg", "size": 12, "regions": [], "file_attributes": {}}}
+
 
 def voc(root):
     make(root, {"Annotations/a.xml": b"<annotation><object/></annotation>"}, "JPEGImages")
@@ -145,6 +147,44 @@ NEAR_MISSES = {
         lambda root: make(root, {"train/_annotations.createml.json": [{"image": "a", "annotations": []}]}, "train"),
         "convert it: workbench convert createml {root} {root}-coco",
     ),
+    "VIA's annotations": (
+        lambda root: make(root, {"train/via_region_data.json": VIA}, "train"),
+        "the format of VIA (train/via_region_data.json), not of COCO; export it from VIA in COCO's format",
+    ),
+    "VIA's project": (
+        lambda root: make(root, {"cells.json": {"_via_settings": {}, "_via_img_metadata": VIA}}, "images"),
+        "the format of VIA (cells.json), not of COCO; export it from VIA in COCO's format",
+    ),
+    "Supervisely's project": (
+        lambda root: make(root, {"meta.json": {"classes": [], "projectType": "images"}}, "ds0/img"),
+        "the format of Supervisely (meta.json), not of COCO; export it from Supervisely in COCO's format",
+    ),
+    "a data set of Supervisely's project": (
+        lambda root: make(root, {"ann/a.jpg.json": {"objects": [{"classTitle": "cat"}], "size": {}}}, "img"),
+        "the format of Supervisely (ann/a.jpg.json), not of COCO; export it from Supervisely in COCO's format",
+    ),
+    "YOLO beside a project of VIA": (
+        lambda root: make(root, {"data.yaml": b"names: [cat]", "via.json": {"_via_settings": {}}}, "train/images"),
+        "the format of YOLO (data.yaml), not of COCO; convert it: workbench convert yolo {root} {root}-coco",
+    ),
+    "train in COCO's format and val in VIA's": (
+        lambda root: make(root, {"train/a.json": EACH, "val/a.json": VIA}, "train", "val"),
+        "{root}/val/a.json: has no list 'images'; copy the file again, in COCO's instances format",
+    ),
+    "dev beside train": (
+        lambda root: make(root, {f"{s}/_annotations.coco.json": EACH for s in ("train", "dev")}, "train", "dev"),
+        "{root}/dev/_annotations.coco.json: the name of its folder states no split, and there are no annotations of val; "
+        "rename the folder to val if it is the other split, else move it out of the data set",
+    ),
+    "dev beside train and test": (
+        lambda root: make(root, {f"{s}/a.json": EACH for s in ("train", "dev", "test")}, "train", "dev", "test"),
+        "{root}/dev/a.json: the name of its folder states no split, and there are no annotations of val; rename",
+    ),
+    "more JSON files than are opened": (
+        lambda root: make(root, {f"{i:02}.json": {"name": i} for i in range(50)} | {"pets.json": EACH}, "images"),
+        "03.json has no list 'images'; of the 51 .json files in ./, 40 are opened); put the annotations there, such as "
+        "annotations/instances_train.json, in COCO's instances format, or write annotations in the name of the annotati",
+    ),
     "labelme": (
         lambda root: make(root, {"a.json": {"shapes": [], "imagePath": "a.jpg"}}, "."),
         "the format of labelme (a.json), not of COCO; convert it: workbench convert labelme {root} {root}-coco",
@@ -185,6 +225,16 @@ def test_faults_of_one_split_leave_the_others(tmp_path):
 
 def test_a_missing_train_is_the_only_fault_beside_test(tmp_path):
     assert len(survey(make(tmp_path, {"test.json": EACH}, "images"))[1]) == 1
+
+
+def test_a_file_of_many_is_found_by_a_word_in_its_name(tmp_path):
+    make(tmp_path, {f"{i:02}.json": {"name": i} for i in range(50)} | {"pets_annotations.json": EACH}, "images")
+    assert find_layout(tmp_path).whole.annotations == tmp_path / "pets_annotations.json"
+
+
+def test_a_folder_beside_train_without_annotations_is_no_split(tmp_path):
+    make(tmp_path, {"train/a.json": EACH, "dev/notes.json": {"by": "me"}}, "train", "dev")
+    assert find_layout(tmp_path).whole.annotations == tmp_path / "train/a.json"
 
 
 def test_only_one_level_is_searched_below_a_folder_without_a_data_set(tmp_path):

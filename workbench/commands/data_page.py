@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from workbench.commands.data_split import Split, corners
+from workbench.commands.data_split import Split
 from workbench.commands.own_files import is_marked_html, is_marked_png, marked_html, marked_png, refuse_foreign
+from workbench.data.coco import corners
 from workbench.data.transforms import decode_image
 from workbench.report.figures.detections import NAMED, draw_objects
 from workbench.report.figures.sheet import contact_sheet

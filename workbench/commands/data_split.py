@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.data.annotations import Columns, read_annotations
+from workbench.data.coco import corners, ground_truth, with_sizes, with_slashes
 from workbench.data.headers import Header
 from workbench.data.images import THREADS, check_images, read_headers
 from workbench.data.splits import refuse_other_categories
@@ -50,9 +51,8 @@ class Split:
 
     @cached_property
     def objects(self) -> NDArray[np.bool_]:
-        """``[M]``, whether an annotation is an object for the detector, by the rules of ``read_coco``."""
-        c = self.columns
-        return (c.labels >= 0) & ~c.crowd & ~c.ignored & c.visible & (c.boxes[:, 2:] >= 1).all(axis=1)
+        """``[M]``, whether an annotation is an object for the detector, as for a training."""
+        return ground_truth(self.columns)[0]
 
     @cached_property
     def sized(self) -> NDArray[np.int64]:
@@ -84,11 +84,6 @@ class Split:
         kept = np.flatnonzero(self.objects)
         kept = kept[np.argsort(self.columns.image_of[kept], kind="stable")]
         return kept, np.searchsorted(self.columns.image_of[kept], np.arange(len(self.paths) + 1))
-
-
-def corners(boxes: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Boxes ``x, y, width, height`` as ``x1, y1, x2, y2``, ``[G, 4]``."""
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32)
 
 
 def read_all(root: Path, say: Callable[[str], None]) -> tuple[Layout, list[Split], list[WorkbenchError]]:
@@ -130,30 +125,19 @@ def read_all(root: Path, say: Callable[[str], None]) -> tuple[Layout, list[Split
 def _read(role: str, name: str, files: SplitFiles, say: Callable[[str], None]) -> tuple[Split, list[WorkbenchError]]:
     """Split, and the fault of its images if there is one; raise if the annotations have faults."""
     file = files.annotations
-    columns = read_annotations(file)
-    paths = [_image_path(files.images, file_name) for file_name in columns.file_names]
+    columns = with_slashes(read_annotations(file), files.images)
+    paths = [files.images / file_name for file_name in columns.file_names]
     headers = read_headers(paths, say)
-    shown = np.array([h.shown_size if isinstance(h, Header) else (0, 0) for h in headers]).reshape(-1, 2)
-    unknown = columns.widths == 0
-    widths, heights = (np.where(unknown, s, c) for s, c in zip(shown.T, (columns.widths, columns.heights), strict=True))
-    notes = list(columns.notes)
-    if count := int((unknown & (widths > 0)).sum()):
-        notes.append(f"{count} images have no width or height in the file; their size is read from the images")
+    unknown = np.flatnonzero(columns.widths == 0).tolist()
+    columns = with_sizes(columns, unknown, [headers[i] for i in unknown])
+    sizes = zip(columns.widths.tolist(), columns.heights.tolist(), strict=True)
     faults = []
     try:
-        notes += check_images(paths, list(zip(widths.tolist(), heights.tolist(), strict=True)), file, headers)
+        notes = check_images(paths, list(sizes), file, headers)
+        columns = replace(columns, notes=(*columns.notes, *notes))
     except WorkbenchError as error:
         faults.append(error)
-    columns = replace(columns, widths=widths, heights=heights, notes=tuple(notes))
     return Split(role, name, file, columns, paths, headers), faults
-
-
-def _image_path(folder: Path, name: str) -> Path:
-    """Path of an image. Backslashes of Windows are read as slashes where only such an image exists."""
-    slashes = folder / name.replace("\\", "/")
-    return (
-        slashes if "\\" in name and not os.path.lexists(folder / name) and os.path.lexists(slashes) else folder / name
-    )
 
 
 def content_digests(*splits: Split) -> list[list[str | None]]:

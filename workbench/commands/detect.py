@@ -24,16 +24,17 @@ from workbench.support.provenance import provenance
 
 
 def write_detections(
-    evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path, workers: int
+    evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path, workers: int, name: str = VAL
 ) -> None:
-    """Write the detections of a training on val2017, and facts about the detections, with the digest of their code.
+    """Write the detections of a training on a split, and facts about the detections, with the digest of their code.
 
     Args:
         evaluation: folder of the files.
-        split: digest of val2017.
+        split: digest of the split.
+        name: name of the split, ``val2017`` or ``test2017``.
     """
     start, code = time.monotonic(), code_digest(evaluation.training.run.read_experiment(), DETECTION)
-    trained, detections = _detect(evaluation.training, variant, data_root, VAL, workers)
+    trained, detections = _detect(evaluation.training, variant, data_root, name, workers)
     seconds = round(time.monotonic() - start, 2)
     write_json_atomically(evaluation.detections, detections, indent=None)
     facts = {

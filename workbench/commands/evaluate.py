@@ -18,12 +18,15 @@ from workbench.support.files import write_json_atomically
 from workbench.support.provenance import EVALUATOR_PACKAGES, versions
 
 
-def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path) -> dict:
+def write_metrics(
+    evaluation: Evaluation, variant: Variant, split: SplitDigest, data_root: Path, name: str = VAL
+) -> dict:
     """Write COCO's metrics of a training's detections with provenance, and the AP on resampled images.
 
     Args:
         evaluation: folder of the detections and of the metrics.
-        split: digest of val2017.
+        split: digest of the split.
+        name: name of the split, ``val2017`` or ``test2017``.
 
     Returns:
         The metrics.
@@ -32,7 +35,7 @@ def write_metrics(evaluation: Evaluation, variant: Variant, split: SplitDigest, 
         WorkbenchError: a file of the folder is missing, or belongs to another evaluation.
     """
     detection = _detection_facts(evaluation, split)
-    annotations = annotation_path(data_root, VAL)
+    annotations = annotation_path(data_root, name)
     ids = None
     if variant.limit_images is not None:
         ids = read_annotations(annotations).image_ids[: variant.limit_images].tolist()

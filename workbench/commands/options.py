@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
@@ -84,10 +84,10 @@ class RunCall(Call):
         return self.row.variant if self.row else published_variant(self.experiment)
 
     def evaluation(self, variant: Variant) -> Evaluation:
-        """Folder of the evaluation of the training with a variant on val2017."""
+        """Folder of the evaluation of the training with a variant on the evaluated split."""
         from workbench.settings.ids import evaluation_id
 
-        return self.training.evaluation(evaluation_id(variant, self.split))
+        return self.training.evaluation(evaluation_id(variant, self.split, self.settings.split))
 
     @property
     def published_evaluation(self) -> Evaluation:
@@ -99,12 +99,19 @@ class RunCall(Call):
 
     @property
     def split(self) -> SplitDigest:
-        """Digest of val2017."""
+        """Digest of the evaluated split."""
         from workbench.runs.find import find_split
 
         if self.row:
             return self.row.split(self.training.seed)
-        return find_split(self.experiment, self.training, self.settings.data_root)
+        return find_split(self.experiment, self.training, self.settings.data_root, self.settings.split)
+
+    @property
+    def split_name(self) -> str:
+        """Name of the evaluated split in COCO's own folders."""
+        from workbench.settings.digest import EVALUATED
+
+        return EVALUATED[self.settings.split]
 
     @property
     def data_root(self) -> Path:
@@ -188,6 +195,13 @@ SEEDS = {
     ),
 }
 """Options of commands about tables, in addition to WORLD."""
+SPLIT = {
+    "split": (
+        Annotated[Literal["val", "test"], typer.Option(help="Split of the data set that is evaluated.")],
+        "val",
+    )
+}
+"""Option of commands about evaluations, in addition to WORLD."""
 RUN = {
     "run": (
         Annotated[
@@ -260,7 +274,7 @@ def _named(values: dict[str, Any]) -> str | None:
 
 
 def _call(values: dict[str, Any], as_it_is: bool) -> Call:
-    from workbench.runs.find import find_training
+    from workbench.runs.find import data_folder, find_training, on_test
     from workbench.runs.own_data import with_own_data
 
     run, seed = _named(values), values.pop("seed", None)
@@ -272,4 +286,6 @@ def _call(values: dict[str, Any], as_it_is: bool) -> Call:
     if run is None:
         return Call(settings, results)
     training, row = find_training(run, seed, settings, results)
+    if row and settings.split == "test":
+        (row,) = on_test([row], data_folder(settings.scale, results, settings.data_root))
     return RunCall(settings, results, training, row)

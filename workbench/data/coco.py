@@ -8,7 +8,7 @@ is trained on here, and its area is that of its box. This module does not import
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.data.annotations import Columns, read_annotations
-from workbench.data.headers import missing_fault
+from workbench.data.headers import Header, missing_fault
 from workbench.data.images import check_images, read_headers
 from workbench.settings.digest import annotation_file, image_folder
 from workbench.support.errors import WorkbenchError
@@ -93,7 +93,7 @@ def read_coco(
     headers: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> CocoDetection:
-    """Read one split: ``train2017``, ``val2017`` or ``test-dev2017`` (whose images are in ``test2017/``).
+    """Read one split: ``train2017``, ``val2017``, ``test2017`` or ``test-dev2017`` (with images in ``test2017/``, too).
 
     An annotation is left out if
 
@@ -115,10 +115,9 @@ def read_coco(
         WorkbenchError: a file is missing, damaged or inconsistent, or no image is left.
     """
     path, folder = annotation_path(root, split), image_folder(Path(root), split)
-    columns = read_annotations(path)
-    columns = _with_slashes(columns, folder)
+    columns = with_slashes(read_annotations(path), folder)
     columns = _with_sizes(columns, folder, path, None if training else limit, say)
-    keep, skipped = _filter_annotations(columns)
+    keep, skipped = ground_truth(columns)
     images = np.arange(len(columns.image_ids))
     if training:
         keep_image, dropped = _filter_images(columns)
@@ -139,33 +138,53 @@ def read_coco(
     return CocoDetection(Path(root), split, columns.category_ids, columns.class_names, records, skipped, tuple(notes))
 
 
-def _with_slashes(columns: Columns, folder: Path) -> Columns:
-    """Columns with ``/`` for the backslashes of Windows in names of images, where only such an image exists."""
-    names, changed = list(columns.file_names), 0
-    for index, name in enumerate(names):
-        if "\\" in name and not os.path.lexists(folder / name):
-            slashes = name.replace("\\", "/")
-            if os.path.lexists(folder / slashes):
-                names[index], changed = slashes, changed + 1
-    note = f"{changed} names of images have backslashes, which are read as slashes"
+def image_path(folder: Path, name: str) -> Path:
+    """Path of an image. Backslashes of Windows are read as slashes where only such an image exists."""
+    path = folder / name
+    if "\\" in name and not os.path.lexists(path) and os.path.lexists(slashes := folder / name.replace("\\", "/")):
+        return slashes
+    return path
+
+
+def with_slashes(columns: Columns, folder: Path) -> Columns:
+    """Columns with the names of images that ``image_path`` finds in a folder."""
+    names = list(columns.file_names)
+    changed = [i for i, name in enumerate(names) if "\\" in name and image_path(folder, name) != folder / name]
+    for index in changed:
+        names[index] = names[index].replace("\\", "/")
+    note = f"{len(changed)} names of images have backslashes, which are read as slashes"
     return replace(columns, file_names=names, notes=(*columns.notes, note)) if changed else columns
+
+
+def with_sizes(columns: Columns, images: Sequence[int], headers: Sequence[Header | str]) -> Columns:
+    """Columns with the sizes of images of which the file states none, as viewers show these images.
+
+    Args:
+        images: indices of these images.
+        headers: header of each of them, or its fault; the size of an unreadable image stays 0.
+    """
+    sizes = [header.shown_size if isinstance(header, Header) else (0, 0) for header in headers]
+    if not (count := sum(width > 0 for width, _ in sizes)):
+        return columns
+    widths, heights = columns.widths.copy(), columns.heights.copy()
+    widths[images], heights[images] = np.array(sizes).T
+    note = f"{count} images have no width or height in the file; their size is read from the images"
+    return replace(columns, widths=widths, heights=heights, notes=(*columns.notes, note))
 
 
 def _with_sizes(
     columns: Columns, folder: Path, annotations: Path, limit: int | None, say: Callable[[str], None] | None
 ) -> Columns:
-    """Columns with the sizes of the first ``limit`` images, read from the images where the file states none."""
+    """Columns with the sizes of the first ``limit`` images; raise if an image without a stated size is unusable."""
     unknown = np.flatnonzero(columns.widths[:limit] == 0).tolist()
     if not unknown:
         return columns
     paths = [folder / columns.file_names[i] for i in unknown]
     headers = read_headers(paths, say)
-    sizes = [(0, 0) if isinstance(header, str) else header.shown_size for header in headers]
-    check_images(paths, sizes, annotations, headers)
-    widths, heights = columns.widths.copy(), columns.heights.copy()
-    widths[unknown], heights[unknown] = np.array(sizes).T
-    note = f"{len(unknown)} images have no width or height in the file; their size is read from the images"
-    return replace(columns, widths=widths, heights=heights, notes=(*columns.notes, note))
+    columns = with_sizes(columns, unknown, headers)
+    sizes = zip(columns.widths[unknown].tolist(), columns.heights[unknown].tolist(), strict=True)
+    check_images(paths, list(sizes), annotations, headers)
+    return columns
 
 
 def _refuse_missing(records: list[ImageRecord], annotations: Path) -> None:
@@ -178,7 +197,7 @@ def _refuse_missing(records: list[ImageRecord], annotations: Path) -> None:
         raise WorkbenchError(f"{missing[0]}: {missing_fault(missing[0], others)}")
 
 
-def _filter_annotations(columns: Columns) -> tuple[NDArray[np.bool_], dict[str, int]]:
+def ground_truth(columns: Columns) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Mask ``[M]`` of the annotations that are ground truth, and numbers of the others by the first reason."""
     w, h = columns.boxes[:, 2:].T
     reasons = {
@@ -214,13 +233,16 @@ def _count(reasons: dict[str, NDArray[np.bool_]], length: int) -> tuple[NDArray[
     return keep, skipped
 
 
+def corners(boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Boxes ``x, y, width, height`` as ``x1, y1, x2, y2``, ``[G, 4]``."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32)
+
+
 def _records(columns: Columns, keep: NDArray, images: NDArray[np.int64], folder: Path) -> list[ImageRecord]:
     """Records of ``images``; the boxes are views of one array, sorted by image, then in file order."""
     kept = np.flatnonzero(keep)
     kept = kept[np.argsort(columns.image_of[kept], kind="stable")]
-    corners = columns.boxes[kept]
-    corners[:, 2:] += corners[:, :2]
-    boxes, labels = corners.astype(np.float32), columns.labels[kept]
+    boxes, labels = corners(columns.boxes[kept]), columns.labels[kept]
     starts = np.searchsorted(columns.image_of[kept], images, side="left").tolist()
     ends = np.searchsorted(columns.image_of[kept], images, side="right").tolist()
     ids, widths, heights = (c[images].tolist() for c in (columns.image_ids, columns.widths, columns.heights))

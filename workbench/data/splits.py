@@ -1,4 +1,4 @@
-"""Both splits of a data set, checked as a whole before the first step of a training."""
+"""Splits of a data set, checked as a whole before the first step of a training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench.data.coco import CocoDetection, annotation_path, read_coco
-from workbench.settings.digest import TRAIN, VAL
+from workbench.settings.digest import TEST, TRAIN, VAL
 from workbench.support.errors import WorkbenchError
 
 LISTED = 8
@@ -35,6 +35,21 @@ def read_splits(
     place, other = annotation_path(root, VAL), annotation_path(root, TRAIN).name
     refuse_other_categories(val, train.category_ids, train.class_names, str(place), f"{other} has")
     return train, val
+
+
+def check_test(root: Path) -> None:
+    """Check ``test2017``, on which trainings will be evaluated: annotations, images and categories.
+
+    Raises:
+        WorkbenchError: the split has faults, no objects, or other categories than val2017.
+    """
+    test = read_coco(root, TEST, training=False, headers=True)
+    place = annotation_path(root, TEST)
+    if not any(len(image.boxes) for image in test.images):
+        raise WorkbenchError(f"{place}: no objects to test on; add annotations, or leave split=test out")
+    val = read_coco(root, VAL, training=False, limit=1)
+    owner = f"{annotation_path(root, VAL).name} has"
+    refuse_other_categories(test, val.category_ids, val.class_names, str(place), owner)
 
 
 def refuse_other_categories(

@@ -1,9 +1,9 @@
 """View of a user's data set in COCO's own folders, so that all other code reads one layout.
 
 A view is a folder below ``results/`` with links to the user's files. Where classes are chosen or a split is made, its
-annotation files are written anew, and its folders have a link to each image. Nothing is written beside the user's
-files. Annotations, names and sizes of the images, and the choices decide the name of a view, and the user's paths do
-not.
+annotation files are written anew, and its folders have a link to each image. An image whose name is absolute or has
+``..`` gets another name there. Nothing is written beside the user's files. Annotations, names and sizes of the images,
+and the choices decide the name of a view, and the user's paths do not.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from workbench.data.chosen_classes import choose_classes, may_change
-from workbench.data.view_files import image_path, link_files, write_files
+from workbench.data.coco import image_path
+from workbench.data.view_files import can_be_linked, link_files, write_files
 from workbench.settings.digest import annotation_digest, cache_file
 from workbench.settings.layout_files import names_in
 from workbench.settings.layouts import COCO, Layout
@@ -85,14 +86,19 @@ def coco_view(layout: Layout, spec: DataSpec, folder: Path, say: Callable[[str],
     return view
 
 
-def content_digest(layout: Layout) -> str:
+def content_digest(layout: Layout, parts: Iterable[str] | None = None) -> str:
     """Digest of a data set: its annotations, and the names and sizes in bytes of the annotated images.
 
     Other files beside the images do not count, such as results that are written there.
+
+    Args:
+        parts: splits that count; None for all.
     """
     facts: list[object] = []
     for split, files in sorted(layout.parts.items()):
-        sizes = [(name, _size(image_path(files, name))) for name in sorted(names_in(files.annotations))]
+        if parts is not None and split not in parts:
+            continue
+        sizes = [(name, _size(image_path(files.images, name))) for name in sorted(names_in(files.annotations))]
         facts += [split, annotation_digest(files.annotations, cache_file("digests.json")), sizes]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -117,7 +123,7 @@ def _write(view: Path, layout: Layout, spec: DataSpec, chosen: list[int] | None,
         _remove_stale(view)
         (partial / "annotations").mkdir(parents=True)
         notes: list[str] = []
-        if layout.whole is not None or chosen is not None:
+        if layout.whole is not None or chosen is not None or not can_be_linked(layout):
             notes = write_files(partial, layout, spec, chosen)
         else:
             link_files(partial, layout)

@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.data.annotations import Columns, read_annotations
+from workbench.data.coco import image_path
 from workbench.data.headers import missing_fault
 from workbench.data.images import THREADS
 from workbench.data.own_split import divide
-from workbench.settings.digest import TRAIN, VAL
+from workbench.settings.digest import EVALUATED, TRAIN
+from workbench.settings.layout_files import names_in
 from workbench.settings.layouts import ALL, Layout, SplitFiles
 from workbench.settings.specs import DataSpec
 from workbench.support.errors import WorkbenchError
 
-NAMES = {"train": TRAIN, "val": VAL, "test": "test2017"}
+NAMES = {"train": TRAIN} | EVALUATED
 """Split → its name in a view."""
 
 
@@ -37,8 +39,30 @@ class _Part:
     images: NDArray[np.int64]
 
 
+def can_be_linked(layout: Layout) -> bool:
+    """Whether a view can have the annotation files and folders as they are.
+
+    An image whose name leads out of the folder of the images needs a link below the folder of the view, so that the
+    digest of the folder covers it.
+    """
+    return not any(_leads_out(name) for files in layout.parts.values() for name in names_in(files.annotations))
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a name of an image is absolute, or leads to a folder above the folder of the images."""
+    return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir
+
+
+def _name_in_view(name: str) -> str:
+    """Name of an image in a view whose images are linked one by one: below the folder, and unique."""
+    if not _leads_out(name):
+        return name
+    folder, base = os.path.split(name)
+    return f"outside/{hashlib.sha256(json.dumps(folder).encode()).hexdigest()[:8]}/{base}"
+
+
 def link_files(view: Path, layout: Layout) -> None:
-    """Link the annotation files and the folders of images into a view."""
+    """Link the annotation files and the folders of images into a view, if ``can_be_linked``."""
     for split, files in layout.parts.items():
         os.symlink(files.annotations.resolve(), view / "annotations" / f"instances_{NAMES[split]}.json")
         if layout.root.resolve().is_relative_to(files.images.resolve()):  # the folder has more than images
@@ -81,30 +105,23 @@ def write_files(view: Path, layout: Layout, spec: DataSpec, chosen: list[int] | 
     return notes
 
 
-def image_path(files: SplitFiles, name: str) -> Path:
-    """Path of an image. Backslashes of Windows are read as slashes where only such an image exists."""
-    path = files.images / name
-    slashes = files.images / name.replace("\\", "/")
-    return slashes if "\\" in name and not os.path.lexists(path) and os.path.lexists(slashes) else path
-
-
 def _link_images(folder: Path, files: SplitFiles, names: list[str]) -> None:
-    """Link images one by one, under their names in the annotation file."""
+    """Link images one by one, under their names in the annotation file of the view."""
     folder.mkdir()
     for name in names:
-        link = folder / name
+        link, path = folder / _name_in_view(name), image_path(files.images, name)
         if not os.path.normpath(link).startswith(f"{folder}{os.sep}"):
-            raise WorkbenchError(f"{files.annotations}: the image {name!r} is outside its folder; use a relative name")
+            raise WorkbenchError(f"{files.annotations}: the image {name!r} is a folder; write the name of a file")
         link.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):  # listed twice, which is reported when the file is read
-            os.symlink(Path(os.path.abspath(image_path(files, name))), link)
+            os.symlink(os.path.realpath(path) if _leads_out(name) else os.path.abspath(path), link)
 
 
 def _contents(files: SplitFiles, columns: Columns) -> list[str]:
     """SHA-256 of the content of each image."""
 
     def sha256(name: str) -> str:
-        path = image_path(files, name)
+        path = image_path(files.images, name)
         try:
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -148,7 +165,8 @@ def _document(part: _Part, chosen: list[int] | None) -> dict[str, Any]:
                columns.crowd.tolist(), columns.ignored.tolist(), strict=True)  # fmt: skip
     return {
         "images": [
-            {"id": int(columns.image_ids[i]), "file_name": columns.file_names[i]} | sized[i] for i in sorted(wanted)
+            {"id": int(columns.image_ids[i]), "file_name": _name_in_view(columns.file_names[i])} | sized[i]
+            for i in sorted(wanted)
         ],
         "annotations": [
             {"id": number, "image_id": int(columns.image_ids[image]), "category_id": new[label], "bbox": box}

@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 from workbench.pipeline.targets import RESULTS, Pipeline
-from workbench.runs.find import data_folder
+from workbench.runs.find import data_folder, on_test
 from workbench.runs.folders import RELEASED
 from workbench.runs.own_data import with_own_data
 from workbench.runs.results import ScaleFolder, check_folders, drawn_data, scale_folder
 from workbench.settings.catalog import load_table
 from workbench.settings.config import read_config
-from workbench.settings.digest import VAL, hand_to_jobs
+from workbench.settings.digest import TEST, VAL, hand_to_jobs
 from workbench.settings.files import table_names
 from workbench.settings.released import trainings_of
 from workbench.support.errors import WorkbenchError
@@ -38,14 +38,17 @@ def read_pipeline(config: dict) -> Pipeline:
         _check_space(Path(place))
     data, trainings = rows[0].experiment.data, _with_finished(folder, trainings_of(rows, settings))
     root = data_folder(settings.scale, RESULTS, settings.data_root)
-    roots = {root}
+    roots, tested = {root}, []
     if data.kind == "embedded":
         root = drawn_data(RESULTS, data, "{world}")
         roots = {drawn_data(RESULTS, data, data.world_of(seed)) for seeds in trainings.values() for seed in seeds}
     else:
         hand_to_jobs(root, VAL, rows[0].on_disk)
+        if settings.split == "test":
+            tested = on_test(rows, root)
+            hand_to_jobs(root, TEST, tested[0].on_disk)
     check_folders([*sorted(roots), *(folder.run(run).folder for run in trainings)])
-    return Pipeline(settings, folder, root, tables, trainings)
+    return Pipeline(settings, folder, root, tables, trainings, tested)
 
 
 def _with_finished(folder: ScaleFolder, trainings: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -41,6 +41,7 @@ class Pipeline:
         data: folder of the data set; with ``{world}`` in place of a number for the data sets that the workbench draws.
         tables: name of a table → rows, without the rows from the literature.
         trainings: name of a run → ``released``, or the requested seeds and the seeds of other finished trainings.
+        tested: rows that are evaluated on the test split, too; empty if the call names val alone.
     """
 
     settings: PipelineConfig
@@ -48,6 +49,7 @@ class Pipeline:
     data: Path
     tables: dict[str, list[Row]]
     trainings: dict[str, list[str]]
+    tested: list[Row]
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -135,9 +137,10 @@ class Pipeline:
         """Id of a row with this run."""
         return next(row.id for row in self.rows if row.run == run)
 
-    def evaluated_row(self, run: str, seed: str, evaluation: str) -> str:
-        """Id of a row with this run, and with this folder of the evaluation of a seed."""
-        return next(row.id for row in self.rows if row.run == run and row.evaluation_folder(seed) == evaluation)
+    def evaluated_row(self, run: str, seed: str, evaluation: str) -> Row:
+        """Row with this run, and with this folder of the evaluation of a seed, on the split of this folder."""
+        rows = (*self.rows, *self.tested)
+        return next(row for row in rows if row.run == run and row.evaluation_folder(seed) == evaluation)
 
     def pretrained(self, run: str) -> list[str]:
         """File of the pretrained weights of a run's backbone; an empty list for random weights."""
@@ -163,8 +166,14 @@ class Pipeline:
             if row.experiment.backbone.pretrained not in (True, False) and pretraining_id(row.experiment) == name
         )
 
+    def with_test(self, rows: Iterable[Row]) -> list[Row]:
+        """Rows, and the same rows on the test split if the call evaluates it."""
+        rows = list(rows)
+        ids = {row.id for row in rows}
+        return [*rows, *(row for row in self.tested if row.id in ids)]
+
     def evaluations(self, rows: Iterable[Row]) -> list[str]:
-        """Metrics and resampled AP of each training of the rows."""
+        """Metrics and resampled AP of each training of the rows, each on the split of its row."""
         evaluations = [self.folder.evaluation(row, seed) for row in rows for seed in self.trainings[row.run]]
         # The resampled AP is listed too, because results of earlier versions lack this file.
         return [str(file) for e in evaluations for file in (e.metrics, e.bootstrap)]
@@ -194,7 +203,13 @@ class Pipeline:
 
     def outcomes(self, tables: Iterable[str]) -> list[str]:
         """Some tables, with the figures of these tables."""
-        return _forms(map(self.folder.table, tables), TABLE_FORMS) + self.figures(tables)
+        return self.tables_of(tables) + self.figures(tables)
+
+    def tables_of(self, names: Iterable[str]) -> list[str]:
+        """Files of some tables in all forms."""
+        names = list(names)
+        blocks = [str(self.folder.test_table(name)) for name in names if self.tested]
+        return _forms(map(self.folder.table, names), TABLE_FORMS) + blocks
 
     def verdicts(self) -> list[str]:
         """Verdicts on the claims of each table."""
@@ -227,11 +242,11 @@ class Pipeline:
         """
         rankings = {f"{table}_ranking": self._ranking_figures([table]) for table in self.tables}
         return {
-            "tables": _forms(map(self.folder.table, self.tables), TABLE_FORMS) + self.weights(self.rows),
+            "tables": self.tables_of(self.tables) + self.weights(self.rows),
             "figures": self.figures(self.tables),
             **{table: self.outcomes([table]) + self.weights(rows) for table, rows in self.tables.items()},
             **rankings,
-            **{row.id: self.evaluations([row]) + self.weights([row]) for row in self.rows},
+            **{row.id: self.evaluations(self.with_test([row])) + self.weights([row]) for row in self.rows},
         }
 
     def _ranking_figures(self, tables: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from workbench.report.measured import (
     results_folder,
     shown_trainings,
 )
+from workbench.runs.find import data_folder, on_test
 from workbench.runs.results import ScaleFolder
 from workbench.settings.catalog import Row, load_table
 from workbench.settings.config import PipelineConfig
@@ -40,15 +41,16 @@ if TYPE_CHECKING:
 def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     """Write ``tables/<name>.csv``, ``.md`` and ``.html`` from the evaluations that exist.
 
+    With ``split=test``, Markdown and HTML have a second block, and its CSV is ``tables/<name>.test.csv``.
+
     Returns:
         Markdown of the table.
 
     Raises:
         WorkbenchError: a result does not belong, or the existing table shows more trainings.
     """
-    from workbench.report.page import page
-    from workbench.report.tables.cells import number_of_seeds
-    from workbench.report.tables.render import table_markdown, table_view, write_table
+    from workbench.report.page import page, sectioned_page
+    from workbench.report.tables.render import blocks_markdown, table_markdown, table_view
 
     spec, rows = load_table(name, settings.scale, settings.data_root, settings.rehearsal, settings.init)
     folder = results_folder(settings, results)
@@ -60,11 +62,38 @@ def make_table(name: str, settings: PipelineConfig, results: Path) -> str:
     lines = table_rows(spec, rows, read)
     title = f"{spec.title}, scale {folder.name}"
     on_coco = not rows or is_coco(rows[0].experiment.data)
-    file = folder.table(name)
-    refuse_fewer(file, "row", {line.row: len(line.measured) for line in lines}, number_of_seeds)
-    write_table(title, lines, file, file.with_suffix(".md"), on_coco)
-    write_text_atomically(file.with_suffix(".html"), page(title, table_view(lines, on_coco)))
-    return table_markdown(title, lines, on_coco)
+    file, view = folder.table(name), table_view(lines, on_coco)
+    files = {file: lines}
+    if settings.split == "test" and rows:
+        rows = on_test(rows, data_folder(settings.scale, results, settings.data_root))
+        files[folder.test_table(name)] = tested = _measured_alone(table_rows(spec, rows, read))
+        blocks = {"val": view, "test": table_view(tested, on_coco=False)}
+        text, html = blocks_markdown(title, blocks), sectioned_page(title, [], blocks, [], {})
+    else:
+        text, html = table_markdown(title, lines, on_coco), page(title, view)
+    _write_csv(files)
+    write_text_atomically(file.with_suffix(".md"), text)
+    write_text_atomically(file.with_suffix(".html"), html)
+    return text
+
+
+def _write_csv(files: Mapping[Path, Sequence[TableRow]]) -> None:
+    """Write the CSV of each block of a table; raise, and write none, if an existing file shows more trainings."""
+    from workbench.report.tables.cells import number_of_seeds
+    from workbench.report.tables.render import table_csv
+
+    for file, lines in files.items():
+        refuse_fewer(file, "row", {line.row: len(line.measured) for line in lines}, number_of_seeds)
+    for file, lines in files.items():
+        write_text_atomically(file, table_csv(lines))
+
+
+def _measured_alone(lines: Iterable[TableRow]) -> list[TableRow]:
+    """Rows that are run, without published metrics, which are of other images than a test split's.
+
+    Known differences from the published training are noted below the block of val.
+    """
+    return [replace(line, published={}, differences=()) for line in lines if line.run]
 
 
 def table_rows(

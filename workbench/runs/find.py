@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,7 +12,7 @@ from workbench.runs.folders import Run, Training, seed_of
 from workbench.runs.results import drawn_data, scale_folder
 from workbench.settings.catalog import Row, embedded_settings, find_row
 from workbench.settings.config import PipelineConfig
-from workbench.settings.digest import VAL, SplitDigest, drawn_digest, split_digest
+from workbench.settings.digest import VAL, SplitDigest, drawn_digest, evaluated_digest
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import read_scale
 from workbench.support.errors import WorkbenchError
@@ -92,8 +94,25 @@ def refuse_missing_world(root: Path, world: int, scale: str) -> None:
         raise WorkbenchError(f"{root}: this world is not drawn yet; draw it ({command})")
 
 
-def find_split(experiment: Experiment, training: Training, data_root: Path | None) -> SplitDigest:
-    """Digest of the split on which a training is evaluated, val2017 of the data set that ``find_data`` finds."""
+def find_split(experiment: Experiment, training: Training, data_root: Path | None, name: str = "val") -> SplitDigest:
+    """Digest of the split on which a training is evaluated, of the data set that ``find_data`` finds.
+
+    Args:
+        name: ``val`` or ``test``. A drawn data set has no test split.
+    """
     if data_root is None and experiment.data.kind == "embedded":
         return drawn_digest(experiment.data, VAL, training.seed)
-    return split_digest(find_data(experiment, training, data_root), VAL)
+    return evaluated_digest(find_data(experiment, training, data_root), name)
+
+
+def on_test(rows: Iterable[Row], root: Path) -> list[Row]:
+    """Return rows that are evaluated on the test split of a data set on disk, in place of val.
+
+    Args:
+        root: folder of the data set in COCO's own folders.
+
+    Raises:
+        WorkbenchError: the data set has no test split.
+    """
+    digest = evaluated_digest(root, "test")
+    return [replace(row, on_disk=digest, evaluated="test") for row in rows]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench.data.splits import check_test
 from workbench.data.view import coco_view, content_digest, is_view
 from workbench.runs.find import refuse_data
 from workbench.runs.folders import REHEARSED
@@ -19,7 +20,7 @@ from workbench.settings.config import PipelineConfig
 from workbench.settings.digest import TRAIN, annotation_file
 from workbench.settings.files import OWN, catalogue, is_own, read_scale, scale_name
 from workbench.settings.layout_files import read_categories
-from workbench.settings.layouts import FILE_EACH, Layout, SplitFiles, find_layout
+from workbench.settings.layouts import ALL, FILE_EACH, Layout, SplitFiles, find_layout
 from workbench.settings.specs import DataSpec
 from workbench.support.errors import WorkbenchError
 
@@ -40,11 +41,15 @@ def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], 
         say: function that receives lines about the data set.
 
     Raises:
-        WorkbenchError: the layout is not recognised, or the data set has faults.
+        WorkbenchError: the layout is not recognised, or the data set has faults or lacks the split that is evaluated.
     """
     if read_scale(settings.scale).data.get("kind") != "coco":
         if settings.data_root is not None:
             refuse_data(settings.scale)
+        if settings.split == "test":
+            raise WorkbenchError(
+                f"scale {settings.scale} draws no test split: leave split=test out, or name a data set"
+            )
         return settings
     layers = catalogue().scale(settings.scale).layers
     spec, stated = layers.part("data").validated(DataSpec), layers.content.get("root")
@@ -57,6 +62,10 @@ def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], 
         owner = Path(os.path.abspath(root)).parent.name
         return settings.model_copy(update={"scale": owner}) if settings.scale == OWN and is_own(owner) else settings
     layout = _stated_layout(root or Path(), spec) if spec.train else find_layout(root)
+    if settings.split == "test" and "test" not in layout.splits:
+        parts = f"its splits are {' and '.join(layout.splits)}" if layout.splits else layout.name
+        remedy = "add annotations and images of test, or leave split=test out"
+        raise WorkbenchError(f"{layout.root}: no test split ({parts}); {remedy}")
     scale = settings.scale
     if scale == OWN or is_own(scale):
         scale = own_scale(layout, results)
@@ -68,6 +77,8 @@ def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], 
             folder = scale_folder(results, scale).path
             say(f"{layout.root}: learnt{start} at scale {OWN} ({networks}); the results are in {folder}/")
     view = coco_view(layout, spec, scale_folder(results, scale).path, lambda line: say(f"{layout.root}: {line}"))
+    if settings.split == "test":
+        check_test(view)  # before a training, although it does not need the split
     number = len(read_categories(annotation_file(view, TRAIN)))
     if isinstance(spec.classes, int) and number not in (0, spec.classes):
         say(f"{layout.root}: {number} classes, not the {spec.classes} that scale {scale_name(scale)} states")
@@ -77,9 +88,10 @@ def with_own_data(settings: PipelineConfig, results: Path, say: Callable[[str], 
 def own_scale(layout: Layout, results: Path) -> str:
     """Name of the scale ``own`` for a data set: the name of its folder, and a digest of its content.
 
-    The digest decides: a data set whose folder has moved keeps the name under which it has results.
+    The digest decides: a data set whose folder has moved keeps the name under which it has results. So does a data set
+    whose test split is corrected or added later, because nothing is learnt from it.
     """
-    digest = content_digest(layout)[:8]
+    digest = content_digest(layout, ("train", "val", ALL))[:8]
     for folder in sorted(results.glob(f"{OWN}-*-{digest}*")):
         if (name := folder.name.removesuffix(REHEARSED)).endswith(digest):
             return name

@@ -65,9 +65,13 @@ class ScaleFolder:
         """CSV of a table; its Markdown and HTML have the same name with another suffix."""
         return self.path / "tables" / f"{name}.csv"
 
+    def test_table(self, name: str) -> Path:
+        """CSV of the block of a table that is measured on the test split; no table has a dot in its name."""
+        return self.path / "tables" / f"{name}.test.csv"
+
     def tables(self) -> list[Path]:
-        """CSVs of all tables that exist on disk."""
-        return sorted((self.path / "tables").glob("*.csv"))
+        """CSVs of all tables that exist on disk, measured on the val split."""
+        return sorted(file for file in (self.path / "tables").glob("*.csv") if "." not in file.stem)
 
     def figure(self, table: str, kind: str) -> Path:
         """PNG of a table's figure. ``kind`` is loss, ap or ranking. Its PDF has the same name with another suffix."""

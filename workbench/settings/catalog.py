@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from workbench.settings.data import EmbeddedData
-from workbench.settings.digest import TRAIN, VAL, SplitDigest, annotation_digest, cache_file, drawn_digest, split_digest
+from workbench.settings.digest import (
+    EVALUATED,
+    TRAIN,
+    VAL,
+    SplitDigest,
+    annotation_digest,
+    cache_file,
+    drawn_digest,
+    split_digest,
+)
 from workbench.settings.documents import named_settings, row_document
 from workbench.settings.experiment import Experiment
 from workbench.settings.files import Catalogue, catalogue, read_scale, read_table
@@ -50,6 +59,8 @@ class Row:
     """Digest of the evaluated split of a data set on disk; None if no data set was named, or if it is drawn."""
     start: Start | None = None
     """Trained detector from which the training starts; None for random weights or a pretrained backbone."""
+    evaluated: str = "val"
+    """Split on which the row is evaluated: ``val`` or ``test``."""
 
     @cached_property
     def run(self) -> str:
@@ -68,11 +79,11 @@ class Row:
             seed: number, also as text, or ``released``. It matters only where each seed has a world of its own.
         """
         data = self.experiment.data
-        return drawn_digest(data, VAL, seed) if data.kind == "embedded" else self.on_disk
+        return drawn_digest(data, EVALUATED[self.evaluated], seed) if data.kind == "embedded" else self.on_disk
 
     def evaluation_folder(self, seed: int | str) -> str:
         """Folder name of the evaluation within the training of a seed."""
-        return evaluation_id(self.variant, self.split(seed))
+        return evaluation_id(self.variant, self.split(seed), self.evaluated)
 
     def ranking_folder(self, seed: int | str) -> str:
         """Folder name of the evaluation whose scores are ranked: the published variant on the same number of images."""

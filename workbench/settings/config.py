@@ -30,6 +30,7 @@ class PipelineConfig(Settings):
     weights: Literal["trained", "released"] = "trained"
     data_root: Path | None = Field(None, strict=False)
     init: str | None = Field(None, min_length=1, description="trained detector from which all trainings start")
+    split: Literal["val", "test"] = "val"
     limit_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     limit_images: int | None = Field(None, ge=1, le=MOST_STEPS)
     gpus: int | None = Field(None, ge=1, le=1000, description="most GPUs of a training; None: one if there are any")
@@ -54,6 +55,11 @@ class PipelineConfig(Settings):
     def options(self) -> str:
         """World options, seeds and weights, as options of the commands about tables."""
         return f"{self.world_options} {_as_options(self, 'seeds', 'weights')}"
+
+    @property
+    def table_options(self) -> str:
+        """Options of the command that writes a table, which alone shows the test split."""
+        return f"{self.options} {_as_options(self, 'split')}"
 
 
 def _as_options(settings: PipelineConfig, *names: str) -> str:

@@ -21,7 +21,9 @@ from workbench.support.files import write_json_atomically
 if TYPE_CHECKING:
     from workbench.settings.data import EmbeddedData
 
-TRAIN, VAL = "train2017", "val2017"
+TRAIN, VAL, TEST = "train2017", "val2017", "test2017"
+EVALUATED = {"val": VAL, "test": TEST}
+"""Split that is evaluated (``--config split=test``) → its name in COCO's own folders."""
 HANDED = "WORKBENCH_SPLITS"
 """Environment variable with the digests that a call of Snakemake took for its jobs."""
 NOT_DATA = {"thumbs.db", "desktop.ini"}
@@ -51,8 +53,8 @@ class SplitDigest:
 
 
 def annotation_file(root: Path, split: str) -> Path:
-    """Path of the annotations of a split in COCO's layout. The annotations of test images are not public."""
-    return root / "annotations" / f"{'image_info' if split.startswith('test') else 'instances'}_{split}.json"
+    """Path of the annotations of a split in COCO's layout. The annotations of COCO's test-dev are not public."""
+    return root / "annotations" / f"{'image_info' if split.startswith('test-dev') else 'instances'}_{split}.json"
 
 
 def image_folder(root: Path, split: str) -> Path:
@@ -70,6 +72,21 @@ def split_digest(root: Path, split: str) -> SplitDigest:
         return SplitDigest(*handed)
     annotations = annotation_digest(annotation_file(root, split), cache_file("digests.json"))
     return SplitDigest(annotations, listing_digest(image_folder(root, split)))
+
+
+def evaluated_digest(root: Path, name: str) -> SplitDigest:
+    """Digest of the split on which trainings are evaluated.
+
+    Args:
+        root: folder of a data set in COCO's own folders.
+        name: ``val`` or ``test``.
+
+    Raises:
+        WorkbenchError: the data set has no test split, or see ``split_digest``.
+    """
+    if name == "test" and not os.path.lexists(file := annotation_file(root, TEST)):
+        raise WorkbenchError(f"{file}: no such annotation file; add a test split, or leave split=test out")
+    return split_digest(root, EVALUATED[name])
 
 
 def hand_to_jobs(root: Path, split: str, digest: SplitDigest) -> None:

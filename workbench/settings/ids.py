@@ -86,10 +86,13 @@ def variant_id(variant: Variant) -> str:
     return "-".join([*parts, hash8(variant)])
 
 
-def evaluation_id(variant: Variant, split: SplitDigest | None) -> str:
+def evaluation_id(variant: Variant, split: SplitDigest | None, name: str = "val") -> str:
     """Return the folder of an evaluation within a training: its variant, and the content of the evaluated split.
 
     Args:
         split: None if no data set was named; the id is then provisional.
+        name: ``val`` or ``test``. The name ``test`` is part of the id, so that two splits with equal files have two
+            folders.
     """
-    return variant_id(variant) if split is None else f"{variant_id(variant)}-{split.short}"
+    parts = [variant_id(variant), *([name] if name != "val" else []), *([split.short] if split else [])]
+    return "-".join(parts)

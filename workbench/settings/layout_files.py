@@ -94,7 +94,8 @@ class Glance:
     """Kind of a JSON file, judged without parsing it.
 
     Attributes:
-        kind: ``coco``, ``createml``, ``labelme``, ``broken``, ``task`` (COCO's format for another task) or ``other``.
+        kind: ``coco``, ``createml``, ``labelme``, ``via``, ``supervisely``, ``broken``, ``task`` (COCO's format for
+            another task) or ``other``.
         problem: reason why the file has no annotations in COCO's format; empty if it has.
         names: first names of images, as stated.
     """
@@ -125,8 +126,19 @@ def _judged(content: Content) -> Glance:
     missing = [key for key in ("images", "annotations") if not _LISTS[key].search(content)]
     if not missing:
         return Glance("coco", names=tuple(islice(_names(content), NAMES)))
-    is_labelme = len(missing) == 2 and content.find(b'"imagePath"') >= 0 and _LISTS["shapes"].search(content)
-    return Glance("labelme" if is_labelme else "other", f"has no list '{missing[0]}'")
+    return Glance(_tool_of(content) if len(missing) == 2 else "other", f"has no list '{missing[0]}'")
+
+
+def _tool_of(content: Content) -> str:
+    """Tool that wrote a JSON object without COCO's lists, by the keys of its format; else ``other``."""
+    if content.find(b'"imagePath"') >= 0 and _LISTS["shapes"].search(content):
+        return "labelme"
+    if content.find(b'"_via_settings"') >= 0:  # a project
+        return "via"
+    if content.find(b'"file_attributes"') >= 0 and content.find(b'"regions"') >= 0:  # exported annotations
+        return "via"
+    is_supervisely = content.find(b'"classTitle"') >= 0 or content.find(b'"projectType"') >= 0
+    return "supervisely" if is_supervisely else "other"
 
 
 def _names(content: Content) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Reason why a folder is not a data set in COCO's format, and what to do: convert it, unpack it, name another folder.
+"""Reason why a folder is not a data set in COCO's format, and what to do: convert it, export it, name another folder.
 
 Only the standard library is imported, since the pipeline recognises a data set at its start.
 """
@@ -9,10 +9,22 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from workbench.settings.layout_files import ANNOTATION_WORDS, Glance, Tree, glance, split_of, words_of
+from workbench.settings.layout_files import (
+    ANNOTATION_WORDS,
+    GLANCES,
+    IMAGE_WORDS,
+    Glance,
+    Tree,
+    glance,
+    split_of,
+    words_of,
+)
 from workbench.support.errors import WorkbenchError
 
 TITLES = {"voc": "Pascal VOC", "yolo": "YOLO", "createml": "CreateML", "labelme": "labelme"}
+"""Formats that ``workbench convert`` reads."""
+EXPORTED = {"via": "VIA", "supervisely": "Supervisely"}
+"""Formats of tools that export COCO's format, too."""
 LISTED = 4
 """Largest number of files or folders in a message."""
 LOOKED = 20
@@ -45,16 +57,49 @@ def refusal(tree: Tree, files: Mapping[Path, Glance], is_data_set: Callable[[Pat
         return WorkbenchError(f"{root}: an empty folder; choose the folder of a data set")
     if files:
         listed = ", ".join(f"{tree.named(file)} {look.problem}" for file, look in list(files.items())[:LISTED])
-        return WorkbenchError(f"{root}: no annotation file in COCO's format ({listed}); {remedy}")
+        unopened = _unopened(tree, files)
+        remedy += ", or write annotations in the name of the annotation file" if unopened else ""
+        return WorkbenchError(f"{root}: no annotation file in COCO's format ({listed}{unopened}); {remedy}")
     searched = "looked for .json files here, in annotations/, and in folders named train, val, valid or test"
     return WorkbenchError(f"{root}: no annotation file ({searched}); {remedy}")
 
 
+def _unopened(tree: Tree, files: Mapping[Path, Glance]) -> str:
+    """Clause about the first folder with more JSON files than are opened; an empty text without such a folder."""
+    for folder in dict.fromkeys(file.parent for file in files):
+        if (count := len(_named(tree, folder, ".json"))) > GLANCES:
+            return f"; of the {count} .json files in {tree.named(folder)}/, {GLANCES} are opened"
+    return ""
+
+
+def file_beside(tree: Tree, train: Path) -> Path | None:
+    """Annotation file in a folder beside the folder of train, if the name of that folder states no split.
+
+    Exporters of COCO's format name folders train, val, valid, validation and test. Others, such as ``dev``, are not
+    interpreted, but they are not passed over in silence either.
+
+    Args:
+        train: annotation file of train.
+    """
+    if train.parent == tree.root or split_of(train.parent.name) is None:
+        return None
+    for folder in tree.folders(train.parent.parent):
+        if split_of(folder.name) is None and not words_of(folder.name) & (IMAGE_WORDS | ANNOTATION_WORDS):
+            for name in _named(tree, folder, ".json")[:GLANCES]:
+                if glance(folder / name).kind == "coco":
+                    return folder / name
+    return None
+
+
 def _conversion(tree: Tree, files: Mapping[Path, Glance]) -> str | None:
-    """Message for a data set of another tool, with the command that converts it; None for any other folder."""
+    """Message for a data set of another tool, with the way to COCO's format; None for any other folder."""
     form, evidence = next(_forms(tree, files), (None, None))
     if form is None:
         return None
+    title = (TITLES | EXPORTED)[form]
+    problem = f"{tree.root}: a data set in the format of {title} ({tree.named(evidence)}), not of COCO"
+    if form in EXPORTED:
+        return f"{problem}; export it from {title} in COCO's format"
     source, target = (shlex.quote(str(path)) for path in (tree.root, f"{tree.root}-coco"))
     if str(tree.root) in (".", ".."):
         target = shlex.quote(f"{tree.root}/../{tree.root.resolve().name}-coco")
@@ -63,7 +108,7 @@ def _conversion(tree: Tree, files: Mapping[Path, Glance]) -> str | None:
         command = f"add data.yaml with names, train and val, then convert it: {command}"
     else:
         command = f"convert it: {command}"
-    return f"{tree.root}: a data set in the format of {TITLES[form]} ({tree.named(evidence)}), not of COCO; {command}"
+    return f"{problem}; {command}"
 
 
 def _forms(tree: Tree, files: Mapping[Path, Glance]) -> Iterator[tuple[str, Path]]:
@@ -81,6 +126,8 @@ def _forms(tree: Tree, files: Mapping[Path, Glance]) -> Iterator[tuple[str, Path
     for folder in folders:
         if {"labels"} & {part.lower() for part in folder.relative_to(tree.root).parts}:
             yield from (("yolo", folder / name) for name in _named(tree, folder, ".txt")[:1])
+    for kind in EXPORTED:
+        yield from ((kind, file) for file, look in files.items() if look.kind == kind)
 
 
 def _is_likely(folder: Path) -> bool:

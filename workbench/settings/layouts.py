@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbench.settings.digest import TRAIN, VAL, annotation_file, image_folder
+from workbench.settings.digest import TEST, TRAIN, VAL, annotation_file, image_folder
 from workbench.settings.layout_files import BOTH, Glance, Tree, json_files, split_of
-from workbench.settings.layout_hints import refusal
+from workbench.settings.layout_hints import EXPORTED, file_beside, refusal
 from workbench.settings.layout_images import image_folder_of
 from workbench.support.errors import WorkbenchError
 
@@ -116,7 +116,7 @@ def _coco(root: Path) -> Layout | None:
     }
     if not all(os.path.lexists(s.annotations) and os.path.isdir(s.images) for s in splits.values()):
         return None
-    test = SplitFiles(root / "annotations/instances_test2017.json", root / "test2017")
+    test = SplitFiles(annotation_file(root, TEST), image_folder(root, TEST))
     if os.path.lexists(test.annotations):
         splits["test"] = test
     return Layout(root, COCO, splits)
@@ -209,6 +209,11 @@ class _Search:
                 self._fault(*self._absent(split, folder, stated))
             elif "train" not in stated:
                 continue
+            elif (file := file_beside(self.tree, self.candidates["train"][0])) is not None:
+                remedy = "rename the folder to val if it is the other split, else move it out of the data set"
+                self._fault(
+                    file, f"the name of its folder states no split, and there are no annotations of val; {remedy}"
+                )
             elif "test" in stated:
                 names = self.tree.named(self.candidates["test"][0])
                 remedy = f"to use test for it, write val for test in the name of {names}"
@@ -236,7 +241,8 @@ class _Search:
 
     def _other_format(self, split: str) -> Path | None:
         """File of a split that is not in COCO's format."""
-        return next((f for f, look in self.files.items() if look.kind == "other" and self._split(f) == split), None)
+        kinds = ("other", *EXPORTED)
+        return next((f for f, look in self.files.items() if look.kind in kinds and self._split(f) == split), None)
 
     def _folder_named(self, split: str) -> Path | None:
         """Folder with files that names a split, in the root or one level below."""

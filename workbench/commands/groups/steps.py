@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.commands.options import RUN, WORLD, RunCall, VariantFile, Workers, with_options
+from workbench.commands.options import RUN, SPLIT, WORLD, RunCall, VariantFile, Workers, with_options
 from workbench.support.errors import WorkbenchError
 
 app = typer.Typer()
@@ -95,27 +95,27 @@ def train(
 
 
 @command()
-@with_options(RUN, WORLD)
+@with_options(RUN, SPLIT, WORLD)
 def detect(call: RunCall, variant: VariantFile = None, workers: Workers = None) -> None:
-    """Detect objects in val2017 with a trained run and write detections.json."""
+    """Detect objects in the val or the test split with a trained run and write detections.json."""
     from workbench.commands.detect import write_detections
     from workbench.support.devices import decoding_processes, prepare_threads, reserved_gpus
 
     with reserved_gpus(1):
         prepare_threads()
         settings = call.variant(variant)
-        evaluation = call.evaluation(settings)
-        write_detections(evaluation, settings, call.split, call.data_root, decoding_processes(workers))
+        evaluation, processes = call.evaluation(settings), decoding_processes(workers)
+        write_detections(evaluation, settings, call.split, call.data_root, processes, call.split_name)
 
 
 @command()
-@with_options(RUN, WORLD)
+@with_options(RUN, SPLIT, WORLD)
 def evaluate(call: RunCall, variant: VariantFile = None) -> None:
     """Compute COCO's metrics of detections.json and write metrics.json."""
     from workbench.commands.evaluate import write_metrics
 
     settings = call.variant(variant)
-    metrics = write_metrics(call.evaluation(settings), settings, call.split, call.data_root)
+    metrics = write_metrics(call.evaluation(settings), settings, call.split, call.data_root, call.split_name)
     values = (
         f"{name} {'n/a' if metrics[name] is None else f'{100 * metrics[name]:.1f}'}" for name in ("AP", "AP50", "AP75")
     )

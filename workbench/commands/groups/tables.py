@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from workbench.commands.options import DATA_ROOT, RESULTS, SCALE, SEEDS, WORLD, Call, Table, with_options
+from workbench.commands.options import DATA_ROOT, RESULTS, SCALE, SEEDS, SPLIT, WORLD, Call, Table, with_options
 from workbench.support.errors import WorkbenchError
 
 PANEL = "Tables and claims"
@@ -42,9 +42,9 @@ def plan(
 
 
 @command()
-@with_options(WORLD, SEEDS)
+@with_options(SPLIT, WORLD, SEEDS)
 def table(call: Call, name: Table) -> None:
-    """Write a table of measured and published results as CSV, Markdown and HTML."""
+    """Write a table of measured and published results as CSV, Markdown and HTML; with --split test, of both splits."""
     from workbench.report.outcomes import make_table
 
     print(make_table(name, call.settings, call.results))

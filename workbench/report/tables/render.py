@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def write_table(title: str, rows: Sequence[TableRow], csv: Path, markdown: Path,
     Raises:
         WorkbenchError: there are no rows, or a file cannot be written.
     """
-    write_text_atomically(csv, _table_csv(rows))
+    write_text_atomically(csv, table_csv(rows))
     write_text_atomically(markdown, table_markdown(title, rows, on_coco))
 
 
@@ -55,6 +55,14 @@ def table_markdown(title: str, rows: Sequence[TableRow], on_coco: bool = True) -
     """
     view = table_view(rows, on_coco)
     return "\n\n".join([f"## {markdown(title)}", markdown_table(view), *view.notes]) + "\n"
+
+
+def blocks_markdown(title: str, blocks: Mapping[str, TableView]) -> str:
+    """Return several blocks of a table in GitHub's Markdown, each below its heading; see `table_markdown`."""
+    parts = [f"## {markdown(title)}"]
+    for heading, view in blocks.items():
+        parts += [f"### {markdown(heading)}", markdown_table(view), *view.notes]
+    return "\n\n".join(parts) + "\n"
 
 
 def table_view(rows: Sequence[TableRow], on_coco: bool = True) -> TableView:
@@ -77,7 +85,7 @@ def table_view(rows: Sequence[TableRow], on_coco: bool = True) -> TableView:
     )
 
 
-def _table_csv(rows: Sequence[TableRow]) -> str:
+def table_csv(rows: Sequence[TableRow]) -> str:
     """Return CSV with a header and `\\n` line ends. Measured figures have two decimals. No text is a formula."""
     cells = table_cells(rows)
     two_decimals = {*MEASURED, "AP_std", *AP_LIMITS, *DIFFERENCE, "AP_difference"}
